@@ -1,0 +1,22 @@
+"""Advantage shaping for multi-tool reasoning (ASPO): the shaping term, what it reads, and how verl runs it.
+
+    advantage    the equations: phi, its three terms, and the shaped advantage
+    detection    structural features of a trajectory, from token tensors or from segments
+    diagnostics  what phi does to a batch: firing rates, share of |A|, sign flips
+    integration  registration with verl, by import
+"""
+
+from aspo.advantage import ASPOConfig, compute_aspo_advantage, shaping_term, shaping_terms
+from aspo.detection import StructuralFeatures, detect_structural_features, features_from_segments
+from aspo.diagnostics import shaping_diagnostics
+
+__all__ = [
+    "ASPOConfig",
+    "StructuralFeatures",
+    "compute_aspo_advantage",
+    "detect_structural_features",
+    "features_from_segments",
+    "shaping_diagnostics",
+    "shaping_term",
+    "shaping_terms",
+]

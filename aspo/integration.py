@@ -1,0 +1,64 @@
+"""ASPO in verl, by import: nothing of verl is edited.
+
+Importing this module registers the trainer mode `aspo`, a synchronous PPO trainer whose advantage is shaped. A verl
+user needs one environment variable, one override, and the coefficients:
+
+    VERL_USE_EXTERNAL_MODULES=aspo.integration python -m verl.trainer.main_ppo \\
+        trainer.v1.trainer_mode=aspo +algorithm.aspo.lam=0.5 +algorithm.aspo.alpha=1.0 ...
+
+verl's registry of advantage estimators does not suffice: an estimator receives rewards, mask and group index, but
+neither the response tokens nor the task. The trainer has both in its queue of trajectories.
+
+The data set must carry the task of a row in `ability` ("math", or anything else), as Multi-Tool-RL-10K does.
+"""
+
+from __future__ import annotations
+
+import torch
+import transfer_queue
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from aspo.advantage import ASPOConfig, compute_aspo_advantage
+from aspo.detection import detect_structural_features
+from aspo.diagnostics import shaping_diagnostics
+
+_MATH_ABILITIES = frozenset({"math"})
+
+
+@register_trainer("aspo")
+class ASPOTrainer(PPOTrainerSync):
+    """verl's synchronous trainer with the shaped advantage; every other step is the base class's."""
+
+    def _build_replay_buffer(self):
+        # verl chooses buffers by the name of the mode; this one trains synchronously like its base class.
+        self.trainer_mode = "sync"
+        return super()._build_replay_buffer()
+
+    def _compute_advantage(self, batch, metrics: dict):
+        """GRPO's advantage by verl, then the shaped one in its place; diagnostics go to `metrics`."""
+        batch = super()._compute_advantage(batch, metrics=metrics)
+        config = aspo_config(self.config.algorithm)
+        data = transfer_queue.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id,
+            select_fields=["uid", "responses", "response_mask", "rm_scores", "ability"])
+        lengths = data["response_mask"].offsets().diff().tolist()
+        responses, mask, rewards = (data[name].to_padded_tensor(0) for name in ("responses", "response_mask", "rm_scores"))
+        is_math = torch.tensor([value in _MATH_ABILITIES for value in data["ability"].tolist()])
+        index = data["uid"].tolist()
+        features = detect_structural_features(responses, mask, self.tokenizer)
+        advantages, _ = compute_aspo_advantage(rewards, mask, index, features, is_math, config)
+        metrics.update(shaping_diagnostics(rewards.sum(-1), index, features, is_math, config))
+        nested = torch.nested.as_nested_tensor([row[:n] for row, n in zip(advantages, lengths, strict=True)],
+                                               layout=torch.jagged)
+        fields = TensorDict({"advantages": nested, "returns": nested.clone()}, batch_size=len(lengths))
+        return transfer_queue.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+
+
+def aspo_config(algorithm) -> ASPOConfig:
+    """The coefficients under `algorithm.aspo` of a verl configuration; `norm_by_std` follows verl's own switch."""
+    values = OmegaConf.to_container(algorithm.aspo, resolve=True) if "aspo" in algorithm else {}
+    values.setdefault("norm_by_std", bool(algorithm.get("norm_adv_by_std_in_grpo", True)))
+    return ASPOConfig(**values)

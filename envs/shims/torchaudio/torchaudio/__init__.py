@@ -1,0 +1,1 @@
+"""Stands in for torchaudio where only its import is needed."""

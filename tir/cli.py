@@ -1,0 +1,35 @@
+"""What every script shares: its parameters as one JSON argument, its errors as one paragraph, no traceback noise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from tir.errors import TirError
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Argument parser of a script; `--params` carries the sub-configuration its rule reads, as canonical JSON."""
+    parse = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("--params", type=json.loads, default={}, help="sub-configuration of the rule, JSON")
+    return parse
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM as if interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt("SIGTERM")))
+    try:
+        main()
+    except TirError as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        if os.environ.get("TIR_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(1)
+    except KeyboardInterrupt as stop:
+        print(f"\ninterrupted ({stop or 'Ctrl-C'}): what is complete is kept; run the same command to continue.", file=sys.stderr)
+        sys.exit(130)

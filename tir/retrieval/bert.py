@@ -1,0 +1,86 @@
+"""BERT's encoder in plain torch, for sentence encoders of that architecture (e5-base-v2, all-MiniLM-L6-v2).
+
+Importing the library's model classes takes longer than everything else a small retrieval server does at start-up, so
+the one architecture the study uses is written out here; any other goes through `transformers` (see `encoder.py`).
+Reference: Devlin et al. (2019); weight names as `transformers.BertModel` stores them. Inference only, no dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tir.errors import CheckpointError
+
+ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+class BertEncoder:
+    """Hidden states of BERT's last layer.
+
+    Args:
+        config: the checkpoint's `config.json` (model_type "bert").
+        weights: tensors by name, with or without the leading "bert."; pooler and heads are ignored.
+
+    Raises:
+        CheckpointError: a weight is missing or the configuration asks for something else than plain BERT.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]):
+        if config.get("position_embedding_type", "absolute") != "absolute" or config["hidden_act"] not in ACTIVATIONS:
+            raise CheckpointError("not a plain BERT", where="config.json", why="position_embedding_type or hidden_act")
+        weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
+        self.heads: int = config["num_attention_heads"]
+        self.epsilon: float = config["layer_norm_eps"]
+        self.max_positions: int = config["max_position_embeddings"]
+        self.activation = ACTIVATIONS[config["hidden_act"]]
+        try:
+            # Token type 0 is the only one a sentence encoder uses: its embedding is added to every position's.
+            self.words = weights["embeddings.word_embeddings.weight"]
+            self.positions = (weights["embeddings.position_embeddings.weight"]
+                              + weights["embeddings.token_type_embeddings.weight"][0])
+            self.norm = _pair(weights, "embeddings.LayerNorm")
+            self.layers = [_layer(weights, f"encoder.layer.{number}.") for number in range(config["num_hidden_layers"])]
+        except KeyError as missing:
+            raise CheckpointError("weight missing", where="model.safetensors", why=str(missing),
+                                  remedy="download the checkpoint again; it must be a BertModel") from None
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Map token ids (batch, length) and their mask (1 = token, 0 = padding) to states (batch, length, hidden)."""
+        batch, length = input_ids.shape
+        states = functional.embedding(input_ids, self.words) + self.positions[:length]
+        states = self._normalise(states, self.norm)
+        # Additive mask, broadcast over heads and query positions; absent when nothing is padded.
+        mask = None if bool(attention_mask.all()) else attention_mask[:, None, None, :].bool()
+        for layer in self.layers:
+            projected = functional.linear(states, *layer["qkv"]).view(batch, length, 3, self.heads, -1)
+            query, key, value = projected.permute(2, 0, 3, 1, 4)
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            context = context.transpose(1, 2).reshape(batch, length, -1)
+            states = self._normalise(states + functional.linear(context, *layer["attention"]), layer["attention_norm"])
+            hidden = self.activation(functional.linear(states, *layer["up"]))
+            states = self._normalise(states + functional.linear(hidden, *layer["down"]), layer["output_norm"])
+        return states
+
+    def _normalise(self, states: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.layer_norm(states, states.shape[-1:], *pair, self.epsilon)
+
+
+def _pair(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def _layer(weights: Mapping[str, Tensor], prefix: str) -> dict[str, tuple[Tensor, Tensor]]:
+    projections = [_pair(weights, f"{prefix}attention.self.{name}") for name in ("query", "key", "value")]
+    return {
+        "qkv": tuple(torch.cat(tensors) for tensors in zip(*projections)),  # one product instead of three
+        "attention": _pair(weights, f"{prefix}attention.output.dense"),
+        "attention_norm": _pair(weights, f"{prefix}attention.output.LayerNorm"),
+        "up": _pair(weights, f"{prefix}intermediate.dense"),
+        "down": _pair(weights, f"{prefix}output.dense"),
+        "output_norm": _pair(weights, f"{prefix}output.LayerNorm"),
+    }

@@ -1,0 +1,1 @@
+"""A generated world: fictional entities, their passages, questions and problems in the upstream file formats."""

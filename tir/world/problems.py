@@ -1,0 +1,189 @@
+r"""Word problems, arithmetic and algebra of graded difficulty.
+
+A problem is a question, the Python expression that solves it, and its answer. Families, from easy to hard:
+
+- `story`: a few sentences with one, two or three operations (the shape of GSM8K);
+- `solve`, `fraction`, `expand`: algebra whose answer is a LaTeX string (the shape of MATH500);
+- `nested`: nested phrases, "the product of 12 and the sum of 5 and 7", up to three operations;
+- `remainder`: a nested phrase modulo a number, answers below 1000 (the shape of AIME).
+
+Splits are disjoint by construction: a problem belongs to the split that the digest of its expression names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from random import Random
+
+from tir.world.names import GIVEN
+
+THINGS = "apples books cards coins cups eggs pens shells stamps toys".split()
+_BUCKETS = (("benchmark", 12), ("rl_validation", 4), ("rl_train", 14), ("sft", 70))  # per cent of all expressions
+
+
+@dataclass(frozen=True)
+class Problem:
+    r"""A math problem.
+
+    Attributes:
+        question: the text asked.
+        code: a Python expression (sympy, x, y, z preloaded) whose printed value is `output`.
+        output: what `print(code)` prints.
+        answer: the answer as it is boxed, LaTeX.
+        plan: what to do, in words, for the thoughts of a trajectory.
+        family: the family it comes from.
+        operations: number of operations (1-3), its grade.
+    """
+
+    question: str
+    code: str
+    output: str
+    answer: str
+    plan: str
+    family: str
+    operations: int
+
+
+def split_of(code: str) -> str:
+    """The split an expression belongs to: `sft`, `rl_train`, `rl_validation` or `benchmark`."""
+    bucket = int.from_bytes(hashlib.sha256(code.encode()).digest()[:4], "big") % 100
+    for split, width in _BUCKETS:
+        if bucket < width:
+            return split
+        bucket -= width
+    raise AssertionError("bucket widths add up to 100")
+
+
+def latex(output: str) -> str:
+    r"""Printed value as LaTeX: `7/3` -> `\frac{7}{3}`, `x**2 - 2*x` -> `x^2 - 2x`."""
+    sign, magnitude = ("-", output[1:]) if output.startswith("-") else ("", output)
+    numerator, slash, denominator = magnitude.partition("/")
+    if slash and numerator.isdigit() and denominator.isdigit():
+        return rf"{sign}\frac{{{numerator}}}{{{denominator}}}"
+    return output.replace("**", "^").replace("*", "")
+
+
+# --- stories -------------------------------------------------------------------------------------------------------
+# Each: grade, sentences, expression, plan. Letters a-d are numbers, n a given name, o a thing.
+_STORIES = (
+    (1, "{n} has {a} {o} and gets {b} more. How many {o} does {n} have?", "{a}+{b}", "add {b} to {a}"),
+    (1, "{n} has {a} {o} and gives away {b}. How many {o} are left?", "{a}-{b}", "take {b} from {a}"),
+    (1, "There are {a} boxes of {b} {o}. How many {o} are there?", "{a}*{b}", "multiply {a} by {b}"),
+    (2, "There are {a} boxes of {b} {o} and {c} loose {o}. How many {o} are there?", "{a}*{b}+{c}",
+     "multiply {a} by {b}, add {c}"),
+    (2, "{n} fills {a} boxes of {b} {o} and sells {c}. How many {o} are left?", "{a}*{b}-{c}",
+     "multiply {a} by {b}, take away {c}"),
+    (2, "{n} has {a} red and {b} blue {o} in each of {c} bags. How many {o} are there?", "({a}+{b})*{c}",
+     "add {a} and {b}, multiply by {c}"),
+    (2, "{n} has {a} {o}, gets {b} more and gives away {c}. How many {o} are left?", "{a}+{b}-{c}",
+     "add {a} and {b}, take away {c}"),
+    (3, "{n} fills {a} boxes of {b} {o} and {c} bags of {d} {o}. How many {o} are there?", "{a}*{b}+{c}*{d}",
+     "multiply {a} by {b}, {c} by {d}, add"),
+    (3, "{n} fills {a} boxes of {b} {o}, adds {c} and sells {d}. How many {o} are left?", "{a}*{b}+{c}-{d}",
+     "multiply {a} by {b}, add {c}, take away {d}"),
+    (3, "There are {a} red and {b} blue {o} in each of {c} bags. {n} takes {d}. How many {o} are left?",
+     "({a}+{b})*{c}-{d}", "add {a} and {b}, multiply by {c}, take away {d}"),
+)
+
+
+def _story(random: Random, operations: int) -> Problem:
+    _, text, expression, plan = random.choice([story for story in _STORIES if story[0] == operations])
+    numbers = {"a": random.randint(20, 99), "b": random.randint(3, 19), "c": random.randint(3, 19), "d": random.randint(3, 9)}
+    words = {"n": random.choice(GIVEN), "o": random.choice(THINGS)}
+    code = expression.format(**numbers)
+    value = str(eval(code, {"__builtins__": {}}))  # our own expression over integers
+    return Problem(text.format(**numbers, **words), code, value, value, plan.format(**numbers), "story", operations)
+
+
+# --- algebra -------------------------------------------------------------------------------------------------------
+def _solve(random: Random, operations: int) -> Problem:
+    a, b, c = random.randint(2, 12), random.randint(2, 40), random.randint(2, 90)
+    sign = random.choice("+-")
+    value = Fraction(c - b if sign == "+" else c + b, a)
+    return Problem(f"Solve ${a}x {sign} {b} = {c}$ for $x$.", f"solve({a}*x{sign}{b}-{c},x)[0]", str(value),
+                   latex(str(value)), f"solve {a}x{sign}{b}={c}", "solve", 2)
+
+
+def _fraction(random: Random, operations: int) -> Problem:
+    a, b, c, d = random.randint(1, 9), random.randint(2, 9), random.randint(1, 9), random.randint(2, 9)
+    sign = random.choice("+-")
+    value = Fraction(a, b) + (1 if sign == "+" else -1) * Fraction(c, d)
+    return Problem(rf"Compute $\frac{{{a}}}{{{b}}} {sign} \frac{{{c}}}{{{d}}}$.", f'sympy.S("{a}/{b}{sign}{c}/{d}")',
+                   str(value), latex(str(value)), f"compute {a}/{b}{sign}{c}/{d}", "fraction", 3)
+
+
+def _signed(value: int, symbol: str) -> str:
+    if value == 0:
+        return ""
+    coefficient = "" if abs(value) == 1 and symbol else str(abs(value))
+    return f" {'+' if value > 0 else '-'} {coefficient}{'*' if coefficient and symbol else ''}{symbol}"
+
+
+def _expand(random: Random, operations: int) -> Problem:
+    a, b = random.randint(1, 12), random.randint(1, 12)
+    first, second = random.choice("+-"), random.choice("+-")
+    p, q = (a if first == "+" else -a), (b if second == "+" else -b)
+    output = "x**2" + _signed(p + q, "x") + _signed(p * q, "")
+    return Problem(f"Expand $(x {first} {a})(x {second} {b})$.", f"sympy.expand((x{first}{a})*(x{second}{b}))", output,
+                   latex(output), f"expand (x{first}{a})(x{second}{b})", "expand", 3)
+
+
+# --- nested phrases ------------------------------------------------------------------------------------------------
+_PHRASES = {"+": "the sum of {left} and {right}", "-": "{left} minus {right}", "*": "the product of {left} and {right}"}
+_VERBS = {"+": "add", "-": "subtract", "*": "multiply"}
+
+
+def _phrase(random: Random, operations: int) -> tuple[str, str, list[str]]:
+    """Phrase, expression and the verbs in order of evaluation, of an expression with that many operations."""
+    if operations == 0:
+        number = str(random.randint(2, 99))
+        return number, number, []
+    operator = random.choice("+-*")
+    left_operations = random.randint(0, operations - 1)
+    left, left_code, left_verbs = _phrase(random, left_operations)
+    right, right_code, right_verbs = _phrase(random, operations - 1 - left_operations)
+    if left_operations:
+        left_code = f"({left_code})"
+    if operations - 1 - left_operations:
+        right_code = f"({right_code})"
+    return (_PHRASES[operator].format(left=left, right=right), f"{left_code}{operator}{right_code}",
+            [*left_verbs, *right_verbs, _VERBS[operator]])
+
+
+def _nested(random: Random, operations: int) -> Problem:
+    text, code, verbs = _phrase(random, operations)
+    value = str(eval(code, {"__builtins__": {}}))
+    return Problem(f"What is {text}?", code, value, value, ", ".join(verbs), "nested", operations)
+
+
+def _remainder(random: Random, operations: int) -> Problem:
+    text, code, verbs = _phrase(random, operations)
+    modulus = random.choice((7, 10, 100, 1000))
+    code = f"({code})%{modulus}"
+    value = str(eval(code, {"__builtins__": {}}))
+    return Problem(f"Find the remainder when {text} is divided by ${modulus}$.", code, value, value,
+                   ", ".join([*verbs, f"remainder by {modulus}"]), "remainder", operations)
+
+
+FAMILIES: dict[str, Callable[[Random, int], Problem]] = {
+    "story": _story, "solve": _solve, "fraction": _fraction, "expand": _expand, "nested": _nested, "remainder": _remainder,
+}
+
+
+def draw(random: Random, mix: dict[str, float], split: str, count: int) -> list[Problem]:
+    """`count` problems of a split with distinct questions.
+
+    Args:
+        mix: weight of each `family:operations`, for example `{"story:1": 2, "remainder:3": 1}`.
+    """
+    kinds, weights = list(mix), list(mix.values())
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        family, _, operations = random.choices(kinds, weights)[0].partition(":")
+        problem = FAMILIES[family](random, int(operations))
+        if split_of(problem.code) == split:
+            problems.setdefault(problem.question, problem)
+    return list(problems.values())

@@ -1,0 +1,123 @@
+"""One-hop and two-hop questions about the world's entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from tir.world.entities import Entity, World
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One look-up: the relation asked of an entity, in the words of question and thought, and the search that finds it.
+
+    Attributes:
+        entity: name of the entity asked about.
+        relation: the fact asked for.
+        query: the search query, the entity's noun and name.
+        value: the fact.
+    """
+
+    entity: str
+    relation: str
+    query: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its reasoning.
+
+    Attributes:
+        text: the text asked.
+        hops: the look-ups in order; the last one's value is the answer.
+        aliases: other spellings of the answer.
+    """
+
+    text: str
+    hops: tuple[Hop, ...]
+    aliases: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        return self.hops[-1].value
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The (entity, relation) pairs the question depends on."""
+        return tuple((hop.entity, hop.relation) for hop in self.hops)
+
+
+# relation -> wordings; {e} is the entity with its noun where it has one.
+_ONE_HOP = {
+    "country": ("Which country is {e} in?", "In what country is {e}?"),
+    "river": ("Which river is {e} on?", "On what river is {e}?"),
+    "birthplace": ("Where was {e} born?", "In which city was {e} born?"),
+    "occupation": ("What was the job of {e}?", "What did {e} become?"),
+    "author": ("Who made {e}?", "Who is the author of {e}?"),
+    "year": ("What year is {e} from?", "When was {e} made?"),
+    "founder": ("Who founded {e}?", "Who is the founder of {e}?"),
+    "seat": ("Where is {e} based?", "In which city is {e} based?"),
+}
+_TWO_HOP = {
+    ("author", "birthplace"): ("Where was the author of {e} born?",),
+    ("author", "occupation"): ("What was the job of the author of {e}?",),
+    ("founder", "birthplace"): ("Where was the founder of {e} born?",),
+    ("founder", "occupation"): ("What was the job of the founder of {e}?",),
+    ("birthplace", "country"): ("In what country was {e} born?",),
+    ("birthplace", "river"): ("On what river was {e} born?",),
+    ("seat", "country"): ("In what country is {e} based?",),
+    ("seat", "river"): ("On what river is {e} based?",),
+}
+
+
+def query_for(entity: Entity) -> str:
+    """The search query for an entity: its noun and name find it far more surely than the name alone."""
+    noun = "city" if entity.kind == "city" else entity.noun
+    return f"{noun} {entity.name}".strip()
+
+
+def _mention(entity: Entity) -> str:
+    return f"the {entity.noun} {entity.name}" if entity.noun else entity.name
+
+
+def _hop(entity: Entity, relation: str) -> Hop:
+    return Hop(entity.name, relation, query_for(entity), entity.facts[relation])
+
+
+def aliases_of(value: str, relation: str) -> tuple[str, ...]:
+    """Other accepted spellings of an answer, by the kind of thing it is."""
+    if relation == "country":
+        return (f"Republic of {value}", f"{value} Republic")
+    if relation in ("birthplace", "seat"):
+        return (f"{value} City", f"city of {value}")
+    if relation == "river":
+        return (f"{value} River",)
+    if relation in ("author", "founder"):
+        return (value.split()[-1],)
+    return ()
+
+
+def all_questions(world: World, split: str, hops: int, random: Random) -> list[Question]:
+    """Every question of one split and hop count, each fact once, one wording each, shuffled."""
+    questions = list(_one_hop(world, split, random) if hops == 1 else _two_hop(world, split, random))
+    random.shuffle(questions)
+    return questions
+
+
+def _one_hop(world: World, split: str, random: Random) -> Iterator[Question]:
+    for entity in world.splits[split]:
+        for relation, value in entity.facts.items():
+            text = random.choice(_ONE_HOP[relation]).format(e=_mention(entity))
+            yield Question(text, (_hop(entity, relation),), aliases_of(value, relation))
+
+
+def _two_hop(world: World, split: str, random: Random) -> Iterator[Question]:
+    for entity in world.splits[split]:
+        for (first, second), wordings in _TWO_HOP.items():
+            bridge = world.by_name.get(entity.facts.get(first, ""))
+            if bridge is not None:
+                text = random.choice(wordings).format(e=_mention(entity))
+                yield Question(text, (_hop(entity, first), _hop(bridge, second)), aliases_of(bridge.facts[second], second))
