@@ -26,7 +26,7 @@ class TirError(Exception):
         text = f"{self.where}: {self.what}" if self.where else self.what
         if self.why:
             text += f": {self.why}"
-        text = text.rstrip(".") + "."
+        text = text if "\n" in text else text.rstrip(".") + "."
         return f"{text}\n  try: {self.remedy}" if self.remedy else text
 
     def __reduce__(self):  # keyword-only arguments would be lost on the way out of a worker process

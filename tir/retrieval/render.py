@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+
+from tir.retrieval.passage import Passage, join_contents
 
 
-class HasContents(Protocol):
-    """Anything with a passage's text in `contents`."""
-
-    contents: str
-
-
-def render_passages(passages: Sequence[HasContents]) -> str:
+def render_passages(passages: Sequence[Passage]) -> str:
     """Passages as one string: contents joined by two line breaks, stripped (upstream `evaluation/utils.py:7-37`)."""
-    return "\n\n".join(passage.contents for passage in passages).strip()
+    return join_contents(passages)

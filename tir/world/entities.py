@@ -1,8 +1,8 @@
 """Entities, their relations, and the passages that state them.
 
-The world is made of *clusters*: a city, two people, a work and a company that refer to each other and to nothing outside
-the cluster (countries, rivers and occupations apart, which are values, not askable entities). A cluster belongs to one
-split, so a fact that training asks about is never asked by validation or by a benchmark.
+The world is made of *clusters*: a city, two people, a work and a company. Every entity belongs to one split and refers
+only to entities of its split (countries, rivers and occupations are values, not entities with passages), so a fact that
+training asks about, directly or as the first hop of two, is never asked by validation or by a benchmark.
 """
 
 from __future__ import annotations
@@ -75,14 +75,18 @@ class World:
             yield from self.splits[split]
 
 
-def _cluster(names: Iterator[str], countries: list[str], rivers: list[str], random: Random) -> list[Entity]:
-    city = Entity(next(names), "city", facts={"country": random.choice(countries), "river": random.choice(rivers)})
+def _split(clusters: int, names: Iterator[str], countries: list[str], rivers: list[str], random: Random) -> list[Entity]:
+    """Entities of one split. Relations are drawn across it: a company's seat says nothing of its founder's birthplace."""
+    cities = [Entity(next(names), "city", facts={"country": random.choice(countries), "river": random.choice(rivers)})
+              for _ in range(clusters)]
     people = [Entity(f"{random.choice(GIVEN)} {next(names)}", "person",
-                     facts={"birthplace": city.name, "occupation": random.choice(OCCUPATIONS)}) for _ in range(2)]
-    work = Entity(next(names), "work", noun=random.choice(WORK_KINDS),
-                  facts={"author": people[0].name, "year": str(random.randint(1801, 1999))})
-    company = Entity(next(names), "company", noun="company", facts={"founder": people[1].name, "seat": city.name})
-    return [city, *people, work, company]
+                     facts={"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)})
+              for _ in range(2 * clusters)]
+    works = [Entity(next(names), "work", noun=random.choice(WORK_KINDS),
+                    facts={"author": person.name, "year": str(random.randint(1801, 1999))}) for person in people[:clusters]]
+    companies = [Entity(next(names), "company", noun="company",
+                        facts={"founder": person.name, "seat": random.choice(cities).name}) for person in people[clusters:]]
+    return [*cities, *people, *works, *companies]
 
 
 def build_world(settings: WorldSettings) -> World:
@@ -92,10 +96,7 @@ def build_world(settings: WorldSettings) -> World:
     spelled = unique_names(5 * total + settings.countries + 40, random)
     rivers, countries = spelled[:40], [name + "ia" for name in spelled[40 : 40 + settings.countries]]
     names = iter(spelled[40 + settings.countries :])
-    splits: dict[str, list[Entity]] = {}
-    for split in SPLITS:
-        splits[split] = [entity for _ in range(settings.clusters(split))
-                         for entity in _cluster(names, countries, rivers, random)]
+    splits = {split: _split(settings.clusters(split), names, countries, rivers, random) for split in SPLITS}
     by_name = {entity.name: entity for entities in splits.values() for entity in entities}
     return World(settings, splits, by_name)
 

@@ -132,7 +132,7 @@ def _expand(random: Random, operations: int) -> Problem:
 
 
 # --- nested phrases ------------------------------------------------------------------------------------------------
-_PHRASES = {"+": "the sum of {left} and {right}", "-": "{left} minus {right}", "*": "the product of {left} and {right}"}
+_PHRASES = {"+": "the sum of {left} and {right}", "-": "the difference of {left} and {right}", "*": "the product of {left} and {right}"}
 _VERBS = {"+": "add", "-": "subtract", "*": "multiply"}
 
 

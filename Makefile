@@ -1,0 +1,65 @@
+# make demo   the whole study at laptop scale: results/table5.csv, figures, report
+# make test   the tests
+# make plan   what the paper's scale would run, without a cluster, GPU or container tool
+
+PYTHON ?= python3
+PROFILE ?= profiles/laptop
+TARGETS ?= all
+# CPU builds of torch: an index of wheels, unless this site already has a folder or index of its own.
+TORCH_INDEX ?= $(if $(PIP_FIND_LINKS),,https://download.pytorch.org/whl/cpu)
+
+VENVS := workflow sft rl
+UV := .venv/uv/bin/uv
+SNAKEMAKE := .venv/workflow/bin/snakemake
+INSTALL_FLAGS := --require-hashes --no-deps $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	$(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+ifeq ($(strip $(UV_DEFAULT_INDEX)),)
+unexport UV_DEFAULT_INDEX
+endif
+export PYTHONNOUSERSITE = 1
+
+.PHONY: demo test plan environments lint lock clean-results bench-aspo bench-tools
+
+demo: environments
+	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
+	@.venv/workflow/bin/python -m scripts.show_results
+
+test: environments
+	.venv/rl/bin/python -m pytest $(PYTEST_ARGS)
+
+plan: .venv/workflow/.complete
+	$(SNAKEMAKE) --profile slurm -n results/table5.csv
+
+environments: $(VENVS:%=.venv/%/.complete)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"Python {v[0]}.{v[1]} found; the locks in envs/ are for 3.11.\n  try: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv/uv || { echo "python3-venv is missing.  try: apt-get install python3-venv"; exit 1; }
+	@.venv/uv/bin/pip install -q uv==0.13.9
+
+.venv/%/.complete: envs/%.txt | $(UV)
+	@echo "environment: $*"
+	@rm -rf .venv/$* && $(UV) -q venv --seed --python $(PYTHON) .venv/$*
+	@$(UV) -q pip install --python .venv/$*/bin/python $(INSTALL_FLAGS) -r $<
+	@case $* in \
+	rl) $(UV) -q pip install --python .venv/rl/bin/python --no-deps --no-build-isolation ./envs/shims/vllm ;; \
+	sft) $(UV) -q pip install --python .venv/sft/bin/python --no-deps --no-build-isolation ./envs/shims/torchaudio ;; \
+	esac
+	@touch $@
+
+# Resolve envs/*.in anew into hashed locks.
+lock: | $(UV)
+	@for name in $(VENVS); do \
+	  $(UV) -q pip compile envs/$$name.in -o envs/$$name.txt --generate-hashes --no-header --no-annotate \
+	    $$(test -f envs/$$name.overrides && echo --override envs/$$name.overrides) \
+	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
+	    --no-emit-find-links --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 || exit 1; \
+	done
+
+lint: environments
+	.venv/workflow/bin/ruff check .
+	.venv/workflow/bin/snakefmt --check Snakefile rules
+
+clean-results:
+	rm -rf data models index runs traces scores results logs benchmarks .snakemake

@@ -1,0 +1,59 @@
+"""From raw inputs to the tables of a study of advantage shaping for multi-tool reasoning.
+
+    make demo                                              the whole graph at laptop scale
+    snakemake --profile slurm results/table5.csv           the paper's scale, on a cluster
+    snakemake --profile slurm -n results/table5.csv        what that would run
+"""
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, workflow.basedir)
+
+from tir.config import load
+from tir.errors import ConfigError
+from tir.workflow import code, params
+
+
+configfile: "config.yaml"
+
+
+files = ["config.yaml", *map(str, getattr(workflow.config_settings, "configfiles", None) or [])]
+try:
+    cfg = load(config, files)
+except ConfigError as error:
+    raise WorkflowError(str(error))
+
+# What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
+SITE = config.get("site", {})
+PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.get("python", {})}
+ENDPOINT = SITE.get("retrieval_endpoint", "none")
+
+
+wildcard_constraints:
+    model=r"published|sft|sft-epoch\d+|[A-Za-z][\w.]*-step\d+-seed\d+",
+    benchmark="|".join(cfg.benchmarks),
+    arm="|".join(sorted(cfg.arms)).replace(".", r"\."),
+    seed=r"\d+",
+    table="|".join(cfg.tables),
+
+
+include: "rules/containers.smk"
+include: "rules/data.smk"
+include: "rules/retrieval.smk"
+include: "rules/sft.smk"
+include: "rules/rl.smk"
+include: "rules/traces.smk"
+include: "rules/analysis.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        expand("results/{table}.csv", table=cfg.tables),

@@ -1,0 +1,103 @@
+# Inputs, each from the source its configuration names: a hub, an address, a local file, or the generated world.
+
+WORLD_FILES = [
+    "corpus.jsonl",
+    "rl_train.parquet",
+    "rl_validation.parquet",
+    *(f"benchmarks/{name}.jsonl" for name in cfg.benchmarks),
+]
+SOURCES = {
+    "sft.json": cfg.data.sft,
+    "corpus.jsonl": cfg.data.corpus,
+    "rl_train.parquet": cfg.data.rl_train,
+    "rl_validation.parquet": cfg.data.rl_validation,
+    **{f"benchmarks/{name}.jsonl": item.source for name, item in cfg.benchmarks.items()},
+}
+
+
+if cfg.world:
+
+    rule world:
+        """The generated world: passages, benchmarks and RL rows in the upstream formats."""
+        input:
+            code=code("scripts.make_world"),
+        output:
+            expand("data/world/{file}", file=WORLD_FILES),
+        params:
+            config=params(cfg.world),
+        log:
+            "logs/world.log",
+        benchmark:
+            "benchmarks/world.tsv"
+        shell:
+            "{PYTHON[rl]} -m scripts.make_world --output-dir data/world --params {params.config:q} 2>&1 | tee {log}"
+
+    rule world_trajectories:
+        """SFT trajectories of the world, their results made by running the tools."""
+        input:
+            code=code("scripts.make_trajectories"),
+            world="data/world/corpus.jsonl",
+            index="index/manifest.json",
+        output:
+            "data/world/sft.json",
+        params:
+            config=params(cfg.world, tools=cfg.tools),
+        threads: 2
+        log:
+            "logs/world_trajectories.log",
+        benchmark:
+            "benchmarks/world_trajectories.tsv"
+        shell:
+            "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
+            "--params {params.config:q} 2>&1 | tee {log}"
+
+
+rule fetch:
+    """One input file, checked against its checksum and row count."""
+    input:
+        lambda w: f"data/world/{w.file}" if SOURCES[w.file].kind == "world" else [],
+        code=code("scripts.fetch_data"),
+    output:
+        "data/{file}",
+    params:
+        source=lambda w: params(SOURCES[w.file]),
+    wildcard_constraints:
+        file="|".join(SOURCES).replace(".", r"\."),
+    log:
+        "logs/fetch/{file}.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.fetch_data --name {wildcards.file} --output {output} "
+        "--params {params.source:q} 2>&1 | tee {log}"
+
+
+rule system_prompt:
+    """The system prompt: the instruction column of the SFT data, checked by its hash."""
+    input:
+        code=code("scripts.extract_prompt"),
+        sft="data/sft.json",
+    output:
+        "data/system_prompt.txt",
+    params:
+        config=params(sha256=cfg.data.prompt_sha256),
+    log:
+        "logs/system_prompt.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.extract_prompt --sft {input.sft} --output {output} "
+        "--params {params.config:q} 2>&1 | tee {log}"
+
+
+rule validation_set:
+    """The validation rows of RL: stratified, seeded, without benchmark questions."""
+    input:
+        code=code("scripts.select_validation"),
+        rows="data/rl_validation.parquet",
+        benchmarks=expand("data/benchmarks/{name}.jsonl", name=cfg.benchmarks),
+    output:
+        "data/validation.parquet",
+    params:
+        config=params(cfg.data.validation),
+    log:
+        "logs/validation_set.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "
+        "--output {output} --params {params.config:q} 2>&1 | tee {log}"

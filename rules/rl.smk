@@ -1,0 +1,40 @@
+# Reinforcement learning with verl: one run per arm and seed. Arms differ in nothing but the advantage.
+
+STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
+# verl imports these by name, so that no import statement leads to them.
+PLUGINS = ["tir.rl.agent_loop", "tir.rl.cpu_platform"]
+
+
+def rl_code(wildcards):
+    shaping = ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
+    return code("scripts.train_rl", *PLUGINS, *shaping)
+
+
+rule rl:
+    """verl's trainer, with the tools called for real inside the rollout."""
+    input:
+        rl_code,
+        image=image("rl"),
+        model="models/sft/manifest.json",
+        train="data/rl_train.parquet",
+        validation="data/validation.parquet",
+        prompt="data/system_prompt.txt",
+        index="index/manifest.json",
+    output:
+        metrics="runs/rl/{arm}/seed{seed}/metrics.jsonl",
+        models=expand("models/{{arm}}-step{step}-seed{{seed}}/manifest.json", step=STEPS),
+    params:
+        config=lambda w: params(cfg.rl, tools=cfg.tools, device=cfg.device),
+        arm=lambda w: params(estimator=cfg.arms[w.arm].estimator, coefficients=cfg.arms[w.arm].coefficients()),
+    container:
+        container_of("rl")
+    threads: 16
+    log:
+        "logs/rl/{arm}-seed{seed}.log",
+    benchmark:
+        "benchmarks/rl/{arm}-seed{seed}.tsv"
+    shell:
+        "{PYTHON[rl]} -m scripts.train_rl --model models/sft --train {input.train} --validation {input.validation} "
+        "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "
+        "--models-dir models --arm {wildcards.arm} --seed {wildcards.seed} --coefficients {params.arm:q} "
+        "--params {params.config:q} 2>&1 | tee {log}"

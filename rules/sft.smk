@@ -1,0 +1,80 @@
+# Models before RL: the base, the published checkpoint, and our own fine-tuning, one model per epoch.
+
+EPOCHS = range(1, cfg.sft.epochs + 1)
+
+
+if cfg.model.base.kind == "world":
+
+    rule tiny_model:
+        """A tiny tokenizer and model of the base model's architecture."""
+        input:
+            code=code("scripts.make_tiny_model"),
+            corpus="data/world/corpus.jsonl",
+            sft="data/sft.json",
+        output:
+            "models/base/manifest.json",
+        params:
+            config=params(cfg.tiny_model),
+        log:
+            "logs/tiny_model.log",
+        benchmark:
+            "benchmarks/tiny_model.tsv"
+        shell:
+            "{PYTHON[rl]} -m scripts.make_tiny_model --corpus {input.corpus} --sft {input.sft} "
+            "--output models/base --params {params.config:q} 2>&1 | tee {log}"
+
+
+rule fetch_model:
+    """A model that others trained."""
+    input:
+        code=code("scripts.fetch_model"),
+    output:
+        "models/{model}/manifest.json",
+    params:
+        source=lambda w: params(getattr(cfg.model, w.model)),
+    wildcard_constraints:
+        model="published" if cfg.model.base.kind == "world" else "base|published",
+    log:
+        "logs/fetch_model/{model}.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.fetch_model --name {wildcards.model} --output models/{wildcards.model} "
+        "--params {params.source:q} 2>&1 | tee {log}"
+
+
+rule sft:
+    """Supervised fine-tuning with LLaMA-Factory; a model per epoch."""
+    input:
+        image=image("sft"),
+        code=code("scripts.train_sft"),
+        base="models/base/manifest.json",
+        data="data/sft.json",
+    output:
+        models=expand("models/sft-epoch{epoch}/manifest.json", epoch=EPOCHS),
+        log="runs/sft/full/log.jsonl",
+    params:
+        config=params(cfg.sft, device=cfg.device),
+    container:
+        container_of("sft")
+    threads: 16
+    log:
+        "logs/sft.log",
+    benchmark:
+        "benchmarks/sft.tsv"
+    shell:
+        "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/full "
+        "--models-dir models --params {params.config:q} 2>&1 | tee {log}"
+
+
+rule select_checkpoint:
+    """The epoch with the lowest evaluation loss becomes `sft`."""
+    input:
+        code=code("scripts.select_checkpoint"),
+        models=rules.sft.output.models,
+        log="runs/sft/full/log.jsonl",
+    output:
+        "models/sft/manifest.json",
+    log:
+        "logs/select_checkpoint.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
+        "--output models/sft 2>&1 | tee {log}"

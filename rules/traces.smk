@@ -1,0 +1,57 @@
+# What a model does on a benchmark, and what that is worth.
+
+
+def needs_index(wildcards):
+    task = cfg.benchmarks[wildcards.benchmark].task
+    return ["index/manifest.json"] if "search" in cfg.tools.routes[task] else []
+
+
+rule traces:
+    """Trajectories of a model on a benchmark, with the same loop as in training; resumes inside the benchmark."""
+    input:
+        image=image("eval"),
+        code=code("scripts.generate_traces"),
+        model="models/{model}/manifest.json",
+        questions="data/benchmarks/{benchmark}.jsonl",
+        prompt="data/system_prompt.txt",
+        index=needs_index,
+    output:
+        "traces/{model}/{benchmark}.jsonl",
+    params:
+        config=lambda w: params(
+            cfg.evaluation,
+            tools=cfg.tools,
+            device=cfg.device,
+            task=cfg.benchmarks[w.benchmark].task,
+            n=cfg.benchmarks[w.benchmark].n,
+        ),
+    container:
+        container_of("eval")
+    threads: 1
+    log:
+        "logs/traces/{model}/{benchmark}.log",
+    benchmark:
+        "benchmarks/traces/{model}/{benchmark}.tsv"
+    shell:
+        "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
+        "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --output {output} "
+        "--params {params.config:q} 2>&1 | tee {log}"
+
+
+rule scores:
+    """Each trajectory scored by every metric of its task."""
+    input:
+        image=image("analysis"),
+        code=code("scripts.score_traces"),
+        traces="traces/{model}/{benchmark}.jsonl",
+    output:
+        "scores/{model}/{benchmark}.jsonl",
+    params:
+        config=lambda w: params(task=cfg.benchmarks[w.benchmark].task),
+    container:
+        container_of("analysis")
+    log:
+        "logs/scores/{model}/{benchmark}.log",
+    shell:
+        "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --output {output} "
+        "--params {params.config:q} 2>&1 | tee {log}"

@@ -1,0 +1,56 @@
+"""Generate a model's trajectories on one benchmark."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from tir.cli import parser, run
+from tir.data.benchmarks import load_items
+from tir.engines import make_engine
+from tir.engines.base import Sampling
+from tir.records import file_digest, read_json
+from tir.retrieval.sidecar import retrieval_server
+from tir.rollout import RolloutSettings
+from tir.tools import make_tools
+from tir.traces import TraceJob, generate_traces
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="model directory")
+    arguments.add_argument("--items", required=True, help="benchmark file")
+    arguments.add_argument("--system-prompt", required=True, help="text file")
+    arguments.add_argument("--index", required=True, help="index directory")
+    arguments.add_argument("--endpoint", default="none", help="a standing retrieval server, or none")
+    arguments.add_argument("--output", required=True)
+    options = arguments.parse_args()
+    asyncio.run(generate(options))
+
+
+async def generate(options) -> None:
+    wanted, tools = options.params, options.params["tools"]
+    names = tools["routes"][wanted["task"]]
+    prompt = Path(options.system_prompt).read_text(encoding="utf-8")
+    job = TraceJob(
+        task=wanted["task"], system_prompt=prompt, samples=wanted["samples"],
+        settings=RolloutSettings(max_response_tokens=wanted["max_response_tokens"], tool_budget=tools["budget"],
+                                 leading_space=tools["leading_space"], tool_tokens=tools["result_tokens"]),
+        sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
+    work = {"params": wanted, "model": read_json(Path(options.model) / "manifest.json"),
+            "items": file_digest(options.items), "prompt": prompt}
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = None
+        if "search" in names:
+            endpoint = stack.enter_context(retrieval_server(
+                options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
+                log_path=f"{options.output}.retrieval.log"))
+        engine = make_engine(wanted["engine"]["kind"], options.model, device=wanted["device"],
+                             dtype=wanted["engine"]["dtype"], max_batch=wanted["engine"]["max_batch"])
+        stack.push_async_callback(engine.close)
+        toolbox = stack.enter_context(make_tools(names, tools, endpoint))
+        await generate_traces(engine, engine.tokenizer, toolbox, load_items(options.items, wanted["n"]), job,
+                              options.output, work=work)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,93 @@
+"""Configuration: what is accepted, and what a person reads when it is not."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tir.config import load
+from tir.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def merged(*files: str) -> dict:
+    """YAML files merged as Snakemake merges them: mappings key by key, everything else replaced."""
+
+    def update(base, other):
+        for key, value in other.items():
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                update(base[key], value)
+            else:
+                base[key] = value
+        return base
+
+    result: dict = {}
+    for file in files:
+        update(result, copy.deepcopy(yaml.safe_load((ROOT / file).read_text())))
+    return result
+
+
+def fault(change) -> str:
+    value = copy.deepcopy(PAPER)
+    change(value)
+    with pytest.raises(ConfigError) as caught:
+        load(value, [str(ROOT / "config.yaml")])
+    return str(caught.value)
+
+
+def test_both_scales_are_valid():
+    assert load(PAPER, ["config.yaml"]).rl.steps == 30
+    tiny = load(merged("config.yaml", "profiles/laptop/tiny.yaml", "profiles/laptop/site.yaml"), ["config.yaml"])
+    assert tiny.device == "cpu" and tiny.data.sft.kind == "world" and tiny.data.sft.repo is None
+
+
+def test_every_key_is_described_or_speaks_for_itself():
+    from tir.config import Arm, Rl, Sft, Tools
+
+    for model in (Arm, Rl, Sft, Tools):
+        for name, field in model.model_fields.items():
+            assert field.description or name in PAPER["sft"] or name in PAPER["rl"] or name in PAPER["tools"] \
+                or name in ("psi", "mode"), (model, name)
+
+
+def test_arms_inherit():
+    arms = load(PAPER, ["config.yaml"]).arms
+    assert arms["gamma_only"].coefficients()["gamma"] == 0.5 and arms["gamma_only"].alpha == 0.0
+    assert arms["lambda_0.3"].lam == 0.3 and arms["lambda_0.3"].alpha == 1.0
+    assert arms["grpo"].coefficients() == {}
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c["arms"]["aspo"].update(lamda=1), ["config.yaml: arms.aspo.lamda", "did you mean `lambda`", "lambda: 1"]),
+    (lambda c: c["arms"]["beta_only"].update(base="asbo"), ["arms.beta_only.base", "did you mean `aspo`", "base: aspo"]),
+    (lambda c: c["sft"].update(epochs=0), ["sft.epochs: 0", "greater than or equal to 1", "epochs: 3"]),
+    (lambda c: c["rl"].update(steps="thirty"), ["rl.steps: 'thirty'", "integer"]),
+    (lambda c: c["tables"]["table5"]["rows"].append({"label": "x", "model": "aspo@7"}), ["aspo@7", "every 15 steps"]),
+    (lambda c: c["benchmarks"]["gsm8k"].update(task="maths"), ["benchmarks.gsm8k.task", "did you mean `math`"]),
+    (lambda c: c["data"].pop("sft"), ["data.sft", "missing key"]),
+    (lambda c: c.update(tool={}), ["tool: unknown key", "did you mean `tools`"]),
+    (lambda c: c["arms"].update(q={"base": "q"}), ["circle: q -> q"]),
+    (lambda c: c["rl"].update(save_every=7), ["save_every 7 must divide steps 30"]),
+    (lambda c: c["data"]["sft"].update(repo=None), ["kind hub needs `repo`"]),
+    (lambda c: c["data"]["corpus"].update(kind="world"), ["needs a `world:` section"]),
+])
+def test_a_fault_says_where_why_and_what_to_write(change, words):
+    text = fault(change)
+    for word in words:
+        assert word in text, text
+
+
+def test_an_inherited_fault_is_reported_once():
+    assert fault(lambda c: c["arms"]["aspo"].update(lamda=1)).count("unknown key") == 1
+
+
+def test_the_file_that_sets_the_key_is_named(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("sft: {epochs: 0}\n")
+    value = copy.deepcopy(PAPER)
+    value["sft"]["epochs"] = 0
+    with pytest.raises(ConfigError, match="overlay.yaml: sft.epochs"):
+        load(value, [str(ROOT / "config.yaml"), str(overlay)])

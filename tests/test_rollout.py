@@ -1,0 +1,176 @@
+"""The rollout loop: token-in/token-out, budgets, notices, typed faults, and no barrier between trajectories."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from qwen_like import qwen_like_tokenizer
+
+from tir.data.benchmarks import Item
+from tir.engines.base import Completion, Sampling
+from tir.errors import SearchUnavailable
+from tir.protocol import STOP_STRINGS
+from tir.rollout import BUDGET_NOTICE, RolloutSettings, rollout
+from tir.tools.base import ToolResult
+from tir.traces import TraceJob, generate_traces
+
+CALL = "<think>t</think><python>print(1)</python>"
+ANSWER = r"<answer>\boxed{1}</answer><|im_end|>"
+
+
+class Script:
+    """An engine that writes the given turns, one per call, for every trajectory."""
+
+    def __init__(self, *turns: str, seconds: float = 0.0):
+        self.turns, self.seconds, self.prompts = turns, seconds, {}
+
+    async def generate(self, prompt_ids, *, max_tokens, sampling, stop, request_id):
+        assert stop == STOP_STRINGS
+        seen = self.prompts.setdefault(request_id, [])
+        if seen and list(prompt_ids) == seen[0]:
+            seen.clear()  # a retried trajectory starts over
+        text = self.turns[min(len(seen), len(self.turns) - 1)]
+        seen.append(list(prompt_ids))
+        await asyncio.sleep(self.seconds)
+        ids = qwen_like_tokenizer()(text, add_special_tokens=False)["input_ids"][:max_tokens]
+        finish = "length" if len(ids) == max_tokens else "eos" if text.endswith("<|im_end|>") else "stop"
+        return Completion(ids, [-0.5] * len(ids), finish)
+
+    async def close(self):
+        pass
+
+
+class Echo:
+    """A tool that answers after a while; or raises."""
+
+    def __init__(self, text="1", seconds=0.0, fault=None, faults=10**9):
+        self.text, self.seconds, self.fault, self.faults, self.calls = text, seconds, fault, faults, []
+
+    async def call(self, body):
+        self.calls.append(body)
+        await asyncio.sleep(self.seconds)
+        if self.fault and len(self.calls) <= self.faults:
+            raise self.fault
+        return ToolResult(self.text, "ok", self.seconds)
+
+
+def go(engine, tools, settings=RolloutSettings(), prompt=(5, 6, 7)):
+    return asyncio.run(rollout(engine, qwen_like_tokenizer(), list(prompt), tools, settings, Sampling(), "r"))
+
+
+def test_token_in_token_out():
+    engine, tool = Script(CALL, ANSWER), Echo("<|im_end|> 1")
+    found = go(engine, {"python": tool})
+    assert tool.calls == ["print(1)"] and found.finish == "answer"
+    assert [segment.by for segment in found.segments] == ["model", "tool", "model"]
+    assert len(found.response_ids) == len(found.response_mask) == len(found.response_log_probs)
+    # the second prompt is the first plus exactly what was recorded
+    first, second = engine.prompts["r"]
+    assert second == first + found.segments[0].token_ids + found.segments[1].token_ids
+    specials = set(qwen_like_tokenizer().all_special_ids)
+    assert specials.isdisjoint(found.segments[1].token_ids)
+    assert found.segments[2].text == r"<answer>\boxed{1}</answer>" and found.segments[2].token_ids[-1] in specials
+    mask_of_tool = found.response_mask[len(found.segments[0].token_ids) :][: len(found.segments[1].token_ids)]
+    assert set(mask_of_tool) == {0} and sum(found.response_mask) == sum(
+        len(segment.token_ids) for segment in found.segments if segment.by == "model")
+
+
+def test_budget_is_told_once_then_ends():
+    tool = Echo()
+    found = go(Script(CALL), {"python": tool}, RolloutSettings(tool_budget=2))
+    assert len(tool.calls) == 2 and found.executed["python"] == 2 and found.emitted["python"] == 4
+    assert found.finish == "budget" and BUDGET_NOTICE in found.segments[-2].text
+
+
+def test_length_ends_and_leaves_no_half_result():
+    found = go(Script(CALL, ANSWER), {"python": Echo("x" * 500)}, RolloutSettings(max_response_tokens=60))
+    assert found.finish == "length" and len(found.response_ids) <= 60 and found.segments[-1].by == "model"
+
+
+def test_long_results_lose_their_middle():
+    found = go(Script(CALL, ANSWER), {"python": Echo("a" * 900 + "END")}, RolloutSettings(tool_tokens=50))
+    assert len(found.segments[1].token_ids) <= 60 and "END" in found.segments[1].text
+
+
+def test_an_absent_tool_is_said():
+    found = go(Script("<search>x</search>", ANSWER), {"python": Echo()})
+    assert "not available" in found.segments[1].text and found.executed == {"python": 0}
+
+
+def test_an_unopened_closing_tag_is_no_call():
+    tool = Echo()
+    assert go(Script("print(1)</python>", ANSWER), {"python": tool}).finish == "answer" and not tool.calls
+
+
+def test_no_trajectory_waits_for_anothers_tool():
+    async def both():
+        slow, fast = Echo(seconds=0.4), Echo(seconds=0.0)
+        started = time.monotonic()
+
+        async def one(tool, name):
+            await rollout(Script(CALL, ANSWER), qwen_like_tokenizer(), [1], {"python": tool}, RolloutSettings(), Sampling(), name)
+            return time.monotonic() - started
+
+        return await asyncio.gather(one(slow, "a"), one(fast, "b"))
+
+    slow, fast = asyncio.run(both())
+    assert slow >= 0.4 and fast < 0.2
+
+
+ITEMS = [Item(str(number), f"what is {number}?", [str(number)]) for number in range(6)]
+
+
+class ChatScript(Script):
+    """The scripted engine with a tokenizer that renders chats."""
+
+
+def job(**changes):
+    return TraceJob(**({"task": "math", "system_prompt": "help", "settings": RolloutSettings(), "sampling": Sampling()} | changes))
+
+
+@pytest.fixture
+def tokenizer():
+    tokenizer = qwen_like_tokenizer()
+    tokenizer.chat_template = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+                               "<|im_start|>assistant\n")
+    return tokenizer
+
+
+def test_traces_resume_inside_a_benchmark(tmp_path, tokenizer, capsys):
+    output = tmp_path / "gsm8k.jsonl"
+    broken = Echo(fault=SearchUnavailable("gone"), faults=10**9)
+
+    class HalfBroken(Echo):
+        async def call(self, body):
+            if len(self.calls) >= 3:
+                return await broken.call(body)
+            return await super().call(body)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": HalfBroken()}, ITEMS, job(concurrency=1),
+                                    output, work={"a": 1}))
+    assert caught.group_contains(SearchUnavailable) and not output.exists()
+    partial = (tmp_path / "gsm8k.jsonl.partial").read_text().splitlines()
+    assert len(partial) == 1 + 3
+    tool = Echo()
+    asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": tool}, ITEMS, job(), output, work={"a": 1}))
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(tool.calls) == 3 and [row["id"] for row in rows] == [item.id for item in ITEMS]
+    assert rows[0]["answer"] == "1" and rows[0]["n_python"] == 1 and rows[0]["finish"] == "answer"
+    assert "resuming: 3 of 6" in capsys.readouterr().err
+
+
+def test_another_work_starts_afresh(tmp_path, tokenizer):
+    output = tmp_path / "x.jsonl"
+    (tmp_path / "x.jsonl.partial").write_text(json.dumps({"work": "other"}) + "\n" + '{"id": "0", "sample": 0}\n')
+    tool = Echo()
+    asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": tool}, ITEMS, job(), output, work={"a": 2}))
+    assert len(tool.calls) == 6 and (tmp_path / "x.jsonl.partial.stale").exists()
+
+
+def test_a_passing_fault_is_retried_for_its_item_alone(tmp_path, tokenizer, monkeypatch):
+    tool = Echo(fault=SearchUnavailable("busy"), faults=2)
+    asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": tool}, ITEMS[:1], job(), tmp_path / "x.jsonl",
+                                work={}))
+    assert len(tool.calls) == 3

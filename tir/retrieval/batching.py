@@ -1,0 +1,154 @@
+"""Micro-batching: concurrent queries share one encoder pass and one scan of the vectors.
+
+A flat scan costs the same memory traffic for one query as for many, so serving n waiting queries together is worth
+more than any approximate index. One batch runs at a time, on a thread of its own: the event loop never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tir.retrieval.index import Index
+from tir.retrieval.passage import Passage
+
+
+class ResultCache:
+    """The most recently used results, at most `capacity`, keyed by query and index digest."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._entries: OrderedDict[tuple[str, str], tuple[int, list[Passage]]] = OrderedDict()
+
+    def get(self, query: str, index_digest: str, k: int) -> list[Passage] | None:
+        """The first k passages, if a search for at least k of them is remembered."""
+        entry = self._entries.get((query, index_digest))
+        if entry is None or entry[0] < k:
+            return None
+        self._entries.move_to_end((query, index_digest))
+        return entry[1][:k]
+
+    def put(self, query: str, index_digest: str, k: int, passages: list[Passage]) -> None:
+        """Remember the result of a search for k passages (it may hold fewer)."""
+        if self.capacity <= 0:
+            return
+        self._entries[query, index_digest] = (k, passages)
+        self._entries.move_to_end((query, index_digest))
+        while len(self._entries) > self.capacity:
+            self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+@dataclass
+class _Waiting:
+    query: str
+    k: int
+    future: asyncio.Future = field(repr=False)
+
+
+class MicroBatcher:
+    """Collects queries for at most `window_s`, then searches them together.
+
+    The window closes early once as many queries wait as the last batch held: a lone client is never made to wait, and
+    n clients that each send their next query after an answer are collected whole.
+
+    Args:
+        index: searched on one worker thread.
+        max_batch: most queries per search.
+        window_s: seconds to collect.
+        cache_size: results remembered.
+    """
+
+    def __init__(self, index: Index, *, max_batch: int = 256, window_s: float = 0.005, cache_size: int = 10_000):
+        self.index, self.max_batch, self.window_s = index, max_batch, window_s
+        self.cache = ResultCache(cache_size)
+        self.batches = self.queries = 0
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._expected = 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._task: asyncio.Task | None = None
+
+    def start(self) -> None:
+        """Begin to serve; call it inside the event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Answer what waits, then end."""
+        while self._waiting:
+            await asyncio.sleep(0.005)
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """Results of all `queries`; raises what the index raises."""
+        results: dict[str, list[Passage] | asyncio.Future] = {}
+        for query in queries:
+            if query in results:
+                continue
+            cached = self.cache.get(query, self.index.digest, k)
+            if cached is not None:
+                results[query] = cached
+                continue
+            results[query] = asyncio.get_running_loop().create_future()
+            self._waiting.append(_Waiting(query, k, results[query]))
+            self._arrived.set()
+        for query, result in results.items():
+            if isinstance(result, asyncio.Future):
+                results[query] = (await result)[:k]
+        return [results[query] for query in queries]
+
+    async def _serve(self) -> None:
+        while True:
+            await self._collect()
+            batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
+            batch = [waiting for waiting in batch if not waiting.future.done()]  # its client may have left
+            if not batch:
+                continue
+            self._expected = len(batch)
+            k = max(waiting.k for waiting in batch)
+            unique = list(dict.fromkeys(waiting.query for waiting in batch))
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(self._thread, self.index.search, unique, k)
+            except Exception as error:
+                self._finish(batch, error=error)
+                continue
+            self.batches, self.queries = self.batches + 1, self.queries + len(unique)
+            by_query = dict(zip(unique, found, strict=True))
+            for query, passages in by_query.items():
+                self.cache.put(query, self.index.digest, k, passages)
+            self._finish(batch, by_query)
+
+    async def _collect(self) -> None:
+        """Return once a batch is due."""
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        due = time.monotonic() + self.window_s
+        while len(self._waiting) < min(self._expected, self.max_batch):
+            remaining = due - time.monotonic()
+            if remaining <= 0:
+                return
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), remaining)
+            except TimeoutError:
+                return
+
+    @staticmethod
+    def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage]] | None = None, error: Exception | None = None) -> None:
+        for waiting in batch:
+            if waiting.future.done():
+                continue
+            if by_query is None:
+                waiting.future.set_exception(error)
+            else:
+                waiting.future.set_result(by_query[waiting.query])

@@ -1,0 +1,97 @@
+"""BM25 index (bm25s) behind the same interface: no model, no torch; for small machines and as a second opinion.
+
+Lucene's variant with k1 0.9, b 0.4 unless told (the defaults of Pyserini and FlashRAG), English stop words, no stemming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tir.errors import ConfigError, DataError
+from tir.retrieval.corpus import Corpus
+from tir.retrieval.index import index_digest, open_piece
+from tir.retrieval.passage import Passage
+
+DIRECTORY = "bm25"
+
+
+@dataclass(frozen=True)
+class BM25Config:
+    """Term weighting: k1 (saturation, >= 0), b (length normalisation, 0 to 1), stop words ("en" or "" for none)."""
+
+    k1: float = 0.9
+    b: float = 0.4
+    stopwords: str = "en"
+
+    def __post_init__(self):
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise ConfigError("out of range", where="bm25", why=f"k1={self.k1}, b={self.b}", remedy="k1: 0.9, b: 0.4")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "bm25") -> BM25Config:
+        """Build from a JSON object; raises `ConfigError` for an unknown key."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigError("unknown key", where=f"{where}.{name}", remedy=f"known keys: {', '.join(known)}")
+        return cls(**values)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the answers: all of it."""
+        return asdict(self)
+
+
+def _tokens(texts: Sequence[str], config: BM25Config) -> list[list[str]]:
+    import bm25s
+
+    return bm25s.tokenize(list(texts), stopwords=config.stopwords or None, return_ids=False, show_progress=False)
+
+
+def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
+    """Index every row's contents and write bm25s' files into `directory / "bm25"`."""
+    import bm25s
+
+    retriever = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
+    retriever.index(_tokens(list(corpus.contents(0, len(corpus))), config), show_progress=False)
+    retriever.save(directory / DIRECTORY, show_progress=False)
+
+
+class BM25Index:
+    """Sparse search; passages that share no term with the query are no hits, so a result may hold fewer than k."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]):
+        import bm25s
+
+        rebuild = "run the index build again"
+        self.manifest, self.digest = manifest, index_digest(manifest)
+        self.config = BM25Config.from_mapping(manifest["settings"], str(directory))
+        offsets = np.load(open_piece(directory, "offsets.npy", rebuild=rebuild), mmap_mode="r")
+        self.corpus = Corpus(open_piece(directory, "corpus.jsonl", rebuild=rebuild), offsets)
+        path = open_piece(directory, DIRECTORY, rebuild=rebuild)
+        try:
+            self._retriever = bm25s.BM25.load(path, mmap=True, show_progress=False)
+        except Exception as error:
+            raise DataError("cannot read BM25 files", where=str(path), why=f"{type(error).__name__}: {error}", remedy=rebuild) from None
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """See `tir.retrieval.index.Index.search`."""
+        found = []
+        for tokens in _tokens(queries, self.config) if queries else []:
+            scores = self._retriever.get_scores(tokens) if tokens else np.zeros(len(self))
+            k_here = min(k, len(scores))
+            rows = np.argpartition(-scores, k_here - 1)[:k_here]
+            # Ties at the last place: take all equal scores, lowest rows first, so that answers do not depend on luck.
+            floor = scores[rows].min()
+            if floor > 0:
+                rows = np.flatnonzero(scores >= floor)
+            rows = rows[np.lexsort((rows, -scores[rows]))][:k_here]
+            found.append([Passage(*self.corpus.row(int(row)), float(scores[row])) for row in rows if scores[row] > 0])
+        return found

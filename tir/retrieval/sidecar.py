@@ -1,0 +1,179 @@
+"""A retrieval server beside a job: started, watched, restarted and ended with it.
+
+Nothing outlives the job: the server runs in a process group of its own that is ended on exit, and watches its parent
+for the case that the parent is killed outright.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from tir.errors import SearchUnavailable
+from tir.records import read_json
+from tir.retrieval.client import mark_fault, resolve_endpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE_EVERY_S = 3.0  # with two failed probes in a row, a server that hangs is seen within
+PROBE_TIMEOUT_S = 4.0  # 2 x (3 + 4) = 14 seconds; one that dies, within one
+TERMINATE_S = 12.0  # the server drains for 10
+
+
+class _Child:
+    """One server process after another, on one port."""
+
+    def __init__(self, index_directory: str, log_path: str | os.PathLike, options: list[str]):
+        self.log_path = Path(log_path)
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._index, self._options = str(index_directory), options
+        self._scratch = tempfile.TemporaryDirectory(prefix="retrieval-")
+        self.endpoint_file = Path(self._scratch.name) / "endpoint.json"
+        self.port = 0
+        self.process: subprocess.Popen | None = None
+
+    def start(self, deadline: float) -> str:
+        """Start a server and wait until it is ready; returns its URL. Raises `SearchUnavailable`."""
+        self.endpoint_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tir.retrieval.server", "--index", self._index, "--port", str(self.port),
+                   "--endpoint-file", str(self.endpoint_file), "--parent-pid", str(os.getpid()), *self._options]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+        while time.monotonic() < deadline:
+            if self.endpoint_file.exists():
+                self.port = read_json(self.endpoint_file)["port"]
+                return resolve_endpoint(self.endpoint_file)
+            if self.process.poll() is not None:
+                raise self.fault(f"ended with status {self.process.returncode} while starting: {self.last_line()}")
+            time.sleep(0.05)
+        self.kill()
+        raise self.fault(f"not ready in time: {self.last_line()}")
+
+    def kill(self) -> None:
+        """End the process group at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it in an orderly way: SIGTERM, time to drain, SIGKILL for whatever is left of the group."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(TERMINATE_S)
+            self.kill()
+        self._scratch.cleanup()
+
+    def last_line(self) -> str:
+        """The end of the log, where the server's own error stands."""
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return " / ".join(line.strip() for line in lines[-2:])
+
+    def fault(self, why: str) -> SearchUnavailable:
+        return SearchUnavailable("retrieval server", where=self._index, why=why, remedy=f"see {self.log_path}")
+
+
+class _Watch(threading.Thread):
+    """Restarts a dead or hanging server; marks its endpoint lost when that fails."""
+
+    def __init__(self, child: _Child, endpoint: str, max_restarts: int, restart_timeout_s: float):
+        super().__init__(name="retrieval-watch", daemon=True)
+        self._child, self._endpoint = child, endpoint
+        self._max_restarts, self._restart_timeout_s = max_restarts, restart_timeout_s
+        self._stop_event = threading.Event()
+        self.restarts = 0
+
+    def run(self) -> None:
+        failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
+        while not self._stop_event.wait(0.5):
+            dead = self._child.process.poll() is not None
+            if not dead and time.monotonic() >= next_probe:
+                failures = 0 if is_healthy(self._endpoint, PROBE_TIMEOUT_S) else failures + 1
+                next_probe = time.monotonic() + PROBE_EVERY_S
+            if self._stop_event.is_set() or not (dead or failures >= 2):
+                continue
+            if not self._restart("died" if dead else "does not answer /health"):
+                return
+            failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
+
+    def _restart(self, why: str) -> bool:
+        if self.restarts >= self._max_restarts:
+            mark_fault(self._endpoint, f"server {why}, after {self.restarts} restarts; see {self._child.log_path}")
+            return False
+        self.restarts += 1
+        print(f"retrieval: server {why}; restart {self.restarts} of {self._max_restarts}", file=sys.stderr, flush=True)
+        self._child.kill()
+        try:
+            self._child.start(time.monotonic() + self._restart_timeout_s)
+        except SearchUnavailable as error:
+            mark_fault(self._endpoint, str(error))
+            return False
+        return True
+
+    def end(self) -> None:
+        self._stop_event.set()
+        self.join()
+
+
+def is_healthy(endpoint: str, timeout_s: float) -> bool:
+    """Whether one probe of /health is answered as it should."""
+    try:
+        response = httpx.get(f"{endpoint}/health", timeout=timeout_s, trust_env=False)
+        return response.status_code == 200 and response.json().get("status") == "healthy"
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None, log_path: str | os.PathLike,
+                     ready_timeout_s: float = 600.0, max_restarts: int = 3, restart_timeout_s: float = 60.0,
+                     device: str = "auto", threads: int = 0) -> Iterator[str]:
+    """Yield the URL of a retrieval server that answers.
+
+    Args:
+        index_directory: index to serve; not needed with `endpoint`.
+        endpoint: a server that runs elsewhere (URL, host:port or endpoint file): waited for, not managed.
+        log_path: the started server's output is appended here.
+        ready_timeout_s: seconds until /health must answer (32 GB are read first at paper scale).
+        max_restarts: how often a server that dies or hangs is started again, on the same port.
+        restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
+            `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
+        device, threads: see `load_index`.
+
+    Raises:
+        SearchUnavailable: not ready in time; says why, with the server's own last words.
+    """
+    deadline = time.monotonic() + ready_timeout_s
+    if endpoint:
+        url = resolve_endpoint(endpoint)
+        while not is_healthy(url, PROBE_TIMEOUT_S):
+            if time.monotonic() > deadline:
+                raise SearchUnavailable("retrieval server does not answer", where=url, why=f"/health failed for {ready_timeout_s:g} s",
+                                        remedy="start it, or leave retrieval.endpoint empty to have one started beside the job")
+            time.sleep(min(1.0, ready_timeout_s / 10))
+        yield url
+        return
+    child = _Child(str(index_directory), log_path, ["--device", device, "--threads", str(threads)])
+    try:
+        url = child.start(deadline)
+        watch = _Watch(child, url, max_restarts, restart_timeout_s)
+        watch.start()
+        try:
+            yield url
+        finally:
+            watch.end()
+            mark_fault(url, None)
+    finally:
+        child.stop()

@@ -1,0 +1,149 @@
+"""From trace records to score records: every metric of every trajectory, and one verdict.
+
+A score record holds `id, sample, em, f1, acc, character_f1, math_equal, judge, correct`. All metrics that a task admits
+are stored, because the paper mixes them (exact match for math, token F1 for QA, a judge in the pilot); which of them a
+table shows is the table's choice. `correct` is the paper's binary criterion (section 5.3): the judge's verdict for math
+where there is one, else mathematical equality; F1 at a threshold for QA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from tir.errors import DataError, InfrastructureFault
+from tir.scoring import math, qa
+from tir.scoring.verifier import Verifier, default_verifier
+
+TASKS = ("math", "qa", "web")
+METRICS = ("em", "f1", "acc", "character_f1", "math_equal", "judge", "correct")
+FINISHES = ("answer", "length", "budget")
+
+Judgements = Mapping[tuple[str, int], Mapping]
+
+
+def score_trace(trace: Mapping, *, task: str, judge: Mapping | None = None, f1_threshold: float = 0.5,
+                verifier: Verifier | None = None) -> dict:
+    """Score one trajectory.
+
+    Args:
+        trace: a trace record; its `answer` is None where the model gave none (a model fault: scored 0).
+        task: math, qa or web, from the benchmark's configuration.
+        judge: `{verdict: bool, cached: bool}` if a judge read this answer.
+        f1_threshold: token F1 from which a QA answer counts as correct (paper section 5.3: 0.5).
+        verifier: workers for symbolic comparison.
+
+    Raises `DataError` for a record that ended in an infrastructure error: it must be made again, never scored.
+    """
+    where = f"trace {trace.get('id')!r}, sample {trace.get('sample')!r}"
+    if trace.get("finish") not in FINISHES or trace.get("error"):
+        raise DataError("an unfinished trajectory cannot be scored", where=where,
+                        why=f"it ended with {trace.get('finish')!r} ({trace.get('error') or 'no further reason'})",
+                        remedy="delete the trace file and run its rule again")
+    if task not in TASKS:
+        raise DataError("unknown task", where=where, why=f"{task!r} is none of {', '.join(TASKS)}")
+    answer, golds = trace["answer"], qa.gold_list(trace["gold"])
+    if not golds:
+        raise DataError("trace has no gold answer", where=where)
+    measured = _math_metrics(answer, golds, verifier) if task == "math" else _text_metrics(answer, golds)
+    return {
+        "id": trace["id"],
+        "sample": trace["sample"],
+        **measured,
+        "judge": dict(judge) if judge is not None else None,
+        "correct": _correct(task, measured, judge, f1_threshold),
+    }
+
+
+def score_traces(traces: Sequence[Mapping], *, task: str, judgements: Judgements | None = None, f1_threshold: float = 0.5,
+                 workers: int = 1, deadline: float = 5.0, max_timeout_share: float = 0.02) -> tuple[list[dict], dict]:
+    """Score a whole benchmark, in the order of its traces.
+
+    Args:
+        judgements: `{(id, sample): {verdict, cached}}`; with it, every trajectory must have one.
+        workers: symbolic comparisons at once.
+        deadline: seconds a symbolic comparison may take before it is tried a second, last time.
+        max_timeout_share: share of comparisons that may time out before the run stops; at least two may.
+
+    Returns the score records and a report: items, comparisons, time-outs, workers replaced, expressions not understood.
+    Raises `DataError` for duplicate, unfinished or unjudged records, `InfrastructureFault` for too many time-outs.
+    """
+    keys = [(trace["id"], trace["sample"]) for trace in traces]
+    _refuse("is in the trace file twice", _duplicates(keys))
+    if judgements is not None:
+        _refuse("has no judgement", [key for key in keys if key not in judgements])
+    verifier = Verifier(workers, deadline) if (workers, deadline) != (1, 5.0) else default_verifier()
+    if task == "math":
+        verifier.self_test()
+    score = partial(score_trace, task=task, f1_threshold=f1_threshold, verifier=verifier)
+    before = vars(verifier.counts).copy()
+    with ThreadPoolExecutor(workers) as pool:
+        records = list(pool.map(lambda trace: score(trace, judge=_find(judgements, trace)), traces))
+    report = {"items": len(records)} | {name: count - before[name] for name, count in vars(verifier.counts).items()}
+    if report["timeouts"] > max(2, max_timeout_share * report["comparisons"]):
+        raise InfrastructureFault("symbolic comparison times out too often to be believed", where="scoring",
+                                  why=f"{report['timeouts']} of {report['comparisons']} comparisons",
+                                  remedy="run on a less loaded machine, or raise scoring.deadline")
+    return records, report
+
+
+def judgement_index(rows: Iterable[Mapping]) -> dict[tuple[str, int], dict]:
+    """Rows of a judge's file (`id, sample, verdict, cached`) by trajectory."""
+    return {(row["id"], row["sample"]): {"verdict": bool(row["verdict"]), "cached": bool(row.get("cached", False))}
+            for row in rows}
+
+
+def metric_value(record: Mapping, metric: str) -> float:
+    """A record's metric as a number; raises `DataError` for a metric its task does not have."""
+    value = record.get(metric)
+    if metric == "judge" and value is not None:
+        value = value["verdict"]
+    if value is None or metric not in METRICS:
+        raise DataError(f"score record has no {metric}", where=f"score of {record.get('id')!r}",
+                        why=f"it has {', '.join(name for name in METRICS if record.get(name) is not None)}",
+                        remedy=f"choose another metric than {metric} for this benchmark, or run the judge")
+    return float(value)
+
+
+def _math_metrics(answer: str | None, golds: list, verifier: Verifier | None) -> dict:
+    return {
+        "em": math.math_em(answer, golds),
+        "f1": math.math_f1(answer, golds),
+        "acc": math.math_accuracy(answer, golds),
+        "character_f1": None,
+        "math_equal": math.math_equal(answer, golds, verifier),
+    }
+
+
+def _text_metrics(answer: str | None, golds: list) -> dict:
+    return {
+        "em": qa.exact_match(answer, golds),
+        "f1": qa.token_f1(answer, golds),
+        "acc": qa.substring_accuracy(answer, golds),
+        "character_f1": qa.character_f1(answer, golds),
+        "math_equal": None,
+    }
+
+
+def _correct(task: str, measured: Mapping, judge: Mapping | None, f1_threshold: float) -> bool:
+    if task == "math":
+        return bool(judge["verdict"]) if judge is not None else measured["math_equal"]
+    if task == "web":  # golds are often Chinese, where token F1 is all or nothing
+        return bool(judge["verdict"]) if judge is not None else measured["character_f1"] >= f1_threshold
+    return measured["f1"] >= f1_threshold
+
+
+def _find(judgements: Judgements | None, trace: Mapping) -> Mapping | None:
+    return None if judgements is None else judgements[trace["id"], trace["sample"]]
+
+
+def _duplicates(keys: list) -> list:
+    seen: set = set()
+    return [key for key in keys if key in seen or seen.add(key)]
+
+
+def _refuse(why: str, keys: list) -> None:
+    if keys:
+        raise DataError(f"trajectory {why}", where=f"{keys[0]}", why=f"{len(keys)} in all",
+                        remedy="delete the file and run its rule again")

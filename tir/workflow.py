@@ -1,0 +1,87 @@
+"""What the rules need and Snakemake does not give: the code a script really runs, and parameters that compare well.
+
+Snakemake compares a rule's own text; it does not see the modules a script imports, and it takes reordered YAML keys
+for a change. So a rule lists its script's local imports, transitively, among its inputs, and passes each
+sub-configuration as canonical JSON. Nothing here imports Snakemake, torch or pandas.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tir.records import canonical_json
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCAL = ("aspo", "tir", "scripts")
+
+
+def code(*entries: str) -> list[str]:
+    """Files of the named modules and all local modules they import, as paths relative to the repository root.
+
+    Args:
+        entries: dotted names, e.g. `scripts.train_sft`. Modules named by string at run time (verl's plug-ins) are
+            entries of their own.
+    """
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        file = _file(name)
+        if file is None or file in found:
+            continue
+        found.add(file)
+        waiting += _imports(file)
+        package = name.rpartition(".")[0]
+        if package:
+            waiting.append(package)
+    return sorted(found)
+
+
+@cache
+def _file(name: str) -> str | None:
+    """The file of a local module, or None (not local, or a name inside a module)."""
+    if name.partition(".")[0] not in LOCAL:
+        return None
+    path = ROOT.joinpath(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate.relative_to(ROOT).as_posix()
+    return None
+
+
+@cache
+def _imports(file: str) -> tuple[str, ...]:
+    """Dotted names a file imports anywhere, also inside functions; `from a import b` yields `a` and `a.b`."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"), filename=file)
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in names if name.partition(".")[0] in LOCAL)
+
+
+def params(*parts: BaseModel | dict[str, Any], **named: Any) -> str:
+    """Sub-configurations as one canonical JSON object; models contribute their fields, keywords name values."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged |= plain(part)
+    return canonical_json(merged | {name: plain(value) for name, value in named.items()})
+
+
+def plain(value: Any) -> Any:
+    """A JSON value of models, mappings and sequences."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
