@@ -28,6 +28,7 @@ _ACTION = re.compile(r"<(think|python|search|answer)>")
 _ACTION_BYTES = re.compile(rb"<(think|python|search|answer)>")
 _OPENINGS = (b"<think>", b"<python>", b"<search>", b"<answer>")
 _LONGEST = max(map(len, _OPENINGS))
+_CHARS, _MAY_OPEN, _PARTIAL = 0x3FFF, 0x4000, 0x8000
 
 
 @dataclass(frozen=True)
@@ -111,84 +112,66 @@ def detect_structural_features(responses: torch.Tensor, response_mask: torch.Ten
     if attention_mask is not None:
         mask = mask & attention_mask.bool()
     mask, ids = mask.cpu().numpy(), responses.cpu().numpy()
-    rows, columns = np.nonzero(mask)
-    tokens = ids[rows, columns]
-    batch = len(ids)
     table = _table(tokenizer)
-    if len(tokens) == 0:
-        return _collect([[] for _ in range(batch)], [0] * batch)
-    # Control tokens that end a row are no text.
-    if table.special.size:
-        tokens, rows, columns = _drop_final_specials(tokens, rows, columns, batch, table)
-        if len(tokens) == 0:
-            return _collect([[] for _ in range(batch)], [0] * batch)
-    starts_span = np.ones(len(tokens), dtype=bool)
-    starts_span[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1] + 1)
+    ends_of_text = _without_final_specials(ids, mask, table.special)
     if not table.exact:
-        return _decode_rows(tokens, rows, starts_span, batch, tokenizer)
-    return _scan(tokens, rows, starts_span, batch, table, tokenizer)
+        read = [_read_texts(_texts(ids[row, :end], mask[row, :end], tokenizer)) for row, end in enumerate(ends_of_text)]
+        return _collect([found for found, _ in read], [length for _, length in read])
+    return _scan(ids, mask, ends_of_text, table, tokenizer)
 
 
-def _drop_final_specials(tokens, rows, columns, batch, table):
-    """Remove the run of control tokens at the end of each row's policy tokens."""
-    plain = np.ones(len(tokens), dtype=bool)
-    is_special = np.isin(tokens, table.special)
-    if is_special.any():
-        ends = np.searchsorted(rows, np.arange(batch), side="right")
-        begins = np.searchsorted(rows, np.arange(batch), side="left")
-        for row in np.unique(rows[is_special]):
-            last = ends[row]
-            while last > begins[row] and is_special[last - 1]:
-                last -= 1
-                plain[last] = False
-    return tokens[plain], rows[plain], columns[plain]
+def _without_final_specials(ids, mask, special) -> list[int]:
+    """Where each row's policy text ends: before the control tokens that close it, or any padding."""
+    batch, length = mask.shape
+    last = np.where(mask.any(axis=1), length - mask[:, ::-1].argmax(axis=1), 0) if length else np.zeros(batch, dtype=int)
+    ends = last.tolist()
+    control = set(special.tolist())
+    for row in range(batch):
+        end = ends[row]
+        while end > 0 and (not mask[row, end - 1] or int(ids[row, end - 1]) in control):
+            end -= 1
+        ends[row] = end
+    return ends
 
 
-def _scan(tokens, rows, starts_span, batch, table, tokenizer) -> StructuralFeatures:
-    """Vectorised reading through the table of token bytes."""
-    lengths = table.chars[tokens]
-    before = np.concatenate(([0], np.cumsum(lengths)))
-    row_begin = np.searchsorted(rows, np.arange(batch), side="left")
-    row_end = np.searchsorted(rows, np.arange(batch), side="right")
-    chars = (before[row_end] - before[row_begin]).tolist()
+def _scan(ids, mask, ends_of_text, table, tokenizer) -> StructuralFeatures:
+    """Reading through the table of token bytes: one look-up per token, then work only where a tag may begin."""
+    batch, length = ids.shape
+    live = mask & (np.arange(length) < np.array(ends_of_text)[:, None])
+    kinds = table.kind[ids]
+    kinds *= live
+    widths = (kinds & _CHARS).astype(np.int64)
+    chars = widths.sum(axis=1).tolist()
     found: list[list[tuple[str, int]]] = [[] for _ in range(batch)]
-    span_end = np.append(np.nonzero(starts_span)[0][1:], len(tokens))
-    candidates = np.nonzero(table.may_open[tokens])[0]
-    ends = span_end[np.searchsorted(span_end, candidates, side="right")]
-    for position, end in zip(candidates.tolist(), ends.tolist(), strict=True):
-        first = table.pieces[tokens[position]]
-        window = b"".join(table.pieces[token] for token in tokens[position : min(end, position + _LONGEST)].tolist())
-        row = rows[position]
-        for match in _ACTION_BYTES.finditer(window):
-            if match.start() >= len(first):
-                break
-            offset = int(before[position] - before[row_begin[row]]) + len(first[: match.start()].decode("utf-8", "replace"))
-            found[row].append((match.group(1).decode(), offset))
-    partial = np.unique(rows[table.partial[tokens]])
-    if partial.size:
-        # Characters split over tokens: count them by decoding, span by span, as the segments hold them.
-        chosen = np.isin(rows, partial)
-        exact = _rows_of_texts(tokens[chosen], rows[chosen], starts_span[chosen], tokenizer)
-        for row, texts in exact.items():
-            found[row], chars[row] = _read_texts(texts)
+    for row, position in zip(*(axis.tolist() for axis in np.nonzero(kinds & _MAY_OPEN)), strict=True):
+        names = _tags_at(ids[row], live[row], position, table)
+        if names:
+            before = int(widths[row, :position].sum())
+            found[row] += [(name, before + inside) for name, inside in names]
+    for row in np.nonzero((kinds & _PARTIAL).any(axis=1))[0].tolist():
+        # Characters split over tokens: count them by decoding, run by run, as the segments hold them.
+        found[row], chars[row] = _read_texts(_texts(ids[row, : ends_of_text[row]], live[row], tokenizer))
     return _collect(found, chars)
 
 
-def _rows_of_texts(tokens, rows, starts_span, tokenizer) -> dict[int, list[str]]:
-    """Decoded policy texts by row, one per unbroken span."""
-    bounds = np.append(np.nonzero(starts_span)[0], len(tokens))
-    texts: dict[int, list[str]] = {}
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        text = tokenizer.decode(tokens[begin:end].tolist(), skip_special_tokens=False)
-        texts.setdefault(int(rows[begin]), []).append(text)
-    return texts
+def _tags_at(ids, live, position: int, table) -> list[tuple[str, int]]:
+    """Opening tags that begin in the token at `position` and end within its run of policy tokens, with the character
+    offset of each inside the token."""
+    first = table.pieces[ids[position]]
+    window = first
+    for follower in range(position + 1, min(position + _LONGEST, len(ids))):
+        if not live[follower] or len(window) >= len(first) + _LONGEST:
+            break
+        window += table.pieces[ids[follower]]
+    return [(match.group(1).decode(), len(first[: match.start()].decode("utf-8", "replace")))
+            for match in _ACTION_BYTES.finditer(window) if match.start() < len(first)]
 
 
-def _decode_rows(tokens, rows, starts_span, batch, tokenizer) -> StructuralFeatures:
-    """The plain way, for tokenizers whose tokens are not stand-alone byte strings: decode and search every span."""
-    texts = _rows_of_texts(tokens, rows, starts_span, tokenizer)
-    read = [_read_texts(texts.get(row, [])) for row in range(batch)]
-    return _collect([found for found, _ in read], [length for _, length in read])
+def _texts(ids, live, tokenizer) -> list[str]:
+    """Decoded policy texts of a row, one per unbroken run."""
+    kept = np.nonzero(live[: len(ids)])[0]
+    runs = np.split(kept, np.nonzero(np.diff(kept) > 1)[0] + 1) if len(kept) else []
+    return [tokenizer.decode(ids[run].tolist(), skip_special_tokens=False) for run in runs]
 
 
 # --- the table of token bytes --------------------------------------------------------------------------------------
@@ -199,8 +182,10 @@ class _TokenTable:
 
     Attributes:
         exact: the tokenizer decodes by joining token bytes; otherwise the other fields are empty.
-        pieces: bytes by id. chars: characters by id. partial: holds an incomplete character, by id.
-        may_open: an opening tag can begin in this token, by id. special: ids of control tokens.
+        pieces: bytes by id.
+        kind: uint16 by id: characters of the token, and the flags `_MAY_OPEN` (an opening tag can begin in it) and
+            `_PARTIAL` (it holds an incomplete character).
+        special: ids of control tokens.
     """
 
     def __init__(self, tokenizer):
@@ -216,9 +201,9 @@ class _TokenTable:
         for token, token_id in tokenizer.get_vocab().items():
             plain = token_id in added or any(char not in to_byte for char in token)
             self.pieces[token_id] = token.encode() if plain else bytes(to_byte[char] for char in token)
-        self.partial = np.array([not _whole(piece) for piece in self.pieces])
-        self.chars = np.array([len(piece.decode("utf-8", "replace")) for piece in self.pieces], dtype=np.int64)
-        self.may_open = np.array([_may_open(piece) for piece in self.pieces])
+        chars = np.array([len(piece.decode("utf-8", "replace")) for piece in self.pieces], dtype=np.uint16)
+        flags = [_MAY_OPEN * _may_open(piece) + _PARTIAL * (not _whole(piece)) for piece in self.pieces]
+        self.kind = np.minimum(chars, _CHARS) | np.array(flags, dtype=np.uint16)
 
 
 def _whole(piece: bytes) -> bool:

@@ -226,7 +226,7 @@ def _trace(answer, gold, identity="q1", **more):
 
 def test_score_record_of_each_task():
     row = score_trace(_trace("025", ["25"]), task="math")
-    assert row == {"id": "q1", "sample": 0, "em": 0.0, "f1": 0.0, "acc": 1.0, "character_f1": None, "math_equal": True,
+    assert row == {"id": "q1", "sample": 0, "em": 0.0, "f1": 0.0, "acc": 1.0, "char_f1": None, "math_equal": True,
                    "judge": None, "correct": True}
     row = score_trace(_trace("New York City", ["NYC", "New York"]), task="qa")
     assert row["f1"] == pytest.approx(0.8) and row["correct"] and row["math_equal"] is None

@@ -6,9 +6,10 @@ choice. Two adaptations, both about replacing weights while the engine lives.
 
 from __future__ import annotations
 
+import contextlib
 from multiprocessing import shared_memory
 
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from tir.rl.weights import WorkerExtension
 
 
 def _keep_linear_weights() -> None:
@@ -34,16 +35,14 @@ def _close_with_views() -> None:
     original = shared_memory.SharedMemory.close
 
     def close(self: shared_memory.SharedMemory) -> None:
-        try:
+        with contextlib.suppress(BufferError):
             original(self)
-        except BufferError:
-            pass
 
     shared_memory.SharedMemory.close = close
 
 
-class CpuWorkerExtension(vLLMColocateWorkerExtension):
-    """verl's worker extension with the adaptations above in force before the first layer is built."""
+class CpuWorkerExtension(WorkerExtension):
+    """The worker extension with the adaptations above in force before the first layer is built."""
 
     def __new__(cls, **keywords):
         _keep_linear_weights()

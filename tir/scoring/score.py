@@ -1,6 +1,6 @@
 """From trace records to score records: every metric of every trajectory, and one verdict.
 
-A score record holds `id, sample, em, f1, acc, character_f1, math_equal, judge, correct`. All metrics that a task admits
+A score record holds `id, sample, em, f1, acc, char_f1, math_equal, judge, correct`. All metrics that a task admits
 are stored, because the paper mixes them (exact match for math, token F1 for QA, a judge in the pilot); which of them a
 table shows is the table's choice. `correct` is the paper's binary criterion (section 5.3): the judge's verdict for math
 where there is one, else mathematical equality; F1 at a threshold for QA.
@@ -17,7 +17,7 @@ from tir.scoring import math, qa
 from tir.scoring.verifier import Verifier, default_verifier
 
 TASKS = ("math", "qa", "web")
-METRICS = ("em", "f1", "acc", "character_f1", "math_equal", "judge", "correct")
+METRICS = ("em", "f1", "acc", "char_f1", "math_equal", "judge", "correct")
 FINISHES = ("answer", "length", "budget")
 
 Judgements = Mapping[tuple[str, int], Mapping]
@@ -111,7 +111,7 @@ def _math_metrics(answer: str | None, golds: list, verifier: Verifier | None) ->
         "em": math.math_em(answer, golds),
         "f1": math.math_f1(answer, golds),
         "acc": math.math_accuracy(answer, golds),
-        "character_f1": None,
+        "char_f1": None,
         "math_equal": math.math_equal(answer, golds, verifier),
     }
 
@@ -121,7 +121,7 @@ def _text_metrics(answer: str | None, golds: list) -> dict:
         "em": qa.exact_match(answer, golds),
         "f1": qa.token_f1(answer, golds),
         "acc": qa.substring_accuracy(answer, golds),
-        "character_f1": qa.character_f1(answer, golds),
+        "char_f1": qa.character_f1(answer, golds),
         "math_equal": None,
     }
 
@@ -130,7 +130,7 @@ def _correct(task: str, measured: Mapping, judge: Mapping | None, f1_threshold: 
     if task == "math":
         return bool(judge["verdict"]) if judge is not None else measured["math_equal"]
     if task == "web":  # golds are often Chinese, where token F1 is all or nothing
-        return bool(judge["verdict"]) if judge is not None else measured["character_f1"] >= f1_threshold
+        return bool(judge["verdict"]) if judge is not None else measured["char_f1"] >= f1_threshold
     return measured["f1"] >= f1_threshold
 
 

@@ -1,0 +1,50 @@
+"""Print Table 5 and where the time went, by stage."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from tir.cli import run
+
+_STAGES = {"world": "data", "world_trajectories": "data", "tiny_model": "data", "index": "retrieval index", "sft": "SFT",
+           "rl": "RL", "traces": "traces"}
+
+
+def main() -> None:
+    for table in ("table5", "table6"):
+        path = Path(f"results/{table}.csv")
+        if path.is_file():
+            print(f"\n{path}")
+            with open(path, newline="", encoding="utf-8") as file:
+                print_aligned(list(csv.reader(file)))
+    stages = stage_seconds(Path("benchmarks"))
+    if stages:
+        print("\nwhere the time went (jobs may run side by side)")
+        print_aligned([["stage", "jobs", "minutes"],
+                       *([name, str(count), f"{seconds / 60:.1f}"] for name, (count, seconds) in stages.items())])
+
+
+def stage_seconds(directory: Path) -> dict[str, tuple[int, float]]:
+    """(jobs, seconds) by stage, from Snakemake's benchmark files."""
+    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for path in sorted(directory.rglob("*.tsv")):
+        rule = path.relative_to(directory).parts[0].removesuffix(".tsv")
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                count, seconds = found[_STAGES.get(rule, rule)]
+                found[_STAGES.get(rule, rule)] = (count + 1, seconds + float(row["s"]))
+    order = list(dict.fromkeys(_STAGES.values()))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def print_aligned(rows: list[list[str]]) -> None:
+    """Columns padded to their widest cell, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) if column == 0 else cell.rjust(width)
+                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        print("  " + "  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    run(main)

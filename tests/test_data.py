@@ -1,0 +1,127 @@
+"""Inputs: real upstream files, and every way a file can be wrong."""
+
+import json
+
+import pandas as pd
+import pytest
+from shared_data import SHARED, needs_shared
+
+from tir.data.benchmarks import load_items
+from tir.data.sources import fetch_file
+from tir.data.validation import fold, load_parquet, select_validation
+from tir.errors import DataError, InfrastructureFault
+
+ROWS = {"gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "hotpotqa": 200, "2wiki": 200, "bamboogle": 125,
+        "musique": 200, "webwalker": 200}
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ROWS)
+def test_real_benchmarks_load(name):
+    items = load_items(SHARED / f"benchmarks/{name}.jsonl")
+    assert len(items) == ROWS[name] == len({item.id for item in items})
+    assert all(item.question and item.gold and all(isinstance(gold, str) for gold in item.gold) for item in items)
+
+
+@needs_shared
+def test_golds_are_what_upstream_means():
+    gold = {name: load_items(SHARED / f"benchmarks/{name}.jsonl", 30) for name in ("gsm8k", "aime24", "aime25", "2wiki")}
+    assert gold["gsm8k"][0].gold == ["18"] and gold["aime25"][0].gold == ["70"]
+    assert sum(item.gold[0].startswith("0") for item in gold["aime24"]) == 7
+    assert sum(len(item.gold) > 1 for item in gold["2wiki"]) == 20
+
+
+@needs_shared
+def test_upstreams_validation_file_leaks_and_its_head_is_qa():
+    rows = load_parquet(SHARED / "rl/test.parquet")
+    questions = [item.question for name in ROWS for item in load_items(SHARED / f"benchmarks/{name}.jsonl")]
+    settings = {"count": 50, "decontaminate": True, "seed": 0}
+    chosen, report = select_validation(rows, questions, select="stratified", **settings)
+    assert report["leaked"] >= 81 and len(chosen) == 50 == report["kept"]
+    assert not {fold(q) for q in chosen["question"]} & {fold(q) for q in questions}
+    assert set(chosen["ability"]) == {"math", "qa"}
+    again, _ = select_validation(rows, questions, select="stratified", **settings)
+    assert again.equals(chosen)
+    head, _ = select_validation(rows, questions, select="head", count=50, decontaminate=False, seed=0)
+    assert set(head["ability"]) == {"qa"}
+
+
+@needs_shared
+def test_the_paper_config_pins_the_real_files(tmp_path):
+    import yaml
+
+    config = yaml.safe_load(open("config.yaml"))
+    pinned = {f"benchmarks/{name}.jsonl": item["source"] for name, item in config["benchmarks"].items()}
+    for name, source in {**pinned, "rl_train.parquet": config["data"]["rl_train"]}.items():
+        path = SHARED / ("rl/train.parquet" if name.startswith("rl") else name)
+        fetch_file(name, {**source, "kind": "local", "path": str(path)}, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == path.read_bytes()
+
+
+def source(tmp_path, text, **more):
+    (tmp_path / "in.jsonl").write_text(text)
+    return {"kind": "local", "path": str(tmp_path / "in.jsonl"), **more}
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    ({"sha256": "0" * 16}, ["wrong checksum", "expected sha256 0000", "sha256: "]),
+    ({"rows": 3}, ["wrong number of rows", "expected 3, found 1"]),
+    ({"path": "/nowhere/x"}, ["no such file", "/nowhere/x"]),
+])
+def test_a_wrong_file_is_refused_and_leaves_nothing(tmp_path, more, words):
+    with pytest.raises(DataError) as caught:
+        fetch_file("benchmarks/x.jsonl", source(tmp_path, '{"question": "q", "answer": "a"}\n') | more, tmp_path / "out/x.jsonl")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_address_that_does_not_answer_is_infrastructure(tmp_path, monkeypatch):
+    monkeypatch.setattr("tir.data.sources._download.retry.sleep", lambda seconds: None)
+    with pytest.raises(InfrastructureFault, match="kind: local"):
+        fetch_file("x.jsonl", {"kind": "url", "url": "http://127.0.0.1:9/x"}, tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("x.jsonl", '{"question": "q"}\n', "x.jsonl:1"), ("x.jsonl", '{"answer": "a"}\n', "no question"),
+    ("x.jsonl", '{"question": "q", "answer": "a"}\n{"quest', "x.jsonl:2"), ("x.jsonl", "", "empty"),
+])
+def test_corrupt_benchmarks_name_the_line(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        load_items(tmp_path / name)
+
+
+def test_corrupt_parquet(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="Parquet"):
+        load_parquet(tmp_path / "x.parquet")
+    pd.DataFrame({"question": ["q"]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="ability, data_source, reward_model"):
+        load_parquet(tmp_path / "y.parquet")
+
+
+def test_writes_are_atomic(tmp_path, monkeypatch):
+    from tir.records import atomic_path, read_jsonl, write_jsonl
+
+    write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.jsonl") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}] and len(list(tmp_path.iterdir())) == 1
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_jsonl(tmp_path / "b.jsonl", [{"b": 1}])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_provenance_names_what_made_a_result(tmp_path):
+    from tir.records import write_provenance
+
+    (tmp_path / "t.csv").write_text("a,b\n")
+    write_provenance(tmp_path / "t.csv", config={"b": 1, "a": 2}, code=[__file__], seed=3, packages=("pytest",))
+    made = json.loads((tmp_path / "t.csv.provenance.json").read_text())
+    assert made["seed"] == 3 and "pytest" in made["versions"] and len(made["sha256"]) == 64

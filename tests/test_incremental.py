@@ -1,0 +1,137 @@
+"""Redo exactly what changed: edits are made on a copy of the workflow that believes it has finished, then `-n` asks.
+
+The copy's outputs are empty files that `snakemake --touch` has recorded as made; planning reads no contents.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SNAKEMAKE = ROOT / ".venv/workflow/bin/snakemake"
+PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "tir", "aspo", "profiles", "envs")
+pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
+
+
+def snakemake(directory: Path, *arguments: str) -> str:
+    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "--quiet", "host", *arguments], cwd=directory,
+                          text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def copy_workflow(target: Path) -> Path:
+    for part in PARTS:
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target / part)
+    return target
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A workflow all of whose outputs exist and are recorded."""
+    directory = copy_workflow(tmp_path_factory.mktemp("finished"))
+    for line in snakemake(directory, "--summary").splitlines():
+        path = directory / line.split("\t")[0]
+        if "\t" in line and not line.startswith("output_file"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    snakemake(directory, "--touch")
+    assert planned(directory) == set()
+    return directory
+
+
+@pytest.fixture
+def workflow(finished, tmp_path) -> Path:
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def planned(directory: Path) -> set[str]:
+    """Jobs that would run, as `rule` or `rule:wildcard,wildcard`."""
+    text, jobs, rule = snakemake(directory, "-n"), set(), None
+    for line in text.splitlines():
+        named = re.match(r"\s*(?:local)?rule (\w+):", line)
+        if named:
+            rule = named.group(1)
+            jobs.add(rule)
+        wildcards = re.match(r"\s+wildcards: (.*)", line)
+        if wildcards and rule:
+            jobs.discard(rule)
+            jobs.add(f"{rule}:" + ",".join(part.split("=")[1] for part in wildcards.group(1).split(", ")))
+    return jobs
+
+
+def rules_of(jobs: set[str]) -> set[str]:
+    return {job.partition(":")[0] for job in jobs}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_one_arms_lambda_reruns_that_arm_alone(workflow):
+    edit(workflow / "config.yaml", "aspo: {estimator: aspo, lambda: 0.5", "aspo: {estimator: aspo, lambda: 0.4")
+    jobs = planned(workflow)
+    assert {job for job in jobs if job.startswith("rl:")} == {job for job in jobs if re.match(r"rl:aspo,", job)} != set()
+    assert rules_of(jobs) == {"rl", "traces", "scores", "table", "figure", "all"} - ({"all"} - rules_of(jobs))
+    assert all(re.search(r":aspo-step", job) for job in jobs if job.startswith(("traces", "scores")))
+    assert {"table:table5", "table:table6"} <= jobs
+
+
+def test_order_and_comments_rerun_nothing(workflow):
+    edit(workflow / "config.yaml", "alpha: 1.0, beta: 1.0, gamma: 0.5, psi_k: 5.0}", "psi_k: 5.0, gamma: 0.5, beta: 1.0, alpha: 1.0}")
+    edit(workflow / "config.yaml", "  kl_coef: 0.0\n", "")
+    edit(workflow / "config.yaml", "  clip_ratio: 0.2\n", "  clip_ratio: 0.2  # symmetric\n  kl_coef: 0.0\n")
+    edit(workflow / "config.yaml", "# The experiment at paper scale.", "# A comment.\n# The experiment at paper scale.")
+    assert planned(workflow) == set()
+
+
+def test_the_shaping_term_reruns_the_arms_that_use_it(workflow):
+    append(workflow / "aspo/advantage.py", "\n# changed\n")
+    jobs = planned(workflow)
+    arms = {job.split(":")[1].split(",")[0] for job in jobs if job.startswith("rl:")}
+    assert arms == {"aspo", "gamma_only"}
+    assert not rules_of(jobs) & {"sft", "index", "world", "tiny_model"}
+    assert not any("grpo" in job or ":sft" in job for job in jobs)
+
+
+def test_scoring_reruns_scoring_and_no_training(workflow):
+    append(workflow / "tir/scoring/score.py", "\n# changed\n")
+    assert rules_of(planned(workflow)) <= {"scores", "table", "figure", "all"} and "scores" in rules_of(planned(workflow))
+
+
+def test_the_rollout_loop_reruns_what_rolls_out(workflow):
+    append(workflow / "tir/rollout.py", "\n# changed\n")
+    jobs = rules_of(planned(workflow))
+    assert {"rl", "traces"} <= jobs and not jobs & {"sft", "index"}
+
+
+def test_touching_a_file_reruns_nothing(workflow):
+    (workflow / "aspo/advantage.py").touch()
+    (workflow / "tir/rollout.py").touch()
+    assert planned(workflow) == set()
+
+
+def test_an_arm_is_one_entry(workflow):
+    append(workflow / "config.yaml", "")
+    edit(workflow / "config.yaml", "  beta_only:", "  bold: {base: aspo, lambda: 0.9}\n  beta_only:")
+    assert planned(workflow) == set()
+    seed = 1
+    text = snakemake(workflow, "-n", f"scores/bold-step{last_step(workflow)}-seed{seed}/gsm8k.jsonl")
+    assert re.search(r"rule rl:", text) and "arm=bold" in text
+
+
+def last_step(directory: Path) -> int:
+    import yaml
+
+    return yaml.safe_load((directory / "profiles/laptop/tiny.yaml").read_text())["rl"]["steps"]

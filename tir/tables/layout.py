@@ -1,0 +1,105 @@
+"""A table as data, and its spellings: CSV for programs, Markdown for reading, LaTeX (booktabs) for a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tir.records import write_provenance, write_text
+
+_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+                        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "→": r"$\rightarrow$", "−": "$-$", "×": r"$\times$",
+                        "<": r"\textless{}", ">": r"\textgreater{}"})
+
+
+@dataclass
+class Table:
+    """Columns and rows, ready to print; cells are text, or numbers that print as they are.
+
+    Attributes:
+        caption: one sentence, the table's title in print.
+        columns: column titles.
+        rows: one list of cells per row.
+        notes: sentences below the table.
+        bold: (row, column) positions to print bold.
+        rule_before: rows that a horizontal line precedes (averages).
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Any]]
+    notes: list[str] = field(default_factory=list)
+    bold: set[tuple[int, int]] = field(default_factory=set)
+    rule_before: set[int] = field(default_factory=set)
+
+    def csv(self) -> str:
+        """RFC 4180 text with a header and newline line ends."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A pipe table with its caption above and its notes below."""
+        lines = [_pipes(self.columns), _pipes("---" if self._is_text(number) else "---:" for number in range(len(self.columns)))]
+        for position, row in enumerate(self.rows):
+            cells = [_shown(cell).replace("|", "\\|") for cell in row]
+            lines.append(_pipes(f"**{cell}**" if (position, column) in self.bold else cell for column, cell in enumerate(cells)))
+        return "\n\n".join([f"**{self.caption}**", "\n".join(lines), *self.notes]) + "\n"
+
+    def latex(self) -> str:
+        """A booktabs table environment."""
+        alignment = "".join("l" if self._is_text(number) else "r" for number in range(len(self.columns)))
+        body = []
+        for position, row in enumerate(self.rows):
+            cells = [_shown(cell).translate(_LATEX) for cell in row]
+            cells = [rf"\textbf{{{cell}}}" if (position, column) in self.bold else cell for column, cell in enumerate(cells)]
+            body += ([r"\midrule"] if position in self.rule_before else []) + [" & ".join(cells) + r" \\"]
+        notes = [rf"\par\smallskip\footnotesize {note.translate(_LATEX)}" for note in self.notes]
+        return "\n".join([
+            r"\begin{table}[t]", r"\centering", rf"\caption{{{self.caption.translate(_LATEX)}}}",
+            rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
+            " & ".join(column.translate(_LATEX) for column in self.columns) + r" \\", r"\midrule", *body, r"\bottomrule",
+            r"\end{tabular}", *notes, r"\end{table}", "",
+        ])
+
+    def _is_text(self, column: int) -> bool:
+        return column == 0 or any(not _is_number(row[column]) for row in self.rows)
+
+
+def write_tables(tables: Mapping[str, Table], output: str | os.PathLike, *, config: Any, seed: int | None = None,
+                 packages: Iterable[str] = ()) -> list[Path]:
+    """Write the table "" to `output` (CSV) with `.md` and `.tex` beside it, companions as `{stem}_{suffix}.csv`.
+
+    Every file gets a `.provenance.json`. Returns the files written.
+    """
+    output = Path(output)
+    texts = {output: tables[""].csv(), output.with_suffix(".md"): tables[""].markdown(), output.with_suffix(".tex"): tables[""].latex()}
+    texts |= {output.with_name(f"{output.stem}_{suffix}.csv"): table.csv() for suffix, table in tables.items() if suffix}
+    for path, text in texts.items():
+        write_text(path, text)
+        write_provenance(path, config=config, seed=seed, packages=tuple(packages))
+    return list(texts)
+
+
+def points(fraction: float | None, digits: int = 1) -> str:
+    """A fraction as percentage points ("36.7"); empty for None."""
+    return "" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(cell: Any) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _is_number(cell: Any) -> bool:
+    text = _shown(cell).replace(",", "").lstrip("+-−")
+    return not text or text.replace(".", "", 1).replace("e", "", 1).replace("-", "", 1).isdigit()
