@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tir import cli
+from tir.settings import from_params
 from tir.tiny_model import TinyModelSettings, make_tiny_model
-from tir.world.files import from_params, tokenizer_text
+from tir.world.files import tokenizer_text
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ arXiv 2411.00640 (paired differences, power).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,10 +29,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tir.errors import DataError
+from tir.resampling import Column, Part, interaction
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # model label -> benchmark -> (seeds, items, samples)
-
-_BLOCK = 256  # bootstrap replicates drawn at once: 256 x 1,319 items stay in cache
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Comparison:
 
     Attributes:
         difference, lo, hi: paired difference and its interval, as fractions.
-        p, p_holm: sign-flip p-value, and after Holm's correction over the comparisons of the same kind (macro or cell).
+        p, p_holm: sign-flip p-value, and after Holm's correction: over all pairs of one macro average, or over all pairs
+            and benchmarks for single cells.
         minimum_detectable: smallest true difference found with the wanted power at this n and these seeds.
         items_needed: items at which the observed difference would be found; None if no number suffices (the seeds
             differ too much, or there is no difference).
@@ -114,17 +115,19 @@ def study(scores: Scores, *, macros: Mapping[str, Sequence[str]] | None = None, 
     _check(scores, benchmarks)
     contrasts = _contrasts(labels, pairs)
     rng = np.random.default_rng(seed)
-    parts = {name: _Part.of([scores[label][name] for label in labels], contrasts, len(labels), resamples, rng)
-             for name in benchmarks}
+    parts = {name: Part.of([scores[label][name] for label in labels], contrasts, resamples, rng) for name in benchmarks}
     columns = {name: [name] for name in benchmarks} | {name: list(members) for name, members in (macros or {}).items()}
     estimates, tests = {}, []
     for column, members in columns.items():
-        drawn = _Column([parts[name] for name in members], [[scores[label][name] for name in members] for label in labels],
-                        contrasts, len(labels), level, resamples, rng, random_benchmarks and len(members) > 1)
+        arrays = {label: [scores[label][name] for name in members] for label in labels}
+        drawn = Column([parts[name] for name in members], list(arrays.values()), contrasts, level=level, rng=rng,
+                       random_benchmarks=random_benchmarks)
         for row, label in enumerate(labels):
-            estimates[label, column] = _estimate(drawn, row, [scores[label][name] for name in members], level)
+            estimates[label, column] = _estimate(drawn, row, arrays[label], level)
         for position, (a, b) in enumerate(pairs):
-            tests.append(_test(drawn, len(labels) + position, position, a, b, column, level, power, len(members) > 1))
+            seeds = max(len(arrays[a][0]), len(arrays[b][0]))
+            tests.append({"a": a, "b": b, "column": column, "family": column if column in (macros or {}) else "cells",
+                          **_test(drawn, len(labels) + position, position, seeds, level, power)})
     return Study(estimates, _holm(tests, 1 - level))
 
 
@@ -154,80 +157,18 @@ def variance_split(values: np.ndarray) -> dict[str, float]:
     """
     seeds, items, samples = values.shape
     table = values.mean(axis=2)
-    residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    crossed = (residual**2).sum() / ((seeds - 1) * (items - 1)) if seeds > 1 else 0.0
-    noise = values.var(axis=2, ddof=1).mean() if samples > 1 else 0.0
-    within = crossed if seeds > 1 else noise / samples
+    if seeds > 1:
+        within = interaction(table)
+    else:
+        within = float(values.var(axis=2, ddof=1).mean() / samples) if samples > 1 else 0.0
     return {
         "items": max(0.0, float(table.mean(axis=0).var(ddof=1) - within / seeds)),
         "seeds": max(0.0, float(table.mean(axis=1).var(ddof=1) - within / items)) if seeds > 1 else 0.0,
-        "within": float(within),
+        "within": within,
     }
 
 
-@dataclass
-class _Part:
-    """One benchmark's share: item values of every contrast and what resampling makes of their means.
-
-    values: (items, contrasts); deviations: (resamples, contrasts), bootstrap mean minus mean; flips: (resamples, pairs),
-    means of item differences with random signs.
-    """
-
-    values: np.ndarray
-    deviations: np.ndarray
-    flips: np.ndarray
-
-    @classmethod
-    def of(cls, arrays: list[np.ndarray], contrasts: np.ndarray, models: int, resamples: int, rng) -> _Part:
-        values = np.stack([array.mean(axis=(0, 2)) for array in arrays], axis=1) @ contrasts.T
-        items = len(values)
-        centred, differences = values - values.mean(axis=0), values[:, models:]
-        deviations, flips = np.empty((resamples, values.shape[1])), np.empty((resamples, differences.shape[1]))
-        for start in range(0, resamples, _BLOCK):
-            count = min(_BLOCK, resamples - start)
-            drawn = rng.integers(0, items, (count, items - 1)) + items * np.arange(count)[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items)
-            deviations[start : start + count] = weights @ centred / (items - 1)
-            if differences.shape[1]:
-                bits = np.unpackbits(np.frombuffer(rng.bytes(count * (items // 8 + 1)), np.uint8).reshape(count, -1), axis=1)
-                flips[start : start + count] = (2.0 * bits[:, :items] - 1) @ differences / items
-        return cls(values, deviations, flips)
-
-
-class _Column:
-    """One benchmark or macro average: point, resampled deviations and standard error of every contrast."""
-
-    def __init__(self, parts: list[_Part], arrays: list[list[np.ndarray]], contrasts: np.ndarray, models: int,
-                 level: float, resamples: int, rng, random_benchmarks: bool):
-        weight = 1 / len(parts)
-        self.n = sum(len(part.values) for part in parts)
-        means = np.stack([part.values.mean(axis=0) for part in parts])
-        self.point = means.mean(axis=0)
-        variances = np.stack([weight**2 * part.values.var(axis=0, ddof=1) / len(part.values) for part in parts])
-        self.item_variance = variances.sum(axis=0)
-        seed_scale, freedom = np.array([_seed_spread(each) for each in arrays]).T
-        self.seed_variance = contrasts**2 @ seed_scale**2
-        seeds = stats.t.rvs(np.maximum(freedom, 1), size=(resamples, len(arrays)), random_state=rng) * seed_scale
-        self.seed_deviations = seeds @ contrasts.T
-        stretch = _small_sample_stretch(variances, [len(part.values) for part in parts], level)
-        if random_benchmarks:
-            picks = rng.integers(0, len(parts), (resamples, len(parts) - 1))
-            whole = np.stack([part.deviations + mean for part, mean in zip(parts, means, strict=True)])
-            deviations = sum(whole[pick, np.arange(resamples)] for pick in picks.T) / (len(parts) - 1) - self.point
-            self.item_variance = self.item_variance + means.var(axis=0, ddof=1) * weight
-        else:
-            deviations = weight * sum(part.deviations for part in parts)
-        self.deviations = stretch * deviations + self.seed_deviations
-        self.flips = weight * sum(part.flips for part in parts) + self.seed_deviations[:, models:]
-        self.seeds = np.array([len(each[0]) for each in arrays])
-        self.method = ("benchmarks, items" if random_benchmarks else "items") if len(parts) > 1 else "items"
-
-    def interval(self, contrast: int, level: float) -> tuple[float, float]:
-        edges = np.quantile(self.deviations[:, contrast], (0.5 - level / 2, 0.5 + level / 2))
-        return tuple(self.point[contrast] + edges)
-
-
-def _estimate(column: _Column, row: int, arrays: list[np.ndarray], level: float) -> Estimate:
+def _estimate(column: Column, row: int, arrays: list[np.ndarray], level: float) -> Estimate:
     seeds, samples = len(arrays[0]), arrays[0].shape[2]
     values = np.concatenate([array.ravel() for array in arrays])
     binary, single = np.isin(values, (0, 1)).all(), len(arrays) == 1
@@ -237,38 +178,40 @@ def _estimate(column: _Column, row: int, arrays: list[np.ndarray], level: float)
         method = "wilson"
     else:
         lo, hi = np.clip(column.interval(row, level), 0, 1)
-        method = f"bootstrap ({column.method}{', seeds' if seeds > 1 else ''})"
+        method = f"bootstrap ({column.resampled}{', seeds' if seeds > 1 else ''})"
     means = np.mean([array.mean(axis=(1, 2)) for array in arrays], axis=0)
     seed_sd = float(means.std(ddof=1)) if seeds > 1 else None
     return Estimate(score, float(lo), float(hi), column.n, method, seeds, samples, seed_sd)
 
 
-def _test(column: _Column, contrast: int, position: int, a: str, b: str, name: str, level: float, power: float,
-          macro: bool) -> dict:
-    difference, null = column.point[contrast], np.abs(column.flips[:, position])
-    item_variance, seed_variance = column.item_variance[contrast], column.seed_variance[contrast]
+def _test(column: Column, contrast: int, position: int, seeds: int, level: float, power: float) -> dict:
+    difference, null = float(column.point[contrast]), np.abs(column.flips[:, position])
+    item_variance, seed_variance = float(column.item_variance[contrast]), float(column.seed_variance[contrast])
     lo, hi = column.interval(contrast, level)
-    hits = int((null >= abs(difference) - 1e-12).sum())
     reach = minimum_detectable(1.0, level, power)
     room = difference**2 - reach**2 * seed_variance
-    needed = int(np.ceil(column.n * item_variance * reach**2 / room)) if room > 0 else None
-    seeds = "sign flips of items" + (", seeds" if column.seeds.max() > 1 else "; one seed per model, training noise not included")
-    return dict(a=a, b=b, column=name, difference=float(difference), lo=float(lo), hi=float(hi), n=column.n,
-                p=(1 + hits) / (1 + len(null)), minimum_detectable=reach * float(np.sqrt(item_variance + seed_variance)),
-                items_needed=needed, method=seeds, macro=macro)
+    needed = math.ceil(column.n * item_variance * reach**2 / room) if room > 0 and item_variance > 0 else None
+    # Half the interval is the test's reach as it really is, heavy tails of few seeds included.
+    detectable = (hi - lo) / 2 + stats.norm.ppf(power) * math.sqrt(item_variance + seed_variance)
+    training_noise = "seeds" if seeds > 1 else "one seed per model: training noise is not included"
+    return {
+        "difference": difference, "lo": lo, "hi": hi, "n": column.n,
+        "p": (1 + int((null >= abs(difference) - 1e-12).sum())) / (1 + len(null)),
+        "minimum_detectable": float(detectable), "items_needed": needed,
+        "method": f"paired bootstrap and sign flips ({column.resampled}; {training_noise})",
+    }
 
 
 def _holm(tests: list[dict], alpha: float) -> list[Comparison]:
-    adjusted: dict[int, float] = {}
-    for kind in (True, False):
-        family = [position for position, test in enumerate(tests) if test["macro"] is kind]
-        if family:
-            corrected = multipletests([tests[position]["p"] for position in family], method="holm")[1]
-            adjusted |= dict(zip(family, map(float, corrected), strict=True))
+    corrected: dict[int, float] = {}
+    for family in dict.fromkeys(test["family"] for test in tests):
+        members = [position for position, test in enumerate(tests) if test["family"] == family]
+        adjusted = multipletests([tests[position]["p"] for position in members], method="holm")[1]
+        corrected |= dict(zip(members, map(float, adjusted), strict=True))
     found = []
     for position, test in enumerate(tests):
-        fields = {name: value for name, value in test.items() if name != "macro"}
-        found.append(Comparison(**fields, p_holm=adjusted[position], verdict=_verdict(test, adjusted[position], alpha)))
+        fields = {name: value for name, value in test.items() if name != "family"}
+        found.append(Comparison(**fields, p_holm=corrected[position], verdict=_verdict(test, corrected[position], alpha)))
     return found
 
 
@@ -292,28 +235,6 @@ def _contrasts(labels: list[str], pairs: Sequence[tuple[str, str]]) -> np.ndarra
                             remedy=f"name two of {', '.join(labels)}")
         matrix[row, labels.index(a)], matrix[row, labels.index(b)] = 1, -1
     return matrix
-
-
-def _seed_spread(arrays: list[np.ndarray]) -> tuple[float, int]:
-    """Standard error of a macro average that is due to seeds beyond item noise, and its degrees of freedom."""
-    seeds = len(arrays[0])
-    if seeds == 1:
-        return 0.0, 1
-    tables = [array.mean(axis=2) for array in arrays]
-    means = np.mean([table.mean(axis=1) for table in tables], axis=0)
-    noise = 0.0
-    for table in tables:
-        residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-        noise += (residual**2).sum() / ((seeds - 1) * (table.shape[1] - 1)) / (table.shape[1] * seeds)
-    excess = means.var(ddof=1) / seeds - noise / len(arrays) ** 2
-    return float(np.sqrt(max(excess, 0.0))), seeds - 1
-
-
-def _small_sample_stretch(variances: np.ndarray, sizes: list[int], level: float) -> np.ndarray:
-    """Student's quantile over the normal one, at Satterthwaite's degrees of freedom (Hesterberg 2015, section 4)."""
-    spread = (variances**2 / (np.array(sizes)[:, None] - 1)).sum(axis=0)
-    freedom = np.divide(variances.sum(axis=0) ** 2, spread, out=np.full_like(spread, np.inf), where=spread > 0)
-    return stats.t.ppf(0.5 + level / 2, freedom) / stats.norm.ppf(0.5 + level / 2)
 
 
 def _ratio_draws(successes: np.ndarray, trials: np.ndarray, resamples: int, seed: int) -> np.ndarray:

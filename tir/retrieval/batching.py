@@ -101,9 +101,9 @@ class MicroBatcher:
             results[query] = asyncio.get_running_loop().create_future()
             self._waiting.append(_Waiting(query, k, results[query]))
             self._arrived.set()
-        for query, result in results.items():
-            if isinstance(result, asyncio.Future):
-                results[query] = (await result)[:k]
+        futures = {query: result for query, result in results.items() if isinstance(result, asyncio.Future)}
+        for query, found in zip(futures, await asyncio.gather(*futures.values()), strict=True):
+            results[query] = found[:k]
         return [results[query] for query in queries]
 
     async def _serve(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tir.errors import ConfigError, DataError
 from tir.retrieval.corpus import Corpus
-from tir.retrieval.index import index_digest, open_piece
+from tir.retrieval.index import REMEDY, index_digest, open_corpus, open_piece
 from tir.retrieval.passage import Passage
 
 DIRECTORY = "bm25"
@@ -64,22 +64,26 @@ def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
 class BM25Index:
     """Sparse search; passages that share no term with the query are no hits, so a result may hold fewer than k."""
 
-    def __init__(self, directory: Path, manifest: dict[str, Any]):
+    def __init__(self, directory: Path, manifest: dict[str, Any], *, verify: bool | None = None):
         import bm25s
 
-        rebuild = "run the index build again"
         self.manifest, self.digest = manifest, index_digest(manifest)
         self.config = BM25Config.from_mapping(manifest["settings"], str(directory))
-        offsets = np.load(open_piece(directory, "offsets.npy", rebuild=rebuild), mmap_mode="r")
-        self.corpus = Corpus(open_piece(directory, "corpus.jsonl", rebuild=rebuild), offsets)
-        path = open_piece(directory, DIRECTORY, rebuild=rebuild)
+        self.corpus = open_corpus(directory, manifest, verify)
+        path = self._path = open_piece(directory, DIRECTORY)
         try:
             self._retriever = bm25s.BM25.load(path, mmap=True, show_progress=False)
         except Exception as error:
-            raise DataError("cannot read BM25 files", where=str(path), why=f"{type(error).__name__}: {error}", remedy=rebuild) from None
+            raise DataError("cannot read BM25 files", where=str(path), why=f"{type(error).__name__}: {error}",
+                            remedy=REMEDY) from None
 
     def __len__(self) -> int:
         return len(self.corpus)
+
+    def budget(self) -> str:
+        """What memory serving takes."""
+        size = sum(path.stat().st_size for path in self._path.iterdir())
+        return f"bm25, {len(self):,} passages: {size / 1e6:,.1f} MB memory-mapped"
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """See `tir.retrieval.index.Index.search`."""

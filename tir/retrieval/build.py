@@ -12,17 +12,18 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tir.errors import DataError
+from tir.errors import ConfigError, DataError
 from tir.records import atomic_path, digest, file_digest, read_json, write_json
 from tir.retrieval.bm25 import BM25Config, build_bm25
 from tir.retrieval.corpus import Corpus, CorpusScan, scan
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
-from tir.retrieval.index import FORMAT, MANIFEST, index_digest
+from tir.retrieval.index import FORMAT, MANIFEST, VERIFY_BELOW_BYTES, index_digest
 
 CHUNK_ROWS = 2048  # rows encoded, and held as float32, at a time
 
@@ -60,10 +61,11 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
         "model_sha256": model_digest(encoder.directory) if encoder else None,
         "count": found.rows,
     }
-    work = digest({**manifest, "shard_rows": shard_rows})
+    work = digest({"index": index_digest(manifest), "shard_rows": shard_rows})
     _take_up(output, partial, work)
-    if encoder:
-        say(_budget(found, encoder, shard_rows, partial))
+    say(_budget(found, encoder, shard_rows, partial) if encoder else
+        f"index budget: bm25 over {found.offsets[-1] / 1e6:,.1f} MB of text; building holds its tokens in memory, "
+        f"about {8 * found.offsets[-1] / 1e6:,.0f} MB")
     _place_corpus(Path(corpus), partial, found)
     rows = Corpus(partial / "corpus.jsonl", found.offsets)
     if encoder:
@@ -79,6 +81,20 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
     return index_digest(manifest)
 
 
+def index_config(params: Mapping[str, Any]) -> tuple[EncoderConfig | BM25Config, int]:
+    """Read a rule's parameters: `{backend: dense|bm25, encoder: {...}, bm25: {...}, shard_rows}`.
+
+    Returns:
+        The configuration of the chosen backend, and the rows per shard. Raises `ConfigError`.
+    """
+    backend = params.get("backend", "dense")
+    if backend == "dense":
+        return EncoderConfig.from_mapping(params.get("encoder") or {}, "retrieval.encoder"), params.get("shard_rows", 65536)
+    if backend == "bm25":
+        return BM25Config.from_mapping(params.get("bm25") or {}, "retrieval.bm25"), params.get("shard_rows", 65536)
+    raise ConfigError("unknown backend", where="retrieval.backend", why=repr(backend), remedy="backend: dense, or bm25")
+
+
 def _take_up(output: Path, partial: Path, work: str) -> None:
     """Make `partial` hold what an earlier run of the same work left, and nothing of another."""
     def is_same(directory: Path) -> bool:
@@ -87,11 +103,14 @@ def _take_up(output: Path, partial: Path, work: str) -> None:
         return False
 
     if partial.exists() and not is_same(partial):
-        shutil.rmtree(partial)
+        stale = Path(f"{output}.stale")  # set aside, not deleted: it may be hours of encoding
+        shutil.rmtree(stale, ignore_errors=True)
+        os.replace(partial, stale)
     if not partial.exists() and is_same(output):
         os.replace(output, partial)
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / MANIFEST).unlink(missing_ok=True)
+    for leftover in (partial / MANIFEST, *partial.glob(".*")):  # a killed run's temporary files
+        leftover.unlink(missing_ok=True)
     write_json(partial / "work.json", {"work": work})
 
 
@@ -101,7 +120,8 @@ def _budget(found: CorpusScan, encoder: Encoder, shard_rows: int, partial: Path)
     present = sum(path.stat().st_size for path in partial.iterdir() if path.is_file())
     free = shutil.disk_usage(partial).free
     if vectors + text - present > free:
-        raise DataError("not enough disk", where=str(partial), why=f"{(vectors + text - present) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
+        raise DataError("not enough disk", where=str(partial),
+                        why=f"{(vectors + text - present) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
                         remedy="free space or choose another output, then run the same command again")
     weights = sum(path.stat().st_size for path in encoder.directory.glob("*.safetensors"))
     memory = weights + CHUNK_ROWS * encoder.dim * 4 + found.offsets.nbytes
@@ -115,9 +135,12 @@ def _place_corpus(corpus: Path, partial: Path, found: CorpusScan) -> None:
     target = partial / "corpus.jsonl"
     if not (target.exists() and file_digest(target) == found.sha256):
         target.unlink(missing_ok=True)
+        # A small corpus is copied: no edit in place can reach it. For a large one a link saves 14 GB.
         try:
+            if found.offsets[-1] < VERIFY_BELOW_BYTES:
+                raise OSError
             os.link(corpus.resolve(), target)
-        except OSError:  # another file system, or another owner's file
+        except OSError:  # small, on another file system, or another owner's
             with atomic_path(target) as temporary:
                 shutil.copyfile(corpus, temporary)
         if file_digest(target) != found.sha256:

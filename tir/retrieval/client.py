@@ -37,11 +37,17 @@ def mark_fault(endpoint: str, why: str | None) -> None:
 
 
 def resolve_endpoint(endpoint: str | os.PathLike) -> str:
-    """URL of an endpoint given as a URL, as `host:port`, or as the file a server writes once ready."""
+    """URL of an endpoint given as a URL, as `host:port`, or as the file a server writes once ready.
+
+    Raises `SearchUnavailable` if that file is not there (yet).
+    """
     text = str(endpoint).rstrip("/")
     if text.startswith(("http://", "https://")):
         return text
-    if Path(text).exists():
+    if "/" in text or text.endswith(".json"):
+        if not Path(text).exists():
+            raise SearchUnavailable("no endpoint file", where=text, why="written by a server once it is ready",
+                                    remedy="start the server, or give its URL")
         found = read_json(text)
         host = f"[{found['host']}]" if ":" in found["host"] else found["host"]
         return f"http://{host}:{found['port']}"

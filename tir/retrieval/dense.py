@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tir.errors import CheckpointError, DataError
-from tir.records import file_digest
-from tir.retrieval.corpus import Corpus
-from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
-from tir.retrieval.index import index_digest, open_piece
+from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, resolve_device
+from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
 from tir.retrieval.scan import SPARE, CpuScanner, GpuScanner, rescore
-
-VERIFY_BELOW_BYTES = 1 << 30
 
 
 class DenseIndex:
@@ -26,44 +23,34 @@ class DenseIndex:
     Args and errors: see `tir.retrieval.index.load_index`.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], *, device: str, threads: int, verify: bool | None):
-        self.directory, self.manifest = directory, manifest
-        self.digest = index_digest(manifest)
+    def __init__(self, directory: Path, manifest: dict[str, Any], *, model: str | None, device: str, threads: int,
+                 verify: bool | None):
+        self.manifest, self.digest = manifest, index_digest(manifest)
         self._count, self.dim = manifest["count"], manifest["dim"]
-        total_bytes = self._count * self.dim * 2
-        self._rebuild = "run the index build again; only what is missing or corrupt is made anew"
-        self._shards = [self._open_shard(shard, verify if verify is not None else total_bytes < VERIFY_BELOW_BYTES)
-                        for shard in manifest["shards"]]
-        if sum(len(shard) for shard in self._shards) != self._count:
-            raise DataError("shards do not add up", where=str(directory), why=f"{self._count} rows expected", remedy=self._rebuild)
+        if verify is None:
+            verify = self._count * self.dim * 2 < VERIFY_BELOW_BYTES
+        self._shards = [_open_shard(directory, shard, self.dim, verify) for shard in manifest["shards"]]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
-        offsets = load_array(open_piece(directory, "offsets.npy", rebuild=self._rebuild), self._rebuild)
-        self.corpus = Corpus(open_piece(directory, "corpus.jsonl", rebuild=self._rebuild), offsets)
-        if len(self.corpus) != self._count:
-            raise DataError("corpus and vectors differ", where=str(directory), why=f"{len(self.corpus)} rows, {self._count} vectors",
-                            remedy=self._rebuild)
-        threads = threads or default_threads()
-        config = EncoderConfig.from_mapping({**manifest["settings"], "device": device, "threads": threads}, str(directory))
-        self.encoder = Encoder(config)
+        if self._starts[-1] != self._count:
+            raise DataError("shards do not add up", where=str(directory), why=f"{self._starts[-1]} rows, not {self._count}",
+                            remedy=REMEDY)
+        self.corpus = open_corpus(directory, manifest, verify)
+        threads, device = threads or default_threads(), resolve_device(device)
+        config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
+        self.encoder = Encoder(replace(config, model=model) if model else config)
         found = model_digest(self.encoder.directory)
         if found != manifest["model_sha256"]:
-            raise CheckpointError("encoder is not the one the index was built with", where=config.model,
+            raise CheckpointError("encoder is not the one the index was built with", where=str(self.encoder.directory),
                                   why=f"sha256 {found[:12]}, manifest says {manifest['model_sha256'][:12]}",
                                   remedy="restore that model, or build the index again with this one")
-        self._scanner = (GpuScanner(self._shards) if self.encoder.device.type == "cuda"
-                         else CpuScanner(self._shards, threads))
+        self._scanner = GpuScanner(self._shards) if device == "cuda" else CpuScanner(self._shards, threads)
 
     def __len__(self) -> int:
         return self._count
 
-    def _open_shard(self, shard: dict[str, Any], verify: bool) -> np.ndarray:
-        path = open_piece(self.directory, shard["file"], rebuild=self._rebuild)
-        if verify and file_digest(path) != shard["sha256"]:
-            raise DataError("shard corrupt", where=str(path), why="sha256 differs from the manifest", remedy=self._rebuild)
-        vectors = load_array(path, self._rebuild)
-        if vectors.shape != (shard["rows"], self.dim) or vectors.dtype != np.float16:
-            raise DataError("shard of the wrong shape", where=str(path), why=f"{vectors.dtype} {vectors.shape}", remedy=self._rebuild)
-        return vectors
+    def budget(self) -> str:
+        """What memory serving takes."""
+        return f"dense, {self._count:,} x {self.dim} float16 = {self._count * self.dim * 2 / 1e6:,.1f} MB {self._scanner.budget}"
 
     def search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search with embeddings (n, dim) float32; returns scores (n, k) float64 and rows (n, k), exact, best first."""
@@ -85,12 +72,12 @@ class DenseIndex:
                 for rows_of, scores_of in zip(rows.tolist(), scores.tolist())]
 
 
-def load_array(path: Path, remedy: str) -> np.ndarray:
-    """Memory-map a .npy file; raises `DataError` if it is cut short or not one."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError("not a complete .npy file", where=str(path), why=str(error), remedy=remedy) from None
+def _open_shard(directory: Path, shard: dict[str, Any], dim: int, verify: bool) -> np.ndarray:
+    path = open_piece(directory, shard["file"], shard["sha256"] if verify else None)
+    vectors = open_array(path)
+    if vectors.shape != (shard["rows"], dim) or vectors.dtype != np.float16:
+        raise DataError("shard of the wrong shape", where=str(path), why=f"{vectors.dtype} {vectors.shape}", remedy=REMEDY)
+    return vectors
 
 
 def default_threads() -> int:

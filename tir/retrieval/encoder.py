@@ -6,11 +6,11 @@ a renamed folder would silently lose e5's prefixes. torch is imported when a mod
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class EncoderConfig:
 
     def __post_init__(self):
         if self.pooling != "mean":
-            raise ConfigError("unknown pooling", where="encoder.pooling", why=repr(self.pooling), remedy="pooling: mean")
+            raise ConfigError("unknown pooling", where="encoder.pooling", why=repr(self.pooling), remedy="mean")
         if self.dtype not in DTYPES:
             raise ConfigError("unknown dtype", where="encoder.dtype", why=repr(self.dtype), remedy=f"one of {DTYPES}")
         for key in ("max_query_tokens", "max_passage_tokens", "batch_size"):
@@ -71,13 +71,18 @@ class EncoderConfig:
                 raise ConfigError("unknown key", where=f"{where}.{name}", remedy=f"known keys: {', '.join(known)}")
         for name in required:
             if name not in values:
-                raise ConfigError("key missing", where=f"{where}.{name}", why="it decides the embeddings and is never guessed",
-                                  remedy=f"state it: {name}: ...")
+                raise ConfigError("key missing", where=f"{where}.{name}", remedy=f"state it: {name}: ...",
+                                  why="it decides the embeddings and is never guessed")
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
         """The part that changes embeddings; batch size, device and threads do not."""
         return {key: value for key, value in asdict(self).items() if key not in ("batch_size", "device", "threads")}
+
+    def on(self, device: str, threads: int) -> EncoderConfig:
+        """The same encoder for queries on this machine; a CPU computes in float32 what a GPU did in float16."""
+        return replace(self, device=device, threads=threads,
+                       dtype="float32" if device == "cpu" and self.dtype == "float16" else self.dtype)
 
 
 def resolve_model(model: str) -> Path:
@@ -100,7 +105,8 @@ def resolve_model(model: str) -> Path:
                      if (path.parent / "model.safetensors").exists()]
             if len(found) == 1:
                 return found[0]
-        raise CheckpointError("package carries no single model", where=model, why=f"looked for config.json beside model.safetensors in {location}")
+        raise CheckpointError("package does not carry one model", where=model,
+                              why=f"looked for config.json beside model.safetensors in {location}")
     if model.count("/") == 1 and not model.startswith((".", "/")):
         try:
             from huggingface_hub import snapshot_download
@@ -113,12 +119,19 @@ def resolve_model(model: str) -> Path:
                           remedy="encoder: {model: DIRECTORY | PACKAGE | OWNER/NAME}")
 
 
+def resolve_device(device: str) -> str:
+    """"cpu" or "cuda"; "auto" means cuda if there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def model_digest(directory: Path) -> str:
     """sha256 over the digests of the weights and the tokenizer: what an index must be searched with."""
-    names = sorted(path.name for path in directory.iterdir() if path.suffix in (".safetensors", ".json"))
-    import hashlib
-
-    listing = "".join(f"{name} {file_digest(directory / name)}\n" for name in names if name != "README.md")
+    files = [directory / "config.json", directory / "tokenizer.json", *sorted(directory.glob("*.safetensors"))]
+    listing = "".join(f"{path.name} {file_digest(path)}\n" for path in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
@@ -133,14 +146,16 @@ class Encoder:
     """
 
     def __init__(self, config: EncoderConfig):
+        # Threads that spin while they wait take the cores of the engine beside us: with two busy cores a query took 25
+        # times as long. Read once, when the OpenMP runtime loads.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
         from tokenizers import Tokenizer
 
         self.config = config
         self.directory = resolve_model(config.model)
         self._torch = torch
-        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(device)
+        self.device = torch.device(resolve_device(config.device))
         if config.threads:
             torch.set_num_threads(config.threads)
         self._dtype = getattr(torch, config.dtype)
@@ -153,7 +168,8 @@ class Encoder:
             tokenizer_text = (self.directory / "tokenizer.json").read_text(encoding="utf-8")
             self._tokenizers = {kind: Tokenizer.from_str(tokenizer_text) for kind in ("query", "passage")}
         except Exception as error:
-            raise CheckpointError("cannot read tokenizer", where=str(self.directory / "tokenizer.json"), why=str(error)) from None
+            raise CheckpointError("cannot read tokenizer", where=str(self.directory / "tokenizer.json"),
+                                  why=str(error)) from None
         for kind, tokenizer in self._tokenizers.items():
             # The file may carry its own padding and truncation (128 in MiniLM's); ours are explicit.
             tokenizer.no_padding()
@@ -178,7 +194,8 @@ class Encoder:
         try:
             weights = load_file(self.directory / "model.safetensors", device=str(self.device))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError("cannot read weights", where=str(self.directory / "model.safetensors"), why=str(error)) from None
+            raise CheckpointError("cannot read weights", where=str(self.directory / "model.safetensors"),
+                                  why=str(error)) from None
         return BertEncoder(settings, {name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
                                       for name, tensor in weights.items()})
 

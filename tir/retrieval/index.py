@@ -3,10 +3,11 @@
 An index is a directory:
 
     manifest.json   written last: model, prefixes, corpus digest, counts, shards; its digest is the index digest
-    corpus.jsonl    the corpus, hard-linked if the file system allows it, else copied
+    corpus.jsonl    the corpus: copied, or from 1 GiB on hard-linked where possible
     offsets.npy     int64 byte offsets of the corpus rows
     vectors-*.npy   float16 (rows, dim), one file per shard        (dense)
     bm25/           bm25s' own files                               (bm25)
+    work.json, progress.json    what lets a later build reuse the shards
 
 A directory without a manifest is an unfinished index and is never served.
 """
@@ -18,12 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from tir.errors import DataError
-from tir.records import digest, read_json
+from tir.records import digest, file_digest, read_json
+from tir.retrieval.corpus import Corpus
 from tir.retrieval.passage import Passage
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+VERIFY_BELOW_BYTES = 1 << 30
+REMEDY = "run the index build again; only what is missing or corrupt is made anew"
 
 
 class Index(Protocol):
@@ -39,6 +45,10 @@ class Index(Protocol):
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """The k best passages of each query, best first; fewer only if the index holds (or BM25 matches) fewer."""
+        ...
+
+    def budget(self) -> str:
+        """What memory serving takes, for the log."""
         ...
 
 
@@ -58,17 +68,20 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
 
 def index_digest(manifest: dict[str, Any]) -> str:
     """The name of an index: digest of what decides its answers."""
-    return digest({key: manifest[key] for key in ("backend", "settings", "corpus_sha256", "model_sha256", "count")})
+    settings = {key: value for key, value in manifest["settings"].items() if key != "model"}  # its digest is there
+    return digest({"settings": settings, **{key: manifest[key] for key in ("backend", "corpus_sha256", "model_sha256")}})
 
 
-def load_index(directory: str | os.PathLike, *, device: str = "auto", threads: int = 0, verify: bool | None = None) -> Index:
+def load_index(directory: str | os.PathLike, *, model: str | None = None, device: str = "auto", threads: int = 0,
+               verify: bool | None = None) -> Index:
     """Open a finished index for searching.
 
     Args:
         directory: what `build_index` wrote.
+        model: where the encoder is on this machine, if not where the manifest says; it must be the same one.
         device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto".
         threads: CPU threads of encoder and scan; 0 = half of the cores this process may use, at least one.
-        verify: check every shard's sha256; None checks if the vectors are below 1 GiB.
+        verify: check the sha256 of corpus and shards; None does so for files below 1 GiB in all.
 
     Raises:
         DataError: a piece is missing or corrupt; names it and how to make it again.
@@ -79,18 +92,40 @@ def load_index(directory: str | os.PathLike, *, device: str = "auto", threads: i
         if manifest["backend"] == "bm25":
             from tir.retrieval.bm25 import BM25Index
 
-            return BM25Index(Path(directory), manifest)
+            return BM25Index(Path(directory), manifest, verify=verify)
         from tir.retrieval.dense import DenseIndex
 
-        return DenseIndex(Path(directory), manifest, device=device, threads=threads, verify=verify)
+        return DenseIndex(Path(directory), manifest, model=model, device=device, threads=threads, verify=verify)
     except KeyError as missing:
         raise DataError("manifest incomplete", where=str(Path(directory) / MANIFEST), why=f"no key {missing}",
                         remedy=f"rm -r {directory}  # then build it again") from None
 
 
-def open_piece(directory: Path, name: str, *, rebuild: str) -> Path:
-    """Path of a piece of an index; raises `DataError` if it is not there."""
+def open_piece(directory: Path, name: str, sha256: str | None = None) -> Path:
+    """Path of a piece of an index; raises `DataError` if it is missing or, with `sha256`, corrupt."""
     path = directory / name
     if not path.exists():
-        raise DataError("piece of the index missing", where=str(path), remedy=rebuild)
+        raise DataError("piece of the index missing", where=str(path), remedy=REMEDY)
+    if sha256 and file_digest(path) != sha256:
+        raise DataError("piece of the index corrupt", where=str(path), why="sha256 differs from the manifest", remedy=REMEDY)
     return path
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Memory-map a .npy file; raises `DataError` if it is cut short or not one."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError("not a complete .npy file", where=str(path), why=str(error), remedy=REMEDY) from None
+
+
+def open_corpus(directory: Path, manifest: dict[str, Any], verify: bool | None) -> Corpus:
+    """The corpus of an index; raises `DataError` if it does not match the manifest."""
+    path = open_piece(directory, "corpus.jsonl")
+    if verify if verify is not None else path.stat().st_size < VERIFY_BELOW_BYTES:
+        open_piece(directory, "corpus.jsonl", manifest["corpus_sha256"])
+    corpus = Corpus(path, open_array(open_piece(directory, "offsets.npy")))
+    if len(corpus) != manifest["count"]:
+        raise DataError("corpus and manifest differ", where=str(directory), why=f"{len(corpus)} rows, not {manifest['count']}",
+                        remedy=REMEDY)
+    return corpus

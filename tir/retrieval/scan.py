@@ -19,7 +19,9 @@ SPARE = 8  # candidates beyond k, against rounding at the last place
 
 
 class Scanner(Protocol):
-    """Candidates by approximate score: `(scores, rows)`, both (queries, k), best first."""
+    """Candidates by approximate score: `(scores, rows)`, both (queries, k), best first; `budget` says what it holds."""
+
+    budget: str
 
     def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -29,7 +31,7 @@ class CpuScanner:
 
     Args:
         shards: float16 (rows, dim) matrices, usually memory maps, in row order.
-        threads: OpenMP threads of FAISS and torch.
+        threads: OpenMP threads of FAISS; the conversion uses torch's, which the encoder has set.
     """
 
     def __init__(self, shards: Sequence[np.ndarray], threads: int):
@@ -37,7 +39,6 @@ class CpuScanner:
         import torch
 
         self._faiss, self._torch = faiss, torch
-        torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
         faiss.cvar.distance_compute_blas_threshold = 1  # its own loop for few queries is slower than one product
         dim = shards[0].shape[1]
@@ -53,6 +54,9 @@ class CpuScanner:
             # All of it is one block's worth: convert once and keep it.
             whole = np.concatenate([np.asarray(block) for _, block in self._blocks])
             self._blocks = [(0, whole.astype(np.float32))]
+            self.budget = "kept as one float32 block"
+        else:
+            self.budget = f"memory-mapped, {self._buffer.nbytes / 1e6:,.0f} MB of it at a time as float32"
 
     def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scan every block for `queries` (n, dim) float32; returns scores (n, k) and rows (n, k)."""
@@ -100,12 +104,13 @@ class GpuScanner:
         self._first = [total * gpu // gpus for gpu in range(gpus + 1)]
         self._resources = [faiss.StandardGpuResources() for _ in range(gpus)]
         self._vectors = []
+        self.budget = f"on {gpus} GPU(s), {total * dim * 2 / gpus / 1e9:.1f} GB each"
         for gpu in range(gpus):
             rows = self._first[gpu + 1] - self._first[gpu]
             free, _ = torch.cuda.mem_get_info(gpu)
             if rows * dim * 2 > free:
-                raise ConfigError("index does not fit", where=f"GPU {gpu}", why=f"{rows * dim * 2 / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
-                                  remedy="give the job more GPUs, or device: cpu")
+                raise ConfigError("index does not fit", where=f"GPU {gpu}", remedy="give the job more GPUs, or device: cpu",
+                                  why=f"{rows * dim * 2 / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
             self._vectors.append(torch.empty((rows, dim), dtype=torch.float16, device=f"cuda:{gpu}"))
         row = 0
         for shard in shards:

@@ -10,15 +10,11 @@ Every answer carries the index digest in `x-index-digest`. With TIR_SEARCH_TOKEN
 
 from __future__ import annotations
 
-import os
-
-# Threads that spin while they wait for work would take the cores of the engine beside us. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import argparse
 import contextlib
 import errno
 import hmac
+import os
 import select
 import signal
 import socket
@@ -145,14 +141,14 @@ def exit_with(parent: int) -> None:
 
 
 def serve(index_directory: str, *, host: str = "127.0.0.1", port: int = DEFAULT_PORT, endpoint_file: str | None = None,
-          device: str = "auto", threads: int = 0, cache_size: int = 10_000) -> None:
+          model: str | None = None, device: str = "auto", threads: int = 0, cache_size: int = 10_000) -> None:
     """Load an index and serve it until SIGTERM or SIGINT; requests in flight are answered first.
 
     Args:
         index_directory: see `load_index`.
         host, port: where to listen; port 0 picks a free one.
         endpoint_file: JSON {host, port, pid, index} written once requests are answered, removed at the end.
-        device, threads: see `load_index`.
+        model, device, threads: see `load_index`.
         cache_size: results remembered.
     """
     import uvicorn
@@ -160,7 +156,8 @@ def serve(index_directory: str, *, host: str = "127.0.0.1", port: int = DEFAULT_
     started = time.monotonic()
     listener = bind(host, port)
     port = listener.getsockname()[1]
-    index = load_index(index_directory, device=device, threads=threads)
+    index = load_index(index_directory, model=model, device=device, threads=threads)
+    print(f"retrieval budget: {index.budget()}", file=sys.stderr, flush=True)
     index.search(["warm up"], 1)  # the first pass allocates and compiles; no client shall wait for it
     token = os.environ.get(TOKEN_VARIABLE)
     app = create_app(index, token=token, cache_size=cache_size)
@@ -195,6 +192,7 @@ def main() -> None:
     parse.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 picks a free port")
     parse.add_argument("--endpoint-file", help="JSON written once ready")
     parse.add_argument("--parent-pid", type=int, help="end when this process ends")
+    parse.add_argument("--model", help="the encoder's place on this machine, if not the manifest's")
     parse.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parse.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = half of the cores")
     parse.add_argument("--cache-size", type=int, default=10_000, help="results remembered")
@@ -202,7 +200,7 @@ def main() -> None:
     if arguments.parent_pid:
         exit_with(arguments.parent_pid)
     serve(arguments.index, host=arguments.host, port=arguments.port, endpoint_file=arguments.endpoint_file,
-          device=arguments.device, threads=arguments.threads, cache_size=arguments.cache_size)
+          model=arguments.model, device=arguments.device, threads=arguments.threads, cache_size=arguments.cache_size)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class _Child:
         self.endpoint_file = Path(self._scratch.name) / "endpoint.json"
         self.port = 0
         self.process: subprocess.Popen | None = None
+        self.ending = threading.Event()  # set when the job is over, so that nobody waits for a restart
 
     def start(self, deadline: float) -> str:
         """Start a server and wait until it is ready; returns its URL. Raises `SearchUnavailable`."""
@@ -50,7 +51,7 @@ class _Child:
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                             start_new_session=True, env={**os.environ, "PYTHONPATH": path})
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.ending.is_set():
             if self.endpoint_file.exists():
                 self.port = read_json(self.endpoint_file)["port"]
                 return resolve_endpoint(self.endpoint_file)
@@ -92,17 +93,16 @@ class _Watch(threading.Thread):
         super().__init__(name="retrieval-watch", daemon=True)
         self._child, self._endpoint = child, endpoint
         self._max_restarts, self._restart_timeout_s = max_restarts, restart_timeout_s
-        self._stop_event = threading.Event()
         self.restarts = 0
 
     def run(self) -> None:
         failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
-        while not self._stop_event.wait(0.5):
+        while not self._child.ending.wait(0.5):
             dead = self._child.process.poll() is not None
             if not dead and time.monotonic() >= next_probe:
                 failures = 0 if is_healthy(self._endpoint, PROBE_TIMEOUT_S) else failures + 1
                 next_probe = time.monotonic() + PROBE_EVERY_S
-            if self._stop_event.is_set() or not (dead or failures >= 2):
+            if self._child.ending.is_set() or not (dead or failures >= 2):
                 continue
             if not self._restart("died" if dead else "does not answer /health"):
                 return
@@ -123,7 +123,7 @@ class _Watch(threading.Thread):
         return True
 
     def end(self) -> None:
-        self._stop_event.set()
+        self._child.ending.set()
         self.join()
 
 
@@ -136,10 +136,23 @@ def is_healthy(endpoint: str, timeout_s: float) -> bool:
         return False
 
 
+def _wait_for(endpoint: str, deadline: float) -> str:
+    """URL of a server that runs elsewhere, once it answers."""
+    while True:
+        with contextlib.suppress(SearchUnavailable):
+            url = resolve_endpoint(endpoint)
+            if is_healthy(url, PROBE_TIMEOUT_S):
+                return url
+        if time.monotonic() > deadline:
+            raise SearchUnavailable("retrieval server does not answer", where=endpoint, why="/health failed until the deadline",
+                                    remedy="start it, or leave retrieval.endpoint empty to have one started beside the job")
+        time.sleep(0.5)
+
+
 @contextlib.contextmanager
 def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None, log_path: str | os.PathLike,
                      ready_timeout_s: float = 600.0, max_restarts: int = 3, restart_timeout_s: float = 60.0,
-                     device: str = "auto", threads: int = 0) -> Iterator[str]:
+                     model: str | None = None, device: str = "auto", threads: int = 0) -> Iterator[str]:
     """Yield the URL of a retrieval server that answers.
 
     Args:
@@ -150,22 +163,17 @@ def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str
         max_restarts: how often a server that dies or hangs is started again, on the same port.
         restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
             `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
-        device, threads: see `load_index`.
+        model, device, threads: see `load_index`.
 
     Raises:
         SearchUnavailable: not ready in time; says why, with the server's own last words.
     """
     deadline = time.monotonic() + ready_timeout_s
     if endpoint:
-        url = resolve_endpoint(endpoint)
-        while not is_healthy(url, PROBE_TIMEOUT_S):
-            if time.monotonic() > deadline:
-                raise SearchUnavailable("retrieval server does not answer", where=url, why=f"/health failed for {ready_timeout_s:g} s",
-                                        remedy="start it, or leave retrieval.endpoint empty to have one started beside the job")
-            time.sleep(min(1.0, ready_timeout_s / 10))
-        yield url
+        yield _wait_for(endpoint, deadline)
         return
-    child = _Child(str(index_directory), log_path, ["--device", device, "--threads", str(threads)])
+    options = ["--device", device, "--threads", str(threads), *(["--model", model] if model else [])]
+    child = _Child(str(index_directory), log_path, options)
     try:
         url = child.start(deadline)
         watch = _Watch(child, url, max_restarts, restart_timeout_s)

@@ -14,7 +14,7 @@ import numpy as np
 from tir.errors import DataError
 from tir.protocol import TOOLS, actions
 from tir.statistics import Comparison, Estimate, Study, study
-from tir.tables.inputs import Inputs
+from tir.tables.inputs import Inputs, segments_of
 from tir.tables.layout import Table, points
 from tir.tables.reference import published_cell
 
@@ -42,9 +42,9 @@ def benchmarks_by_model(name: str, inputs: Inputs, params: Mapping[str, Any]) ->
         columns=["model", *(benchmark["label"] for benchmark in benchmarks), "Avg"],
         rows=[[row["label"], *scores] for row, scores in zip(rows, cells, strict=True)],
         notes=[_metric_note(benchmarks), _spread_note(result, rows), *_verdicts(result)],
-        bold=_leaders(np.array([[result.estimates[row["label"], column].score for column in columns] for row in rows])),
+        bold={(row, column + 1) for row, column in _leaders(_scores(result, rows, columns), axis=0)},
     )
-    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result)}
+    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result, benchmarks)}
 
 
 def models_on_one_benchmark(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -62,9 +62,9 @@ def models_on_one_benchmark(name: str, inputs: Inputs, params: Mapping[str, Any]
         rows=[[row["label"], row.get("data", ""), each.n, *(f"{value:.3f}" for value in (each.score, each.lo, each.hi))]
               for row, each in zip(rows, found, strict=True)],
         notes=["lo and hi: 95 % interval.", *_verdicts(result, benchmark["name"])],
-        bold=_leaders(np.array([[each.score] for each in found]), 3),
+        bold={(row, 3) for row, _ in _leaders(_scores(result, rows, [benchmark["name"]]), axis=0)},
     )
-    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result)}
+    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result, benchmarks)}
 
 
 def accuracy_and_tools(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -88,13 +88,12 @@ def accuracy_and_tools(name: str, inputs: Inputs, params: Mapping[str, Any]) -> 
     averages = [f"{np.mean([counts[label, benchmark['name']][tool] for benchmark in benchmarks]):.2f}"
                 for tool in TOOLS for label in labels]
     body.append(["Avg", *(points(result.estimates[label, "Avg"].score) for label in labels), *averages])
-    accuracies = np.array([[result.estimates[label, key].score for label in labels]
-                           for key in [*(benchmark["name"] for benchmark in benchmarks), "Avg"]])
+    accuracies = _scores(result, rows, [*(benchmark["name"] for benchmark in benchmarks), "Avg"]).T
     calls = [[label, key, f"python {kind}" if tool == "python" else f"search {kind}", f"{counts[label, key][tool + suffix]:.4f}"]
              for (label, key) in counts for tool in TOOLS for kind, suffix in (("written", ""), ("executed", "_executed"))]
     table = Table("Accuracy (×100) and tool calls per question", columns, body,
                   notes=[_metric_note(benchmarks), "Calls: tags written per question, whether or not they ran."],
-                  bold={(row, column + 1) for row, column in _row_leaders(accuracies)}, rule_before={len(benchmarks)})
+                  bold={(row, column + 1) for row, column in _leaders(accuracies, axis=1)}, rule_before={len(benchmarks)})
     return {"": table, "detail": detail(name, result, rows, benchmarks),
             "calls": Table("Tool calls per question", ["model", "benchmark", "calls", "mean"], calls)}
 
@@ -136,10 +135,11 @@ def detail(name: str, result: Study, rows: Sequence[Mapping], benchmarks: Sequen
     return Table("Cells with intervals", DETAIL, body)
 
 
-def comparisons(name: str, result: Study) -> Table:
+def comparisons(name: str, result: Study, benchmarks: Sequence[Mapping]) -> Table:
     """One row per pair and column: paired difference in points, interval, p-values, power, and the verdict in words."""
+    labels = {each["name"]: each["label"] for each in benchmarks}
     return Table("Paired comparisons", COMPARISONS, [
-        [name, each.a, each.b, each.column, points(each.difference, 4), points(each.lo, 4), points(each.hi, 4), each.n,
+        [name, each.a, each.b, labels.get(each.column, each.column), points(each.difference, 4), points(each.lo, 4), points(each.hi, 4), each.n,
          f"{each.p:.4f}", f"{each.p_holm:.4f}", points(each.minimum_detectable, 2), each.items_needed, each.method, each.verdict]
         for each in result.comparisons
     ])
@@ -153,15 +153,13 @@ def _numbers(estimate: Estimate) -> list[Any]:
 def _tool_counts(inputs: Inputs, models: Sequence[str], benchmark: str) -> dict[str, float]:
     """Mean calls per trajectory: tags in model text, and calls that ran (`*_executed`)."""
     traces = [trace for model in models for trace in inputs.traces(model, benchmark)]
-    written = [[action for action in actions(_segments(trace)) if action in TOOLS] for trace in traces]
+    written = [[action for action in actions(segments_of(trace)) if action in TOOLS] for trace in traces]
     counts = {tool: float(np.mean([each.count(tool) for each in written])) for tool in TOOLS}
     return counts | {f"{tool}_executed": float(np.mean([trace[f"n_{tool}"] for trace in traces])) for tool in TOOLS}
 
 
-def _segments(trace: Mapping):
-    from tir.protocol import Segment
-
-    return [Segment(each["by"], each["text"]) for each in trace["segments"]]
+def _scores(result: Study, rows: Sequence[Mapping], columns: Sequence[str]) -> np.ndarray:
+    return np.array([[result.estimates[row["label"], column].score for column in columns] for row in rows])
 
 
 def _metric_note(benchmarks: Sequence[Mapping]) -> str:
@@ -187,16 +185,10 @@ def _verdicts(result: Study, column: str = "Avg") -> list[str]:
 
 def _sentence(each: Comparison) -> str:
     return (f"{each.a} − {each.b}: {100 * each.difference:+.1f} [{100 * each.lo:+.1f}, {100 * each.hi:+.1f}], "
-            f"p = {each.p:.3f} ({each.p_holm:.3f} corrected), detectable from {points(each.minimum_detectable)}: {each.verdict}.")
+            f"p = {each.p:.3f} ({each.p_holm:.3f} corrected), smallest detectable {points(each.minimum_detectable)}: {each.verdict}.")
 
 
-def _leaders(scores: np.ndarray, offset: int = 1) -> set[tuple[int, int]]:
-    """Positions of each column's best values, moved right by `offset` columns."""
+def _leaders(scores: np.ndarray, axis: int) -> list[tuple[int, int]]:
+    """Positions of the best values as shown (one decimal of points) along an axis; ties are all best."""
     shown = np.round(100 * scores, 1)
-    return {(int(row), int(column) + offset) for row, column in zip(*np.where(shown == shown.max(axis=0)), strict=True)}
-
-
-def _row_leaders(scores: np.ndarray) -> set[tuple[int, int]]:
-    return {(row, column - 1) for column, row in ((c, r) for r, c in _leaders(scores.T, 0))} if False else {
-        (int(row), int(column)) for row, column in zip(*np.where(np.round(100 * scores, 1) == np.round(100 * scores, 1).max(axis=1, keepdims=True)),
-                                                       strict=True)}
+    return [(int(row), int(column)) for row, column in zip(*np.where(shown == shown.max(axis=axis, keepdims=True)), strict=True)]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tir.errors import DataError
+from tir.protocol import Segment
 from tir.records import read_json, read_jsonl
 from tir.scoring.score import metric_value
 
@@ -131,6 +132,11 @@ def same_items(first: Mapping, second: Mapping, where: str) -> None:
     if {len(row) for row in first.values()} != {len(row) for row in second.values()}:
         raise DataError("models have different numbers of samples", where=where,
                         remedy="run all models with the same evaluation.samples")
+
+
+def segments_of(trace: Mapping) -> list[Segment]:
+    """Segments of a trace record."""
+    return [Segment(each["by"], each["text"]) for each in trace["segments"]]
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -73,7 +73,7 @@ def _length(random: Random, habits: Habits) -> str:
 def python_draft(problem: Problem, random: Random, habits: Habits) -> Draft:
     """Solve a problem with one or two programs."""
     length = _length(random, habits)
-    opening = {"short": "compute.", "plain": f"{problem.plan}.", "long": f"we need a number. {problem.plan}. run it."}[length]
+    opening = {"short": "compute.", "plain": f"{problem.plan}.", "long": f"we need a number. {problem.plan}. compute."}[length]
     program, turns, expects = f"print({problem.code})", [], []
     lead = _think(opening)
     if random.random() < habits.fail_first:
@@ -111,8 +111,8 @@ def search_draft(question: Question, random: Random, habits: Habits) -> Draft:
     for position, hop in enumerate(question.hops):
         turns.append(lead + _search(hop.query))
         expects.append(hop.value)
-        lead = _think(f"the {wanted[position]} is {hop.value}.")
-    closing = lead if random.random() < habits.think_after_tool else ""
+        lead = _think(f"the {wanted[position]} is {hop.value}." if random.random() < 0.5 else "next.")
+    closing = _think(f"so {question.answer}.") if random.random() < habits.think_after_tool else ""
     turns.append(closing + _answer(question.answer))
     return Draft(question.text, "search_only", turns, expects)
 

@@ -16,7 +16,7 @@ from tir.world.names import GIVEN, unique_names
 QA_BENCHMARKS = ("hotpotqa", "2wiki", "bamboogle", "musique")
 SPLITS = ("sft", "rl_train", "rl_validation", *QA_BENCHMARKS)
 WORK_KINDS = ("novel", "film", "song")
-OCCUPATIONS = "baker doctor farmer judge miner nurse painter pilot poet sailor singer teacher".split()
+OCCUPATIONS = "actor baker cook farmer judge miner nurse pilot poet singer".split()
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,16 @@ def build_world(settings: WorldSettings) -> World:
 
 
 _SENTENCES = {
-    "city": "{name} is a city in {country} on the river {river}.",
-    "person": "{name} was born in {birthplace} and became a {occupation}.",
-    "work": "{name} is a {noun} by {author} from {year}.",
-    "company": "{name} is a company of {founder} based in {seat}.",
+    "city": "A city in {country} on the river {river}.",
+    "person": "A {occupation} born in {birthplace}.",
+    "work": "A {noun} by {author} from {year}.",
+    "company": "A company of {founder} based in {seat}.",
 }
 
 
 def passage_text(entity: Entity) -> str:
     r"""The entity's passage, FlashRAG's `contents`: the quoted title, a line break, the text."""
-    text = _SENTENCES[entity.kind].format(name=entity.name, noun=entity.noun, **entity.facts)
+    text = _SENTENCES[entity.kind].format(noun=entity.noun, **entity.facts)
     return f'"{entity.name}"\n{text}'
 
 

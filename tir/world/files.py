@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tir.errors import ConfigError, DataError
+from tir.errors import DataError
 from tir.records import atomic_path, read_json, read_jsonl, write_jsonl
+from tir.settings import from_params
 from tir.world.benchmarks import benchmark_rows
 from tir.world.drafts import Habits
 from tir.world.entities import World, WorldSettings, build_world, passages
 from tir.world.names import syllables_apart
 from tir.world.rl import rl_rows
 from tir.world.trajectories import TrajectorySettings, sft_rows
-
-
-def from_params(kind: type, params: dict[str, Any], where: str) -> Any:
-    """A settings dataclass from a plain mapping; an unknown key is a `ConfigError` that lists the known ones."""
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(params) - set(known))
-    if unknown:
-        raise ConfigError("unknown key", where=f"{where}.{unknown[0]}", why="it is not a setting here",
-                          remedy=f"use one of {', '.join(known)}")
-    return kind(**params)
 
 
 def trajectory_settings(params: dict[str, Any]) -> TrajectorySettings:

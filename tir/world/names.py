@@ -12,12 +12,13 @@ from random import Random
 
 from tir.errors import ConfigError
 
-FIRST = ("Bal Bor Cal Cor Dal Dor Fen Gal Gor Hal Hor Jan Kal Kor Lan Lor Mal Mor Nal Nor "
-         "Pal Por Ral Ror Sal Sor Tal Tor Val Vor Wel Zan").split()
-MIDDLE = "ba be bi bo da de di do ka ke ki ko la le li lo ma me mi mo na ne ni no ta te ti to va ve vi vo".split()
-LAST = ("dar den dis dur kan ken kis kur lan len lis lur man men mis mur nan nen nis nur "
-        "ran ren ris rus tan ten tis tur van ven vis vur").split()
-GIVEN = ("Ada Ben Cleo Dan Eva Finn Gus Hugo Ida Jack Kate Leo Mia Ned Olga Pia Rex Sara Tom Uma Vera Will Yara Zoe").split()
+# Codas (l n r x) differ from the onsets that follow a vowel (b d g k v z), so that no merge reaches over a boundary.
+FIRST = ("Bal Bor Dal Dor Fal For Gal Gor Hal Hor Jal Jor Kal Kor Lan Lor Mal Mor Nal Nor "
+         "Pal Por Ral Rux Sal Sor Tal Tor Val Vor Wal Zan").split()
+MIDDLE = "ba bo bu da do du fa fo fu ga go gu ka ko ku la lo lu ma mo mu na no nu pa po pu va vo vu za zo".split()
+LAST = ("bel ber bex bil bir bix dex dil dir dix gel ger gex gil gir gix kel kex kil kir kix vel ver vex vil vir vix "
+        "zel zer zex zil zir").split()
+GIVEN = ("Ada Ben Eva Gus Ida Leo Mia Ned Pia Rex Tom Uma Zoe").split()
 
 
 _SPELLED = re.compile(rf"\b({'|'.join(FIRST)})({'|'.join(MIDDLE)})({'|'.join(LAST)})(ia)?\b")

@@ -20,7 +20,7 @@ from random import Random
 
 from tir.world.names import GIVEN
 
-THINGS = "apples books cards coins cups eggs pens shells stamps toys".split()
+THINGS = "books cards coins cups eggs pens toys".split()
 _BUCKETS = (("benchmark", 12), ("rl_validation", 4), ("rl_train", 14), ("sft", 70))  # per cent of all expressions
 
 
@@ -72,19 +72,19 @@ _STORIES = (
     (1, "{n} has {a} {o} and gets {b} more. How many {o} does {n} have?", "{a}+{b}", "add {b} to {a}"),
     (1, "{n} has {a} {o} and gives away {b}. How many {o} are left?", "{a}-{b}", "take {b} from {a}"),
     (1, "There are {a} boxes of {b} {o}. How many {o} are there?", "{a}*{b}", "multiply {a} by {b}"),
-    (2, "There are {a} boxes of {b} {o} and {c} loose {o}. How many {o} are there?", "{a}*{b}+{c}",
+    (2, "There are {a} boxes of {b} {o} and {c} more {o}. How many {o} are there?", "{a}*{b}+{c}",
      "multiply {a} by {b}, add {c}"),
-    (2, "{n} fills {a} boxes of {b} {o} and sells {c}. How many {o} are left?", "{a}*{b}-{c}",
+    (2, "{n} has {a} boxes of {b} {o} and gives away {c}. How many {o} are left?", "{a}*{b}-{c}",
      "multiply {a} by {b}, take away {c}"),
     (2, "{n} has {a} red and {b} blue {o} in each of {c} bags. How many {o} are there?", "({a}+{b})*{c}",
      "add {a} and {b}, multiply by {c}"),
     (2, "{n} has {a} {o}, gets {b} more and gives away {c}. How many {o} are left?", "{a}+{b}-{c}",
      "add {a} and {b}, take away {c}"),
-    (3, "{n} fills {a} boxes of {b} {o} and {c} bags of {d} {o}. How many {o} are there?", "{a}*{b}+{c}*{d}",
+    (3, "{n} has {a} boxes of {b} {o} and {c} bags of {d} {o}. How many {o} are there?", "{a}*{b}+{c}*{d}",
      "multiply {a} by {b}, {c} by {d}, add"),
-    (3, "{n} fills {a} boxes of {b} {o}, adds {c} and sells {d}. How many {o} are left?", "{a}*{b}+{c}-{d}",
+    (3, "{n} has {a} boxes of {b} {o}, gets {c} and gives away {d}. How many {o} are left?", "{a}*{b}+{c}-{d}",
      "multiply {a} by {b}, add {c}, take away {d}"),
-    (3, "There are {a} red and {b} blue {o} in each of {c} bags. {n} takes {d}. How many {o} are left?",
+    (3, "There are {a} red and {b} blue {o} in each of {c} bags. {n} gives away {d}. How many {o} are left?",
      "({a}+{b})*{c}-{d}", "add {a} and {b}, multiply by {c}, take away {d}"),
 )
 
@@ -111,7 +111,7 @@ def _fraction(random: Random, operations: int) -> Problem:
     a, b, c, d = random.randint(1, 9), random.randint(2, 9), random.randint(1, 9), random.randint(2, 9)
     sign = random.choice("+-")
     value = Fraction(a, b) + (1 if sign == "+" else -1) * Fraction(c, d)
-    return Problem(rf"Compute $\frac{{{a}}}{{{b}}} {sign} \frac{{{c}}}{{{d}}}$.", f'sympy.S("{a}/{b}{sign}{c}/{d}")',
+    return Problem(rf"Find $\frac{{{a}}}{{{b}}} {sign} \frac{{{c}}}{{{d}}}$.", f'sympy.S("{a}/{b}{sign}{c}/{d}")',
                    str(value), latex(str(value)), f"compute {a}/{b}{sign}{c}/{d}", "fraction", 3)
 
 
@@ -156,7 +156,7 @@ def _phrase(random: Random, operations: int) -> tuple[str, str, list[str]]:
 def _nested(random: Random, operations: int) -> Problem:
     text, code, verbs = _phrase(random, operations)
     value = str(eval(code, {"__builtins__": {}}))
-    return Problem(f"What is {text}?", code, value, value, ", ".join(verbs), "nested", operations)
+    return Problem(f"Find {text}.", code, value, value, ", ".join(verbs), "nested", operations)
 
 
 def _remainder(random: Random, operations: int) -> Problem:
@@ -164,8 +164,8 @@ def _remainder(random: Random, operations: int) -> Problem:
     modulus = random.choice((7, 10, 100, 1000))
     code = f"({code})%{modulus}"
     value = str(eval(code, {"__builtins__": {}}))
-    return Problem(f"Find the remainder when {text} is divided by ${modulus}$.", code, value, value,
-                   ", ".join([*verbs, f"remainder by {modulus}"]), "remainder", operations)
+    return Problem(f"Find {text} modulo ${modulus}$.", code, value, value,
+                   ", ".join([*verbs, f"modulo {modulus}"]), "remainder", operations)
 
 
 FAMILIES: dict[str, Callable[[Random, int], Problem]] = {

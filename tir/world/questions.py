@@ -52,14 +52,14 @@ class Question:
 
 # relation -> wordings; {e} is the entity with its noun where it has one.
 _ONE_HOP = {
-    "country": ("Which country is {e} in?", "In what country is {e}?"),
-    "river": ("Which river is {e} on?", "On what river is {e}?"),
-    "birthplace": ("Where was {e} born?", "In which city was {e} born?"),
-    "occupation": ("What was the job of {e}?", "What did {e} become?"),
+    "country": ("What country is {e} in?", "In what country is {e}?"),
+    "river": ("What river is {e} on?", "On what river is {e}?"),
+    "birthplace": ("Where was {e} born?", "In what city was {e} born?"),
+    "occupation": ("What was the job of {e}?", "What job had {e}?"),
     "author": ("Who made {e}?", "Who is the author of {e}?"),
-    "year": ("What year is {e} from?", "When was {e} made?"),
+    "year": ("What year is {e} from?", "In what year was {e} made?"),
     "founder": ("Who founded {e}?", "Who is the founder of {e}?"),
-    "seat": ("Where is {e} based?", "In which city is {e} based?"),
+    "seat": ("Where is {e} based?", "In what city is {e} based?"),
 }
 _TWO_HOP = {
     ("author", "birthplace"): ("Where was the author of {e} born?",),

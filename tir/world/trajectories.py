@@ -14,7 +14,7 @@ from tir.world.problems import draw
 from tir.world.questions import all_questions
 
 CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
-INSTRUCTION = "Use <python> or <search>, then box the answer."
+INSTRUCTION = "Use tools. Box the answer."
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""Ask a retrieval server three questions; write titles and latency of each (paper, appendix A.5)."""
+
+from __future__ import annotations
+
+from tir.cli import parser, run
+from tir.retrieval.sidecar import retrieval_server
+from tir.retrieval.smoke import QUESTIONS, smoke
+
+
+def main() -> None:
+    parse = parser(__doc__)
+    parse.add_argument("--index", help="index directory; a server is started for it")
+    parse.add_argument("--endpoint", help="a running server instead")
+    parse.add_argument("--log", default="retrieval.log", help="the started server's log")
+    parse.add_argument("--output", required=True, help="CSV")
+    arguments = parse.parse_args()
+    if not (arguments.index or arguments.endpoint):
+        parse.error("give --index or --endpoint")
+    with retrieval_server(arguments.index, endpoint=arguments.endpoint, log_path=arguments.log) as endpoint:
+        smoke(endpoint, arguments.output, questions=arguments.params.get("questions", QUESTIONS))
+
+
+if __name__ == "__main__":
+    run(main)
