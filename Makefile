@@ -38,7 +38,7 @@ $(UV):
 	@$(PYTHON) -m venv .venv/uv || { echo "python3-venv is missing.  try: apt-get install python3-venv"; exit 1; }
 	@.venv/uv/bin/pip install -q uv==0.13.9
 
-.venv/%/.complete: envs/%.txt | $(UV)
+.venv/%/.complete: envs/cpu/%.txt | $(UV)
 	@echo "environment: $*"
 	@rm -rf .venv/$* && $(UV) -q venv --seed --python $(PYTHON) .venv/$*
 	@$(UV) -q pip install --python .venv/$*/bin/python $(INSTALL_FLAGS) -r $<
@@ -51,8 +51,8 @@ $(UV):
 # Resolve envs/*.in anew into hashed locks.
 lock: | $(UV)
 	@for name in $(VENVS); do \
-	  $(UV) -q pip compile envs/$$name.in -o envs/$$name.txt --generate-hashes --no-header --no-annotate \
-	    $$(test -f envs/$$name.overrides && echo --override envs/$$name.overrides) \
+	  $(UV) -q pip compile envs/cpu/$$name.in -o envs/cpu/$$name.txt --generate-hashes --no-header --no-annotate \
+	    $$(test -f envs/cpu/$$name.overrides && echo --override envs/cpu/$$name.overrides) \
 	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
 	    --no-emit-find-links --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 || exit 1; \
 	done
@@ -63,3 +63,6 @@ lint: environments
 
 clean-results:
 	rm -rf data models index runs traces scores results logs benchmarks .snakemake
+
+bench-aspo: .venv/rl/.complete
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo

@@ -166,3 +166,13 @@ def test_diagnostics_count_what_they_name():
     assert metrics["aspo/zero_variance_groups"] == 1.0 and metrics["aspo/phi_only_share"] == 0.0
     # Three correct ones have A = .5; the one that rethinks is shifted by -.408, which does not flip it.
     assert metrics["aspo/sign_flips"] == 0.0 and 0 < metrics["aspo/shift_share"] < 1
+
+
+def test_an_additive_phi_moves_the_optimum():
+    """Two trajectories of a one-step problem, rewards 1.0 and 0.9: the shaped gradient climbs towards the second."""
+    logits = torch.zeros(2, requires_grad=True)
+    rewards = torch.tensor([1.0, 0.9])
+    phi = shaping_term(features(("think,answer", 0.0), ("python,answer", 0.0)), torch.tensor([False, False]), PAPER)
+    for objective, better in ((rewards, 0), (rewards + PAPER.lam * phi, 1)):
+        (gradient,) = torch.autograd.grad((logits.softmax(0) * objective).sum(), logits)
+        assert gradient.argmax().item() == better

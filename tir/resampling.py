@@ -58,7 +58,7 @@ class Column:
     Attributes:
         n: items.
         point, item_variance, seed_variance: per contrast; variances of the point.
-        deviations: (resamples, contrasts), items and seeds together.
+        lo, hi: per contrast, the percentile interval over items and seeds together.
         flips: (resamples, pairs), the null distribution of the differences.
         resampled: what was resampled, in words.
     """
@@ -83,13 +83,9 @@ class Column:
             self.item_variance = self.item_variance + weight * means.var(axis=0, ddof=1)
             self.resampled = "benchmarks, items"
         stretch = small_sample_stretch(variances, np.array([len(part.values) for part in parts]), level)
-        self.deviations = stretch * deviations + seeds
+        edges = np.quantile(stretch * deviations + seeds, (0.5 - level / 2, 0.5 + level / 2), axis=0)
+        self.lo, self.hi = self.point + edges
         self.flips = weight * sum(part.flips for part in parts) + seeds[:, models:]
-
-    def interval(self, contrast: int, level: float) -> tuple[float, float]:
-        """Percentile interval of a contrast."""
-        lo, hi = np.quantile(self.deviations[:, contrast], (0.5 - level / 2, 0.5 + level / 2))
-        return float(self.point[contrast] + lo), float(self.point[contrast] + hi)
 
 
 def seed_spread(arrays: list[np.ndarray]) -> tuple[float, int]:

@@ -177,7 +177,7 @@ def _estimate(column: Column, row: int, arrays: list[np.ndarray], level: float) 
         lo, hi = wilson(score * column.n, column.n, level)  # a constant has no bootstrap variance, yet is not certain
         method = "wilson"
     else:
-        lo, hi = np.clip(column.interval(row, level), 0, 1)
+        lo, hi = np.clip((column.lo[row], column.hi[row]), 0, 1)
         method = f"bootstrap ({column.resampled}{', seeds' if seeds > 1 else ''})"
     means = np.mean([array.mean(axis=(1, 2)) for array in arrays], axis=0)
     seed_sd = float(means.std(ddof=1)) if seeds > 1 else None
@@ -187,7 +187,7 @@ def _estimate(column: Column, row: int, arrays: list[np.ndarray], level: float) 
 def _test(column: Column, contrast: int, position: int, seeds: int, level: float, power: float) -> dict:
     difference, null = float(column.point[contrast]), np.abs(column.flips[:, position])
     item_variance, seed_variance = float(column.item_variance[contrast]), float(column.seed_variance[contrast])
-    lo, hi = column.interval(contrast, level)
+    lo, hi = float(column.lo[contrast]), float(column.hi[contrast])
     reach = minimum_detectable(1.0, level, power)
     room = difference**2 - reach**2 * seed_variance
     needed = math.ceil(column.n * item_variance * reach**2 / room) if room > 0 and item_variance > 0 else None

@@ -144,7 +144,8 @@ class MicroBatcher:
                 return
 
     @staticmethod
-    def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage]] | None = None, error: Exception | None = None) -> None:
+    def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage]] | None = None,
+                error: Exception | None = None) -> None:
         for waiting in batch:
             if waiting.future.done():
                 continue

@@ -77,7 +77,7 @@ def _pair(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 def _layer(weights: Mapping[str, Tensor], prefix: str) -> dict[str, tuple[Tensor, Tensor]]:
     projections = [_pair(weights, f"{prefix}attention.self.{name}") for name in ("query", "key", "value")]
     return {
-        "qkv": tuple(torch.cat(tensors) for tensors in zip(*projections)),  # one product instead of three
+        "qkv": tuple(torch.cat(tensors) for tensors in zip(*projections, strict=True)),  # one product instead of three
         "attention": _pair(weights, f"{prefix}attention.output.dense"),
         "attention_norm": _pair(weights, f"{prefix}attention.output.LayerNorm"),
         "up": _pair(weights, f"{prefix}intermediate.dense"),

@@ -1,6 +1,6 @@
 """BM25 index (bm25s) behind the same interface: no model, no torch; for small machines and as a second opinion.
 
-Lucene's variant with k1 0.9, b 0.4 unless told (the defaults of Pyserini and FlashRAG), English stop words, no stemming.
+Lucene's variant with k1 0.9, b 0.4 unless told (Pyserini's defaults), English stop words, no stemming.
 """
 
 from __future__ import annotations

@@ -50,7 +50,11 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
         DataError: bad corpus, no space. CheckpointError: no encoder.
     """
     started = time.monotonic()
-    output, partial = Path(output), Path(f"{output}.partial")
+    output = Path(output)
+    partial = output.with_name(f"{output.name}.partial")
+    if output.exists() and any(output.iterdir()) and not (output / "work.json").exists():
+        raise DataError("not an index directory", where=str(output), why="it holds other files, and a build replaces it",
+                        remedy="--output NEW_DIRECTORY")
     found = scan(corpus)
     encoder = Encoder(config) if isinstance(config, EncoderConfig) else None
     manifest = {
@@ -67,7 +71,7 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
         f"index budget: bm25 over {found.offsets[-1] / 1e6:,.1f} MB of text; building holds its tokens in memory, "
         f"about {8 * found.offsets[-1] / 1e6:,.0f} MB")
     _place_corpus(Path(corpus), partial, found)
-    rows = Corpus(partial / "corpus.jsonl", found.offsets)
+    rows = Corpus(partial / "corpus.jsonl", found.offsets, shown_as=corpus)
     if encoder:
         shards = _encode_shards(rows, encoder, partial, shard_rows, say)
         manifest |= {"dim": encoder.dim, "dtype": "float16", "shard_rows": shard_rows, "shards": shards}
@@ -82,16 +86,17 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
 
 
 def index_config(params: Mapping[str, Any]) -> tuple[EncoderConfig | BM25Config, int]:
-    """Read a rule's parameters: `{backend: dense|bm25, encoder: {...}, bm25: {...}, shard_rows}`.
+    """Read a rule's parameters: `{backend: dense|bm25, encoder: {...}, bm25: {...}, shard_rows, device}`.
 
     Returns:
         The configuration of the chosen backend, and the rows per shard. Raises `ConfigError`.
     """
-    backend = params.get("backend", "dense")
+    backend, shard_rows = params.get("backend", "dense"), params.get("shard_rows", 65536)
     if backend == "dense":
-        return EncoderConfig.from_mapping(params.get("encoder") or {}, "retrieval.encoder"), params.get("shard_rows", 65536)
+        device = {"device": params["device"]} if "device" in params else {}
+        return EncoderConfig.from_mapping({**(params.get("encoder") or {}), **device}, "retrieval.encoder"), shard_rows
     if backend == "bm25":
-        return BM25Config.from_mapping(params.get("bm25") or {}, "retrieval.bm25"), params.get("shard_rows", 65536)
+        return BM25Config.from_mapping(params.get("bm25") or {}, "retrieval.bm25"), shard_rows
     raise ConfigError("unknown backend", where="retrieval.backend", why=repr(backend), remedy="backend: dense, or bm25")
 
 
@@ -103,7 +108,7 @@ def _take_up(output: Path, partial: Path, work: str) -> None:
         return False
 
     if partial.exists() and not is_same(partial):
-        stale = Path(f"{output}.stale")  # set aside, not deleted: it may be hours of encoding
+        stale = output.with_name(f"{output.name}.stale")  # set aside, not deleted: it may be hours of encoding
         shutil.rmtree(stale, ignore_errors=True)
         os.replace(partial, stale)
     if not partial.exists() and is_same(output):
@@ -124,10 +129,11 @@ def _budget(found: CorpusScan, encoder: Encoder, shard_rows: int, partial: Path)
                         why=f"{(vectors + text - present) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free",
                         remedy="free space or choose another output, then run the same command again")
     weights = sum(path.stat().st_size for path in encoder.directory.glob("*.safetensors"))
-    memory = weights + CHUNK_ROWS * encoder.dim * 4 + found.offsets.nbytes
+    chunk = CHUNK_ROWS * encoder.dim * 4
+    memory = weights + chunk + found.offsets.nbytes
     return (f"index budget: {found.rows:,} x {encoder.dim} float16 = {vectors / 1e6:,.1f} MB on disk "
             f"(+ {text / 1e6:,.1f} MB corpus, {free / 1e9:,.0f} GB free) in {-(-found.rows // shard_rows)} shards; "
-            f"memory {memory / 1e6:,.0f} MB = encoder {weights / 1e6:,.0f} + float32 chunk {CHUNK_ROWS * encoder.dim * 4 / 1e6:,.1f} "
+            f"memory {memory / 1e6:,.0f} MB = encoder {weights / 1e6:,.0f} + float32 chunk {chunk / 1e6:,.1f} "
             f"+ offsets {found.offsets.nbytes / 1e6:,.1f}, besides torch and activations")
 
 
@@ -149,7 +155,8 @@ def _place_corpus(corpus: Path, partial: Path, found: CorpusScan) -> None:
         np.save(file, found.offsets)
 
 
-def _encode_shards(rows: Corpus, encoder: Encoder, partial: Path, shard_rows: int, say: Callable[[str], None]) -> list[dict]:
+def _encode_shards(rows: Corpus, encoder: Encoder, partial: Path, shard_rows: int,
+                   say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Encode what is not there yet; returns the manifest's list of shards."""
     progress = partial / "progress.json"
     known = {}
@@ -165,6 +172,8 @@ def _encode_shards(rows: Corpus, encoder: Encoder, partial: Path, shard_rows: in
         if shard is None or not path.exists() or file_digest(path) != shard["sha256"]:
             _encode_shard(rows, encoder, path, start, stop)
             shard = {"file": path.name, "rows": stop - start, "sha256": file_digest(path)}
+            known[path.name] = shard
+            write_json(progress, list(known.values()))
             encoded += stop - start
             rate = encoded / (time.monotonic() - began)
             say(f"shard {number + 1}/{len(starts)}: rows {start:,}-{stop:,}, {rate:,.0f} passages/s, "
@@ -172,7 +181,6 @@ def _encode_shards(rows: Corpus, encoder: Encoder, partial: Path, shard_rows: in
         else:
             say(f"shard {number + 1}/{len(starts)}: kept")
         shards.append(shard)
-        write_json(progress, shards + [entry for name, entry in known.items() if name not in {s["file"] for s in shards}])
     return shards
 
 

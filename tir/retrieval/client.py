@@ -1,4 +1,4 @@
-"""Client of a retrieval server: keep-alive, time-outs, retries within a budget, and faults that are never empty results.
+"""Client of a retrieval server: keep-alive, time-outs, retries within a budget, faults that are never empty results.
 
 Upstream's client (evaluation/utils.py) has no time-out and checks no status, so a dead service looks like a question
 without hits. Here every failure to get a well-formed answer raises `SearchUnavailable`.
@@ -28,7 +28,7 @@ _faults_lock = threading.Lock()
 
 
 def mark_fault(endpoint: str, why: str | None) -> None:
-    """Declare an endpoint of this process lost (or, with None, found again): clients fail at once instead of retrying."""
+    """Declare an endpoint lost (None: found again): this process's clients then fail at once instead of retrying."""
     with _faults_lock:
         if why is None:
             _faults.pop(endpoint, None)
@@ -70,8 +70,8 @@ class SearchClient:
         retry_budget_s: seconds from the first attempt after which a failure is final; covers a supervised restart.
     """
 
-    def __init__(self, endpoint: str | os.PathLike, top_k: int = 10, timeout_s: float = 60.0, connect_timeout_s: float = 5.0,
-                 token: str | None = None, retry_budget_s: float = 90.0):
+    def __init__(self, endpoint: str | os.PathLike, top_k: int = 10, timeout_s: float = 60.0,
+                 connect_timeout_s: float = 5.0, token: str | None = None, retry_budget_s: float = 90.0):
         self.endpoint, self.top_k, self.retry_budget_s = resolve_endpoint(endpoint), top_k, retry_budget_s
         token = token or os.environ.get(TOKEN_VARIABLE)
         self._options: dict[str, Any] = {
@@ -79,11 +79,12 @@ class SearchClient:
             "headers": {"authorization": f"Bearer {token}"} if token else {},
             "timeout": httpx.Timeout(timeout_s, connect=connect_timeout_s),
             "limits": httpx.Limits(max_connections=256, max_keepalive_connections=256),
+            "verify": self.endpoint.startswith("https://"),  # loading certificates takes 0.1 s
             "trust_env": False,  # a cluster's proxy settings must not catch traffic between its own nodes
         }
-        self.timeout_s = timeout_s
         # A connection belongs to the event loop that opened it.
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient]
+        self._clients = weakref.WeakKeyDictionary()
         self._sync = threading.local()
 
     async def search(self, query: str) -> list[Passage]:
@@ -109,7 +110,11 @@ class SearchClient:
         for attempt in tenacity.Retrying(**self._policy()):
             with attempt:
                 self._check_fault()
-                return self._parse("/batch_search", payload, self._attempt(lambda: self._sync.client.post("/batch_search", json=payload)))
+                try:
+                    response = self._sync.client.post("/batch_search", json=payload)
+                except httpx.HTTPError as error:
+                    raise _Retriable(_reason(error)) from error
+                return self._parse("/batch_search", payload, response)
         raise AssertionError("unreachable")
 
     async def health(self) -> dict[str, Any]:
@@ -145,16 +150,10 @@ class SearchClient:
                 return self._parse(path, payload, response)
         raise AssertionError("unreachable")
 
-    @staticmethod
-    def _attempt(call) -> httpx.Response:
-        try:
-            return call()
-        except httpx.HTTPError as error:
-            raise _Retriable(_reason(error)) from error
-
     def _policy(self) -> dict[str, Any]:
         def give_up(state: tenacity.RetryCallState) -> None:
-            raise self._fault(f"{state.outcome.exception()}; {state.attempt_number} attempts in {state.seconds_since_start:.0f} s")
+            raise self._fault(f"{state.outcome.exception()}; {state.attempt_number} attempts in "
+                              f"{state.seconds_since_start:.0f} s")
 
         return {
             "retry": tenacity.retry_if_exception_type(_Retriable),

@@ -69,22 +69,24 @@ class Corpus:
     Args:
         path: the corpus.
         offsets: as `scan` found them.
+        shown_as: the name errors give, if not `path`.
 
     Raises:
         DataError: the file is missing or is not as long as the offsets say.
     """
 
-    def __init__(self, path: str | os.PathLike, offsets: np.ndarray):
-        self.path, self.offsets = Path(path), offsets
+    def __init__(self, path: str | os.PathLike, offsets: np.ndarray, shown_as: str | os.PathLike | None = None):
+        self.path, self.offsets = Path(shown_as or path), offsets
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != int(offsets[-1]):
-                    raise DataError("corpus changed", where=str(path), why=f"{size} bytes, the index knows {int(offsets[-1])}",
-                                    remedy="build the index again")
+                    raise DataError("corpus changed", where=str(path), remedy="build the index again",
+                                    why=f"{size} bytes, the index knows {int(offsets[-1])}")
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise DataError("cannot read corpus", where=str(path), why=str(error), remedy="build the index again") from None
+            raise DataError("cannot read corpus", where=str(path), why=str(error),
+                            remedy="build the index again") from None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -96,7 +98,8 @@ class Corpus:
             row = json.loads(line)
             identifier, contents = row["id"], row["contents"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError("not a corpus row", where=f"{self.path}:{number + 1}", why=f"{type(error).__name__}: {error}",
+            raise DataError("not a corpus row", where=f"{self.path}:{number + 1}",
+                            why=f"{type(error).__name__}: {error}",
                             remedy='each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}') from None
         if not isinstance(contents, str):
             raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__)

@@ -32,8 +32,8 @@ class DenseIndex:
         self._shards = [_open_shard(directory, shard, self.dim, verify) for shard in manifest["shards"]]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         if self._starts[-1] != self._count:
-            raise DataError("shards do not add up", where=str(directory), why=f"{self._starts[-1]} rows, not {self._count}",
-                            remedy=REMEDY)
+            raise DataError("shards do not add up", where=str(directory), remedy=REMEDY,
+                            why=f"{self._starts[-1]} rows, not {self._count}")
         self.corpus = open_corpus(directory, manifest, verify)
         threads, device = threads or default_threads(), resolve_device(device)
         config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
@@ -50,7 +50,8 @@ class DenseIndex:
 
     def budget(self) -> str:
         """What memory serving takes."""
-        return f"dense, {self._count:,} x {self.dim} float16 = {self._count * self.dim * 2 / 1e6:,.1f} MB {self._scanner.budget}"
+        size = self._count * self.dim * 2
+        return f"dense, {self._count:,} x {self.dim} float16 = {size / 1e6:,.1f} MB {self._scanner.budget}"
 
     def search_vectors(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search with embeddings (n, dim) float32; returns scores (n, k) float64 and rows (n, k), exact, best first."""
@@ -68,15 +69,16 @@ class DenseIndex:
         if not queries:
             return []
         scores, rows = self.search_vectors(self.encoder.encode(queries, kind="query"), k)
-        return [[Passage(*self.corpus.row(row), float(score)) for row, score in zip(rows_of, scores_of)]
-                for rows_of, scores_of in zip(rows.tolist(), scores.tolist())]
+        return [[Passage(*self.corpus.row(row), score) for row, score in zip(rows_of, scores_of, strict=True)]
+                for rows_of, scores_of in zip(rows.tolist(), scores.tolist(), strict=True)]
 
 
 def _open_shard(directory: Path, shard: dict[str, Any], dim: int, verify: bool) -> np.ndarray:
     path = open_piece(directory, shard["file"], shard["sha256"] if verify else None)
     vectors = open_array(path)
     if vectors.shape != (shard["rows"], dim) or vectors.dtype != np.float16:
-        raise DataError("shard of the wrong shape", where=str(path), why=f"{vectors.dtype} {vectors.shape}", remedy=REMEDY)
+        raise DataError("shard of the wrong shape", where=str(path), why=f"{vectors.dtype} {vectors.shape}",
+                        remedy=REMEDY)
     return vectors
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from tir.errors import CheckpointError, ConfigError
 from tir.records import file_digest, read_json
 
 DTYPES = ("float32", "float16", "bfloat16")
+CPU_TOKENS = 1024  # per forward pass on a CPU: larger activations leave its caches, at up to twice the time per token
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class EncoderConfig:
         pooling: "mean" over the attention mask; the only one so far.
         normalise: divide by the L2 norm, so that the inner product is the cosine.
         dtype: of weights and activations; float16 needs a GPU.
-        batch_size: texts per forward pass.
+        batch_size: most texts per forward pass (upstream 256); a CPU takes fewer, see `CPU_TOKENS`.
         device: "cpu", "cuda" or "auto" (cuda if there is one).
         threads: CPU threads of the forward pass; 0 leaves torch's choice.
     """
@@ -48,7 +49,7 @@ class EncoderConfig:
     pooling: str = "mean"
     normalise: bool = True
     dtype: str = "float32"
-    batch_size: int = 64
+    batch_size: int = 256
     device: str = "auto"
     threads: int = 0
 
@@ -213,12 +214,9 @@ class Encoder:
         prefix = self.config.query_prefix if kind == "query" else self.config.passage_prefix
         encodings = self._tokenizers[kind].encode_batch_fast([prefix + text for text in texts])
         token_ids = [encoding.ids for encoding in encodings]
-        # Batches of similar length waste little on padding.
-        order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(order), self.config.batch_size):
-                rows = order[start : start + self.config.batch_size]
+            for rows in self._batches([len(ids) for ids in token_ids]):
                 length = len(token_ids[rows[-1]])
                 ids = np.full((len(rows), length), self._pad_id, dtype=np.int64)
                 mask = np.zeros((len(rows), length), dtype=np.int64)
@@ -233,3 +231,15 @@ class Encoder:
                     pooled = torch.nn.functional.normalize(pooled, dim=-1)
                 vectors[rows] = pooled.cpu().numpy()
         return vectors
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Row numbers of each forward pass, shortest texts first: similar lengths waste little on padding."""
+        most_tokens = CPU_TOKENS if self.device.type == "cpu" else float("inf")
+        batch: list[int] = []
+        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+            if batch and (len(batch) == self.config.batch_size or (len(batch) + 1) * lengths[row] > most_tokens):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch

@@ -58,7 +58,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     if not path.exists():
         why = "no manifest.json: the build did not finish" if Path(directory).is_dir() else "no such directory"
         raise DataError("not a finished index", where=str(directory), why=why,
-                        remedy=f"python -m scripts.build_index --corpus CORPUS.jsonl --output {directory} --params '...'")
+                        remedy=f"python -m scripts.build_index --corpus CORPUS --output {directory} --params '...'")
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError("index of another format", where=str(path), why=f"format {FORMAT} expected",
@@ -69,7 +69,8 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
 def index_digest(manifest: dict[str, Any]) -> str:
     """The name of an index: digest of what decides its answers."""
     settings = {key: value for key, value in manifest["settings"].items() if key != "model"}  # its digest is there
-    return digest({"settings": settings, **{key: manifest[key] for key in ("backend", "corpus_sha256", "model_sha256")}})
+    parts = {key: manifest[key] for key in ("backend", "corpus_sha256", "model_sha256")}
+    return digest({"settings": settings, **parts})
 
 
 def load_index(directory: str | os.PathLike, *, model: str | None = None, device: str = "auto", threads: int = 0,
@@ -107,7 +108,8 @@ def open_piece(directory: Path, name: str, sha256: str | None = None) -> Path:
     if not path.exists():
         raise DataError("piece of the index missing", where=str(path), remedy=REMEDY)
     if sha256 and file_digest(path) != sha256:
-        raise DataError("piece of the index corrupt", where=str(path), why="sha256 differs from the manifest", remedy=REMEDY)
+        raise DataError("piece of the index corrupt", where=str(path), why="sha256 differs from the manifest",
+                        remedy=REMEDY)
     return path
 
 
@@ -126,6 +128,6 @@ def open_corpus(directory: Path, manifest: dict[str, Any], verify: bool | None) 
         open_piece(directory, "corpus.jsonl", manifest["corpus_sha256"])
     corpus = Corpus(path, open_array(open_piece(directory, "offsets.npy")))
     if len(corpus) != manifest["count"]:
-        raise DataError("corpus and manifest differ", where=str(directory), why=f"{len(corpus)} rows, not {manifest['count']}",
-                        remedy=REMEDY)
+        raise DataError("corpus and manifest differ", where=str(directory), remedy=REMEDY,
+                        why=f"{len(corpus)} rows, not {manifest['count']}")
     return corpus

@@ -7,6 +7,7 @@ batch's size, decides neither the order nor the last place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,6 +40,7 @@ class CpuScanner:
         import torch
 
         self._faiss, self._torch = faiss, torch
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the maps are only read
         faiss.omp_set_num_threads(threads)
         faiss.cvar.distance_compute_blas_threshold = 1  # its own loop for few queries is slower than one product
         dim = shards[0].shape[1]
@@ -109,7 +111,8 @@ class GpuScanner:
             rows = self._first[gpu + 1] - self._first[gpu]
             free, _ = torch.cuda.mem_get_info(gpu)
             if rows * dim * 2 > free:
-                raise ConfigError("index does not fit", where=f"GPU {gpu}", remedy="give the job more GPUs, or device: cpu",
+                raise ConfigError("index does not fit", where=f"GPU {gpu}",
+                                  remedy="give the job more GPUs, or device: cpu",
                                   why=f"{rows * dim * 2 / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
             self._vectors.append(torch.empty((rows, dim), dtype=torch.float16, device=f"cuda:{gpu}"))
         row = 0

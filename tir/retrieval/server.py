@@ -1,8 +1,8 @@
 """Retrieval server with FlashRAG's HTTP interface (UPSTREAM.md 1.7), micro-batched.
 
-    GET  /health                                          {"status": "healthy", "retrievers": {"total": 1, "available": 1}}
-    POST /search        {query, top_n=10, return_score}   [{id, contents}, ...]  or  [[...], [scores]]
-    POST /batch_search  {query: [...], top_n, ...}        [[...], ...]           or  [[[...], ...], [[scores], ...]]
+    GET  /health                                        {"status": "healthy", "retrievers": {"total", "available"}}
+    POST /search       {query, top_n=10, return_score}  [{id, contents}, ...]  or  [[...], [scores]]
+    POST /batch_search {query: [...], top_n, ...}       [[...], ...]           or  [[[...], ...], [[scores], ...]]
 
 Every answer carries the index digest in `x-index-digest`. With TIR_SEARCH_TOKEN set, searches need
 `Authorization: Bearer TOKEN`. Run: `python -m tir.retrieval.server --index DIR [--port 1243] [--host 127.0.0.1]`.
@@ -169,8 +169,10 @@ def serve(index_directory: str, *, host: str = "127.0.0.1", port: int = DEFAULT_
                 write_json(endpoint_file, {"host": host, "port": port, "pid": os.getpid(), "index": index.digest})
             open_to_all = host not in ("127.0.0.1", "::1", "localhost") and not token
             print(f"retrieval: {len(index):,} passages, index {index.digest}, http://{host}:{port}, "
-                  f"ready after {time.monotonic() - started:.1f} s"
-                  + (f"; open to whoever reaches this host: set {TOKEN_VARIABLE}" if open_to_all else ""), file=sys.stderr, flush=True)
+                  f"ready after {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+            if open_to_all:
+                print(f"retrieval: whoever reaches this host may search; set {TOKEN_VARIABLE} to prevent it",
+                      file=sys.stderr, flush=True)
 
     # uvicorn raises the signal again once it has drained; a clean end is status 0.
     signal.signal(signal.SIGTERM, lambda *_: None)

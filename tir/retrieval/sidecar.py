@@ -130,7 +130,8 @@ class _Watch(threading.Thread):
 def is_healthy(endpoint: str, timeout_s: float) -> bool:
     """Whether one probe of /health is answered as it should."""
     try:
-        response = httpx.get(f"{endpoint}/health", timeout=timeout_s, trust_env=False)
+        response = httpx.get(f"{endpoint}/health", timeout=timeout_s, trust_env=False,
+                             verify=endpoint.startswith("https://"))
         return response.status_code == 200 and response.json().get("status") == "healthy"
     except (httpx.HTTPError, ValueError, AttributeError):
         return False
@@ -144,15 +145,18 @@ def _wait_for(endpoint: str, deadline: float) -> str:
             if is_healthy(url, PROBE_TIMEOUT_S):
                 return url
         if time.monotonic() > deadline:
-            raise SearchUnavailable("retrieval server does not answer", where=endpoint, why="/health failed until the deadline",
-                                    remedy="start it, or leave retrieval.endpoint empty to have one started beside the job")
+            raise SearchUnavailable("retrieval server does not answer", where=endpoint,
+                                    why="/health failed until the deadline",
+                                    remedy="start it, or leave retrieval.endpoint empty: the job then starts its own")
         time.sleep(0.5)
 
 
 @contextlib.contextmanager
-def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None, log_path: str | os.PathLike,
-                     ready_timeout_s: float = 600.0, max_restarts: int = 3, restart_timeout_s: float = 60.0,
-                     model: str | None = None, device: str = "auto", threads: int = 0) -> Iterator[str]:
+def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None,
+                     log_path: str | os.PathLike, ready_timeout_s: float = 600.0,
+                     max_restarts: int = 3, restart_timeout_s: float = 60.0,
+                     model: str | None = None, device: str = "auto", threads: int = 0,
+                     cache_size: int = 10_000) -> Iterator[str]:
     """Yield the URL of a retrieval server that answers.
 
     Args:
@@ -164,6 +168,7 @@ def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str
         restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
             `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
         model, device, threads: see `load_index`.
+        cache_size: results the server remembers.
 
     Raises:
         SearchUnavailable: not ready in time; says why, with the server's own last words.
@@ -172,7 +177,8 @@ def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str
     if endpoint:
         yield _wait_for(endpoint, deadline)
         return
-    options = ["--device", device, "--threads", str(threads), *(["--model", model] if model else [])]
+    options = ["--device", device, "--threads", str(threads), "--cache-size", str(cache_size)]
+    options += ["--model", model] if model else []
     child = _Child(str(index_directory), log_path, options)
     try:
         url = child.start(deadline)

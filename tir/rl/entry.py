@@ -6,6 +6,7 @@ Python process less to start, and its errors end this one.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 import hydra
 import ray
 from verl.trainer.main_ppo import TaskRunnerV1, auto_set_device, need_critic, need_reference_policy, run_ppo, validate_config
+
+from tir.rl import forkserver
 
 
 class LocalTaskRunner:
@@ -49,5 +52,10 @@ def _interrupt(*_) -> None:
 
 
 if __name__ == "__main__":
+    if "TIR_FORK_ADDRESS" in os.environ:
+        import verl.trainer.ppo.v1
+        import tir.rl.agent_loop
+        _import_rollout()
+        forkserver.start(os.environ["TIR_FORK_ADDRESS"])
     signal.signal(signal.SIGTERM, _interrupt)
     main()

@@ -37,7 +37,7 @@ class OrderedReplayBuffer(ReplayBuffer):
         """Sort by row and member of the group: sums over the batch then have one order, whoever finished first."""
         batch = super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
         rows = transfer_queue.kv_batch_get(keys=batch.keys, partition_id=partition_id, select_fields=["index"])
-        indices = [int(index) for index in rows["index"].tolist()]
+        indices = [int(getattr(index, "data", index)) for index in rows["index"]]
         place = {key: (index, *map(int, key.rsplit("_", 2)[1:])) for key, index in zip(batch.keys, indices, strict=True)}
         order = sorted(range(len(batch.keys)), key=lambda position: place[batch.keys[position]])
         batch.reorder(order)

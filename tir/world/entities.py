@@ -33,7 +33,7 @@ class WorldSettings:
     """
 
     seed: int = 0
-    sft_clusters: int = 700
+    sft_clusters: int = 500
     rl_train_rows: int = 512
     rl_validation_rows: int = 64
     benchmark_rows: int = 40
@@ -101,17 +101,18 @@ def build_world(settings: WorldSettings) -> World:
     return World(settings, splits, by_name)
 
 
+# The text names its subject again: an encoder finds a short passage by its name far more surely when it stands twice.
 _SENTENCES = {
-    "city": "A city in {country} on the river {river}.",
-    "person": "A {occupation} born in {birthplace}.",
-    "work": "A {noun} by {author} from {year}.",
-    "company": "A company of {founder} based in {seat}.",
+    "city": "{name} is a city in {country} on the river {river}.",
+    "person": "{name} is a {occupation} born in {birthplace}.",
+    "work": "{name} is a {noun} by {author} from {year}.",
+    "company": "{name} is a company of {founder} based in {seat}.",
 }
 
 
 def passage_text(entity: Entity) -> str:
     r"""The entity's passage, FlashRAG's `contents`: the quoted title, a line break, the text."""
-    text = _SENTENCES[entity.kind].format(noun=entity.noun, **entity.facts)
+    text = _SENTENCES[entity.kind].format(name=entity.name, noun=entity.noun, **entity.facts)
     return f'"{entity.name}"\n{text}'
 
 

@@ -12,11 +12,11 @@ from random import Random
 
 from tir.errors import ConfigError
 
-# Codas (l n r x) differ from the onsets that follow a vowel (b d g k v z), so that no merge reaches over a boundary.
+# Codas (l n r x) differ from the onsets that follow a vowel (b g j k v z), so that no merge reaches over a boundary.
 FIRST = ("Bal Bor Dal Dor Fal For Gal Gor Hal Hor Jal Jor Kal Kor Lan Lor Mal Mor Nal Nor "
          "Pal Por Ral Rux Sal Sor Tal Tor Val Vor Wal Zan").split()
-MIDDLE = "ba bo bu da do du fa fo fu ga go gu ka ko ku la lo lu ma mo mu na no nu pa po pu va vo vu za zo".split()
-LAST = ("bel ber bex bil bir bix dex dil dir dix gel ger gex gil gir gix kel kex kil kir kix vel ver vex vil vir vix "
+MIDDLE = "ba bo bu da fa fo fu ga go gu ja jo ju ka ko ku la lo lu ma mo mu pa po pu ta to tu va vo vu za".split()
+LAST = ("bel ber bex bil bir bix jel jer jex jil jir jix gel ger gex gil gir gix kel kex kil kir kix vel vex vil vix "
         "zel zer zex zil zir").split()
 GIVEN = ("Ada Ben Eva Gus Ida Leo Mia Ned Pia Rex Tom Uma Zoe").split()
 

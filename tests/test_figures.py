@@ -1,0 +1,146 @@
+"""Figures: each is drawn from made-up records; texts stay inside the page and apart; looks differ without colour."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import made_up
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+
+from tir.errors import ConfigError, DataError
+from tir.figures import DRAWERS, draw, module
+from tir.figures.training import curve, validation_key
+from tir.plot_style import CATEGORY_LOOKS, LOOKS, look, ordered, save
+from tir.tables.inputs import Inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = {"resamples": 200, "seed": 0}
+BARS = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": QUICK}
+SETS = {"sets": [{"model": "published", "benchmark": each["name"], "task": each["task"]} for each in made_up.BENCHMARKS], "statistics": QUICK}
+PARAMS = {"figure1": BARS, "figure2": BARS, "figure3": SETS, "figure4": {"paper": True}, "figure5": BARS, "figure6": BARS, "figure7": {},
+          "figure8": {}}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = made_up.everything(tmp_path_factory.mktemp("records"))
+    return Inputs(scores=[root / "scores"], traces=[root / "traces"], metrics=[root / "runs" / "rl"], logs=[root / "runs" / "sft"])
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_every_figure_is_drawn_and_saved_the_same_twice(inputs, tmp_path, name):
+    figure = draw(name, inputs, PARAMS[name])
+    written = save(figure, tmp_path / f"{name}.png", config={})
+    assert [path.suffix for path in written] == [".png", ".svg"]
+    image = plt.imread(written[0])
+    assert image.shape[1] >= 900 and image.std() > 0.05 and "<svg" in written[1].read_text()
+    assert Path(f"{written[0]}.provenance.json").exists()
+    again = save(draw(name, inputs, PARAMS[name]), tmp_path / "again" / f"{name}.png", config={})
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in written]
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_no_text_leaves_the_page_or_covers_another_tick(inputs, name):
+    figure = draw(name, inputs, PARAMS[name])
+    figure.canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= -0.01 and drawn.y0 >= -0.01 and drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01
+    for axes in figure.axes:
+        labels = [label for label in axes.get_xticklabels() if label.get_text() and axes.name != "polar"]
+        boxes = [label.get_window_extent() for label in labels if label.get_visible()]
+        assert not any(first.overlaps(second) for first, second in combinations(boxes, 2)), f"{name}: tick labels overlap"
+
+
+def test_figure1_separates_the_tasks_and_draws_every_cell(inputs):
+    axes = draw("figure1", inputs, BARS).axes[0]
+    bars = [patch for patch in axes.patches if patch.get_width() < 1]
+    assert len(bars) == 4 * 8
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--" and len(set(line.get_xdata())) == 1]
+    assert [line.get_xdata()[0] for line in dashed] == [3.5]
+    records = inputs.scores("published", "gsm8k")
+    assert bars[0].get_height() == pytest.approx(100 * np.mean([record["em"] for record in records]))
+
+
+def test_figure3_colours_only_the_targets_and_shows_all_six(inputs):
+    axes = draw("figure3", inputs, SETS).axes[0]
+    labels = [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()]
+    assert len(labels) == 6 and "python → think" in labels
+    coloured = {label for label, bar in zip(labels, axes.patches, strict=True) if len(set(np.round(bar.get_facecolor()[:3], 3))) > 1}
+    assert coloured == {"python → answer", "python → think"}
+
+
+def test_figure4_and_8_read_verls_names(inputs):
+    runs = inputs.metrics("grpo")
+    assert validation_key(runs) == "val-core/grpo_mix/reward/mean@1"
+    assert validation_key({1: [{"step": 0, "val/test_score/grpo_mix": 0.1}]}) == "val/test_score/grpo_mix"
+    steps, values = curve(runs, "critic/score/mean", "grpo")
+    assert steps.tolist() == list(range(1, 31)) and values.shape == (3, 30)
+    assert curve({1: [{"training/global_step": 4, "a/b": 2}]}, "a/b", "x")[0].tolist() == [4]
+    with pytest.raises(DataError, match="actor/loss was not logged.*actor/kl_loss"):
+        draw("figure8", inputs, {"metrics": {"actor/loss": "loss"}})
+    figure = draw("figure8", inputs, {})
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["GRPO, 3 seeds", "ASPO, 3 seeds"] and len(figure.axes) == 6
+
+
+def test_figure7_marks_the_epochs(inputs):
+    left, right = draw("figure7", inputs, {"run": "full"}).axes
+    assert [text.get_text() for text in left.texts] == ["414", "828", "1239"]
+    assert [text.get_text() for text in right.texts] == ["0.6576", "0.6471", "0.6497"]
+
+
+def test_unknown_figures_and_missing_parameters_are_named(inputs):
+    with pytest.raises(ConfigError, match="figure1, figure2"):
+        draw("figure9", inputs, {})
+    with pytest.raises(ConfigError, match="it has no sets"):
+        draw("figure3", inputs, {})
+    with pytest.raises(DataError, match="three benchmarks"):
+        draw("figure2", inputs, {**BARS, "benchmarks": made_up.BENCHMARKS[:2]})
+    assert module("figure8") == "tir.figures.training"
+
+
+@pytest.mark.parametrize("looks", [LOOKS, CATEGORY_LOOKS], ids=["models", "categories"])
+def test_looks_differ_without_colour(looks):
+    def lightness(each):
+        return np.dot(to_rgb(each.colour), (0.299, 0.587, 0.114))
+
+    for (first, one), (second, other) in combinations(looks.items(), 2):
+        assert one.hatch != other.hatch or abs(lightness(one) - lightness(other)) > 0.15, f"{first} and {second} look alike in grey"
+    if looks is LOOKS:
+        assert len({each.marker for each in looks.values()}) == len(looks)
+
+
+def test_labels_ids_and_arms_find_their_look():
+    for name in ("GRPO @ 30", "grpo-step30-seed2", "grpo"):
+        assert look(name) is LOOKS["grpo"]
+    assert look("gamma-only @ 30") is look("gamma_only") is LOOKS["gamma_only"]
+    assert look("sft-epoch2") is look("SFT init") is LOOKS["sft"] and look("Published Tool-Star") is LOOKS["published"]
+    assert look("lambda_0.3") is look("lambda_0.3") and look("lambda_0.3") not in LOOKS.values()
+    assert ordered(["zeta", "aspo", "grpo"]) == ["grpo", "aspo", "zeta"]
+
+
+def test_drawing_leaves_the_callers_settings_alone(inputs):
+    before = mpl.rcParams["font.size"]
+    draw("figure7", inputs, {})
+    assert mpl.rcParams["font.size"] == before
+
+
+def test_the_script_as_a_rule_calls_it(tmp_path):
+    made_up.write_metrics(tmp_path)
+    done = subprocess.run([sys.executable, "-m", "scripts.make_figure", "--figure", "figure4", "--metrics", tmp_path / "runs" / "rl",
+                           "--output", tmp_path / "figure4.png", "--params", json.dumps({"arms": ["grpo"]})], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure4.png").exists() and (tmp_path / "figure4.svg").exists()

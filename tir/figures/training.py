@@ -1,0 +1,171 @@
+"""Figures of training: validation score over RL steps (4), SFT losses (7), telemetry of two arms (8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from tir.errors import DataError
+from tir.plot_style import LOOKS, TEXT_WIDTH, line_style, look, ordered, style
+from tir.tables.inputs import Inputs
+from tir.tables.training import sft_log
+
+TELEMETRY = {"critic/score/mean": "Mean score", "actor/pg_loss": "Policy loss", "response_length/mean": "Response length\n(tokens)"}
+_STEP_KEYS = ("step", "training/global_step")
+
+
+def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
+    """Figure 4: validation score over RL steps, one line per arm, mean over seeds with their range.
+
+    Params: arms (those with metrics by default); validation_key: metric name (found by itself by default); paper: true
+    draws the paper's GRPO values as crosses.
+    """
+    from tir.tables.reference import paper
+
+    arms = params.get("arms") or ordered(inputs.arms())
+    key = params.get("validation_key") or validation_key(inputs.metrics(arms[0]))
+    curves = {arm: curve(inputs.metrics(arm), key, arm) for arm in arms}
+    leader = max(arms, key=lambda arm: curves[arm][1][:, -1].mean())
+    with style():
+        figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.72, 2.5))
+        for arm, (steps, values) in curves.items():
+            _line(axes, steps, values, arm, marker=True)
+            for position, (step, value) in enumerate(zip(steps, values.mean(axis=0), strict=True)):
+                side = _label_side(arm, position, curves, leader)
+                if side:
+                    axes.annotate(f"{value:.3f}", (step, value), xytext=(0, 7 * side), textcoords="offset points", ha="center",
+                                  va="bottom" if side > 0 else "top", fontsize=6.5, color=_dark(look(arm).colour),
+                                  path_effects=[withStroke(linewidth=1.6, foreground="white")])
+        if params.get("paper"):
+            stated = paper()["figure4"]
+            axes.plot(stated["steps"], stated["score"], "x", color="#4d4d4d", label="paper, GRPO")
+        axes.set(xlabel="Training step", ylabel="Validation score")
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.1)
+        axes.margins(x=0.08)
+        ticks = sorted({step for steps, _ in curves.values() for step in steps})
+        axes.set_xticks(ticks if len(ticks) <= 8 else MaxNLocator(8, integer=True).tick_values(ticks[0], ticks[-1]))
+        axes.legend(loc="lower right")
+    return figure
+
+
+def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
+    """Figure 7: (a) training loss per step with the epochs' ends, (b) evaluation loss at each; params: run."""
+    log = sft_log(inputs, params.get("run") or inputs.runs[0])
+    steps, losses = np.array(log.losses).T
+    drawn = LOOKS["sft"]
+    with style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.3), width_ratios=(1.7, 1))
+        left.plot(steps, losses, color=drawn.colour, alpha=0.45, linewidth=0.6)
+        left.plot(steps, _smooth(losses), color="#1f4e79", linewidth=1.2)
+        top = np.quantile(losses, 0.999) * 1.02
+        left.set(xlabel="Training step", ylabel="Training loss", title="(a) training", ylim=(None, top))
+        for step, _ in log.evaluations:
+            left.axvline(step, color="#777777", linestyle=(0, (3, 2)), linewidth=0.7)
+            left.annotate(f"{step}", (step, 0.985), xycoords=("data", "axes fraction"), xytext=(-2, 0), textcoords="offset points",
+                          rotation=90, ha="right", va="top", fontsize=6.5, color="#555555")
+        right.set(title="(b) held out", xlabel="Training step", ylabel="Evaluation loss")
+        if log.evaluations:
+            places, values = np.array(log.evaluations).T
+            right.plot(places, values, **line_style(LOOKS["published"]))
+            spread = max(np.ptp(values), 1e-3)
+            best = int(np.argmin(values))
+            for position, (place, value) in enumerate(zip(places, values, strict=True)):
+                right.annotate(f"{value:.4f}", (place, value), xytext=(0, -7 if position == best else 6), textcoords="offset points",
+                               ha="center", va="top" if position == best else "bottom", fontsize=6.5)
+            right.set(xticks=places, ylim=(values.min() - 0.45 * spread, values.max() + 0.35 * spread))
+            right.margins(x=0.22)
+            right.yaxis.set_major_locator(MaxNLocator(5))
+    return figure
+
+
+def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
+    """Figure 8: score, policy loss and response length over steps, one column per arm, one row per metric.
+
+    Rows share their scale, so that arms can be compared. Params: arms (all by default); metrics: {name: axis title}.
+    """
+    arms = params.get("arms") or ordered(inputs.arms())
+    metrics = params.get("metrics") or TELEMETRY
+    with style():
+        figure, grid = plt.subplots(len(metrics), len(arms), figsize=(max(2.8, min(TEXT_WIDTH, 2.75 * len(arms))), 1.45 * len(metrics)),
+                                    sharex=True, sharey="row", squeeze=False)
+        for column, arm in enumerate(arms):
+            runs = inputs.metrics(arm)
+            for row, (key, title) in enumerate(metrics.items()):
+                axes = grid[row, column]
+                _line(axes, *curve(runs, key, arm), arm, marker=False)
+                if column == 0:
+                    axes.set_ylabel(title)
+                if row == 0:
+                    axes.set_title(f"{_name(arm)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}")
+                if row == len(metrics) - 1:
+                    axes.set_xlabel("Training step")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        figure.align_ylabels(grid[:, 0])
+    return figure
+
+
+def curve(runs: Mapping[int, Sequence[Mapping[str, Any]]], key: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at which every seed logged a metric, and its values, shape (seeds, steps); `DataError` if there are none."""
+    tables = [{_step(row): float(row[key]) for row in rows if row.get(key) is not None} for rows in runs.values()]
+    steps = sorted(set.intersection(*map(set, tables)))
+    if not steps:
+        logged = sorted({name for rows in runs.values() for row in rows for name in row if "/" in name})
+        raise DataError(f"metric {key} was not logged", where=f"arm {arm}", why=f"there are {', '.join(logged[:12])}")
+    return np.array(steps), np.array([[table[step] for step in steps] for table in tables])
+
+
+def validation_key(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
+    """The validation score among logged metrics: verl's `val-core/...` (first by name), else the fork's `val/...`."""
+    names = sorted({name for rows in runs.values() for row in rows for name in row if name.startswith("val")})
+    for prefix, part in (("val-core/", "/mean@"), ("val-core/", ""), ("val/", "score"), ("val", "score"), ("val", "")):
+        found = next((name for name in names if name.startswith(prefix) and part in name), None)
+        if found:
+            return found
+    raise DataError("no validation score was logged", where="metrics", why="no metric starts with val")
+
+
+def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool) -> None:
+    """Mean over seeds, with the range of the seeds shaded."""
+    drawn = line_style(look(arm)) | ({} if marker else {"marker": ""})
+    axes.plot(steps, values.mean(axis=0), **drawn, label=_name(arm))
+    if len(values) > 1:
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=look(arm).colour, alpha=0.18, linewidth=0)
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    for key in _STEP_KEYS:
+        if key in row:
+            return int(row[key])
+    raise DataError("a metrics record has no step", where="metrics", why=f"its keys are {', '.join(list(row)[:8])}")
+
+
+def _label_side(arm: str, position: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], leader: str) -> int:
+    """Where a point's value is printed: 1 above, -1 below, 0 nowhere. Of more than two lines only the leader has values."""
+    if len(curves) > 2:
+        return int(arm == leader)
+    own = curves[arm][1].mean(axis=0)[position]
+    others = [values.mean(axis=0)[position] for name, (_, values) in curves.items() if name != arm and values.shape[1] > position]
+    return 1 if all(own > other or (own == other and arm == leader) for other in others) else -1
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred triangular average over about a thirtieth of the run, narrower at both ends, so that it does not lag."""
+    half = max(len(values) // 60, 1)
+    kernel = np.bartlett(2 * half + 3)[1:-1]
+    return np.convolve(values, kernel, mode="same") / np.convolve(np.ones_like(values), kernel, mode="same")
+
+
+def _dark(colour: str) -> tuple[float, ...]:
+    """A darker shade, for text."""
+    return tuple(0.65 * channel for channel in to_rgb(colour))
+
+
+def _name(arm: str) -> str:
+    return arm.upper() if arm in ("grpo", "aspo") else arm.replace("_", "-")
