@@ -1,21 +1,20 @@
 """Draw one figure from raw records: PNG at --output, the same as SVG beside it."""
 
-from scripts.make_table import SOURCES
 from tir import cli
-from tir.figures import draw
+from tir.figures import draw, module
 from tir.plot_style import save
 from tir.tables.inputs import Inputs
+from tir.workflow import code
 
 
 def main() -> None:
     parse = cli.parser(__doc__)
     parse.add_argument("--figure", required=True, help="figure1 to figure8")
     parse.add_argument("--output", required=True, help="PNG file to write")
-    for source in SOURCES:
-        parse.add_argument(f"--{source}", f"--{source}-dir", nargs="*", default=[], help=f"{source}: files or their directory")
+    Inputs.add_arguments(parse)
     arguments = parse.parse_args()
-    inputs = Inputs(**{source: getattr(arguments, source) for source in SOURCES})
-    save(draw(arguments.figure, inputs, arguments.params), arguments.output, config=arguments.params)
+    figure = draw(arguments.figure, Inputs.from_arguments(arguments), arguments.params)
+    save(figure, arguments.output, config=arguments.params, code=code("scripts.make_figure", module(arguments.figure)))
 
 
 if __name__ == "__main__":

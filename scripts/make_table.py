@@ -1,24 +1,27 @@
 """Build one table from raw records: CSV at --output, Markdown and LaTeX beside it, companions as {stem}_{name}.csv."""
 
 from tir import cli
-from tir.tables import build
+from tir.tables import build, module
 from tir.tables.inputs import Inputs
 from tir.tables.layout import write_tables
-
-SOURCES = ("scores", "traces", "metrics", "logs", "data", "timings")
+from tir.workflow import code
 
 
 def main() -> None:
     parse = cli.parser(__doc__)
     parse.add_argument("--table", required=True, help="table1, table2, ...; another name has Table 5's layout")
     parse.add_argument("--output", required=True, help="CSV file to write")
-    for source in SOURCES:
-        parse.add_argument(f"--{source}", f"--{source}-dir", nargs="*", default=[], help=f"{source}: files or their directory")
+    Inputs.add_arguments(parse)
     arguments = parse.parse_args()
-    inputs = Inputs(**{source: getattr(arguments, source) for source in SOURCES})
-    tables = build(arguments.table, inputs, arguments.params)
-    write_tables(tables, arguments.output, config=arguments.params, packages=("numpy", "scipy", "statsmodels"),
-                 seed=arguments.params.get("statistics", {}).get("seed"))
+    tables = build(arguments.table, Inputs.from_arguments(arguments), arguments.params)
+    write_tables(
+        tables,
+        arguments.output,
+        config=arguments.params,
+        packages=("numpy", "scipy", "statsmodels"),
+        seed=arguments.params.get("statistics", {}).get("seed"),
+        code=code("scripts.make_table", module(arguments.table)),
+    )
 
 
 if __name__ == "__main__":

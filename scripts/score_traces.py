@@ -1,8 +1,9 @@
-"""Score the trajectories of one model on one benchmark: traces/{model}/{benchmark}.jsonl -> scores/{model}/{benchmark}.jsonl."""
+"""Score the trajectories of one model on one benchmark: trace records -> score records (JSON Lines)."""
 
 from tir import cli
 from tir.records import read_jsonl, write_jsonl, write_provenance
 from tir.scoring.score import judgement_index, score_traces
+from tir.workflow import code
 
 
 def main() -> None:
@@ -14,7 +15,13 @@ def main() -> None:
     judgements = judgement_index(read_jsonl(arguments.judge)) if arguments.judge else None
     records, report = score_traces(read_jsonl(arguments.traces), judgements=judgements, **arguments.params)
     write_jsonl(arguments.output, records)
-    write_provenance(arguments.output, config=arguments.params, packages=("math-verify", "sympy"), report=report)
+    write_provenance(
+        arguments.output,
+        config=arguments.params,
+        packages=("math-verify", "sympy"),
+        code=code("scripts.score_traces", "tir.scoring.math_worker"),
+        report=report,
+    )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,15 @@ import numpy as np
 BENCHMARKS = [
     {"name": name, "label": label, "task": task, "metric": metric}
     for name, label, task, metric in (
-        ("gsm8k", "GSM8K", "math", "em"), ("math500", "MATH500", "math", "em"), ("aime24", "AIME24", "math", "em"),
-        ("aime25", "AIME25", "math", "em"), ("hotpotqa", "HotpotQA", "qa", "f1"), ("2wiki", "2Wiki", "qa", "f1"),
-        ("bamboogle", "Bamb", "qa", "f1"), ("musique", "MuSiQue", "qa", "f1"))
+        ("gsm8k", "GSM8K", "math", "em"),
+        ("math500", "MATH500", "math", "em"),
+        ("aime24", "AIME24", "math", "em"),
+        ("aime25", "AIME25", "math", "em"),
+        ("hotpotqa", "HotpotQA", "qa", "f1"),
+        ("2wiki", "2Wiki", "qa", "f1"),
+        ("bamboogle", "Bamb", "qa", "f1"),
+        ("musique", "MuSiQue", "qa", "f1"),
+    )
 ]
 ROWS = [
     {"label": "published", "models": ["published"], "paper": "published"},
@@ -22,8 +28,11 @@ ROWS = [
 ]
 # Scores near the paper's Table 5, in points.
 LEVELS = {
-    "published": (73, 47, 10, 13, 45, 33, 43, 15), "sft": (83, 37, 10, 3, 45, 25, 51, 18), "grpo": (80, 41, 20, 7, 32, 36, 34, 14),
-    "aspo": (77, 39, 17, 13, 35, 34, 42, 21), "gamma_only": (77, 47, 10, 7, 46, 28, 40, 13),
+    "published": (73, 47, 10, 13, 45, 33, 43, 15),
+    "sft": (83, 37, 10, 3, 45, 25, 51, 18),
+    "grpo": (80, 41, 20, 7, 32, 36, 34, 14),
+    "aspo": (77, 39, 17, 13, 35, 34, 42, 21),
+    "gamma_only": (77, 47, 10, 7, 46, 28, 40, 13),
 }
 
 
@@ -41,17 +50,27 @@ def write_scores(root: Path, models: list[str], n: int = 30, seed: int = 0) -> N
     for model in models:
         for position, each in enumerate(BENCHMARKS):
             level = LEVELS[model.split("-step")[0].removesuffix("-epoch1").removesuffix("-epoch2")][position] / 100
-            write_lines(root / "scores" / model / f"{each['name']}.jsonl",
-                        [_score(item, each["task"], level, ease[each["name"]][item], draw) for item in range(n)])
+            write_lines(
+                root / "scores" / model / f"{each['name']}.jsonl",
+                [_score(item, each["task"], level, ease[each["name"]][item], draw) for item in range(n)],
+            )
 
 
 def _score(item: int, task: str, level: float, ease: float, draw) -> dict:
     chance = 1 / (1 + np.exp(-(np.log(level / (1 - level)) + ease)))
     right = bool(draw.random() < chance)
     partial = float(draw.choice([0, 0, 0.4, 0.667])) if not right else 1.0
-    return {"id": str(item), "sample": 0, "em": float(right), "f1": partial if task == "qa" else float(right), "acc": float(right),
-            "char_f1": partial if task == "qa" else None, "math_equal": right if task == "math" else None, "judge": None,
-            "correct": right or partial >= 0.5}
+    return {
+        "id": str(item),
+        "sample": 0,
+        "em": float(right),
+        "f1": partial if task == "qa" else float(right),
+        "acc": float(right),
+        "char_f1": partial if task == "qa" else None,
+        "math_equal": right if task == "math" else None,
+        "judge": None,
+        "correct": right or partial >= 0.5,
+    }
 
 
 def _segments(task: str, calls: int, right: bool, draw) -> list[dict]:
@@ -61,8 +80,10 @@ def _segments(task: str, calls: int, right: bool, draw) -> list[dict]:
     for call in range(calls):
         rethinks = not call or tool == "search" or draw.random() < (0.2 if right else 0.7)
         text = f"<think>{think}</think>" if rethinks else ""
-        segments += [{"by": "model", "text": f"{text}<{tool}>body</{tool}>", "token_ids": []},
-                     {"by": "tool", "text": "<result>\n<answer>tool text</answer>\n</result>", "token_ids": []}]
+        segments += [
+            {"by": "model", "text": f"{text}<{tool}>body</{tool}>", "token_ids": []},
+            {"by": "tool", "text": "<result>\n<answer>tool text</answer>\n</result>", "token_ids": []},
+        ]
     rethinks = not calls or tool == "search" or draw.random() < (0.1 if right else 0.6)
     last = "<think>so</think>" if rethinks else ""
     return [*segments, {"by": "model", "text": f"{last}<answer>\\boxed{{1}}</answer>", "token_ids": []}]
@@ -73,20 +94,38 @@ def write_traces(root: Path, models: list[str], n: int = 30, seed: int = 0) -> N
     draw = np.random.default_rng(seed)
     for model in models:
         for each in BENCHMARKS:
-            scores = [json.loads(line) for line in (root / "scores" / model / f"{each['name']}.jsonl").read_text().splitlines()]
+            scores = [
+                json.loads(line)
+                for line in (root / "scores" / model / f"{each['name']}.jsonl").read_text().splitlines()
+            ]
             rows = []
             for score in scores:
                 calls = int(draw.choice([0, 1, 1, 1, 2] if each["task"] == "math" else [1, 2, 2, 3]))
                 segments = _segments(each["task"], calls, score["correct"], draw)
                 offset = segments[0]["text"].find("<python>" if each["task"] == "math" else "<search>")
-                rows.append({"id": score["id"], "sample": 0, "task": each["task"], "question": "q", "gold": ["1"], "segments": segments,
-                             "answer": "1", "n_python": calls if each["task"] == "math" else 0,
-                             "n_search": calls if each["task"] == "qa" else 0, "first_tool_offset": offset if calls else -1,
-                             "finish": "answer", "usage": {}, "timings": {}})
+                rows.append(
+                    {
+                        "id": score["id"],
+                        "sample": 0,
+                        "task": each["task"],
+                        "question": "q",
+                        "gold": ["1"],
+                        "segments": segments,
+                        "answer": "1",
+                        "n_python": calls if each["task"] == "math" else 0,
+                        "n_search": calls if each["task"] == "qa" else 0,
+                        "first_tool_offset": offset if calls else -1,
+                        "finish": "answer",
+                        "usage": {},
+                        "timings": {},
+                    }
+                )
             write_lines(root / "traces" / model / f"{each['name']}.jsonl", rows)
 
 
-def write_metrics(root: Path, arms: tuple[str, ...] = ("grpo", "aspo"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 30) -> None:
+def write_metrics(
+    root: Path, arms: tuple[str, ...] = ("grpo", "aspo"), seeds: tuple[int, ...] = (1, 2, 3), steps: int = 30
+) -> None:
     """`runs/rl/{arm}/seed{seed}/metrics.jsonl` with verl's metric names, validation at 0, 15 and 30."""
     for position, arm in enumerate(arms):
         for seed in seeds:
@@ -95,30 +134,32 @@ def write_metrics(root: Path, arms: tuple[str, ...] = ("grpo", "aspo"), seeds: t
             for step in range(steps + 1):
                 row = {"step": step}
                 if step:
-                    row |= {"critic/score/mean": 0.1 + 0.010 * step + 0.05 * position + draw.normal(0, 0.03),
-                            "actor/pg_loss": draw.normal(0, 0.02) - 0.001 * step, "actor/kl_loss": 0.0003 * step,
-                            "response_length/mean": 1050 - 14 * step + draw.normal(0, 25) - 60 * position,
-                            "response_length/clip_ratio": max(0.0, 0.07 - 0.003 * step)}
+                    row |= {
+                        "critic/score/mean": 0.1 + 0.010 * step + 0.05 * position + draw.normal(0, 0.03),
+                        "actor/pg_loss": draw.normal(0, 0.02) - 0.001 * step,
+                        "actor/kl_loss": 0.0003 * step,
+                        "response_length/mean": 1050 - 14 * step + draw.normal(0, 25) - 60 * position,
+                        "response_length/clip_ratio": max(0.0, 0.07 - 0.003 * step),
+                    }
                 if step % 15 == 0:
-                    row["val-core/grpo_mix/reward/mean@1"] = 0.048 + 0.005 * step + draw.normal(0, 0.012) + 0.02 * position * (step > 0)
+                    row["val-core/grpo_mix/reward/mean@1"] = (
+                        0.048 + 0.005 * step + draw.normal(0, 0.012) + 0.02 * position * (step > 0)
+                    )
                 rows.append(row)
             write_lines(root / "runs" / "rl" / arm / f"seed{seed}" / "metrics.jsonl", rows)
 
 
 def write_sft(root: Path, run: str = "full", steps: int = 1239, epochs: int = 3) -> None:
-    """`runs/sft/{run}/log.jsonl` as LLaMA-Factory writes it, with `all_results.json` beside it."""
+    """`runs/sft/{run}/log.jsonl`, with an evaluation at the end of each epoch."""
     draw = np.random.default_rng(0)
+    per_epoch = steps // epochs + 1  # a trailing partial accumulation adds a step
+    held_out = dict(zip((per_epoch, 2 * per_epoch, steps), (0.6576, 0.6471, 0.6497), strict=True))
     rows = []
     for step in range(1, steps + 1):
-        loss = 0.66 + 0.95 * np.exp(-step / 45) - 0.05 * step / steps + draw.normal(0, 0.02)
-        rows.append({"current_steps": step, "total_steps": steps, "loss": round(float(loss), 4), "lr": 7e-6, "epoch": epochs * step / steps})
-        if step in (steps // epochs + 1, 2 * (steps // epochs + 1), steps):  # a trailing partial accumulation adds a step
-            rows.append({"current_steps": step, "total_steps": steps, "epoch": epochs * step / steps,
-                         "eval_loss": [0.6576, 0.6471, 0.6497][sum("eval_loss" in row for row in rows)]})
-    path = write_lines(root / "runs" / "sft" / run / "log.jsonl", rows)
-    path.with_name("all_results.json").write_text(json.dumps({
-        "epoch": epochs, "eval_loss": 0.6497, "train_loss": 0.732, "train_runtime": 5712.3, "train_samples_per_second": 27.8,
-        "train_steps_per_second": 0.217}))
+        loss = float(0.66 + 0.95 * np.exp(-step / 45) - 0.05 * step / steps + draw.normal(0, 0.02))
+        row = {"step": step, "epoch": step / per_epoch, "loss": round(loss, 4), "lr": 7e-6, "elapsed": 4.61 * step}
+        rows.append(row | ({"eval_loss": held_out[step]} if step in held_out else {}))
+    write_lines(root / "runs" / "sft" / run / "log.jsonl", rows)
 
 
 def write_data(root: Path) -> Path:

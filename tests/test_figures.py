@@ -24,15 +24,28 @@ from tir.tables.inputs import Inputs
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"resamples": 200, "seed": 0}
 BARS = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": QUICK}
-SETS = {"sets": [{"model": "published", "benchmark": each["name"], "task": each["task"]} for each in made_up.BENCHMARKS], "statistics": QUICK}
-PARAMS = {"figure1": BARS, "figure2": BARS, "figure3": SETS, "figure4": {"paper": True}, "figure5": BARS, "figure6": BARS, "figure7": {},
-          "figure8": {}}
+SETS = {
+    "sets": [{"model": "published", "benchmark": each["name"], "task": each["task"]} for each in made_up.BENCHMARKS],
+    "statistics": QUICK,
+}
+PARAMS = {
+    "figure1": BARS,
+    "figure2": BARS,
+    "figure3": SETS,
+    "figure4": {"paper": True},
+    "figure5": BARS,
+    "figure6": BARS,
+    "figure7": {},
+    "figure8": {},
+}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     root = made_up.everything(tmp_path_factory.mktemp("records"))
-    return Inputs(scores=[root / "scores"], traces=[root / "traces"], metrics=[root / "runs" / "rl"], logs=[root / "runs" / "sft"])
+    return Inputs(
+        scores=[root / "scores"], traces=[root / "traces"], metrics=[root / "runs" / "rl"], logs=[root / "runs" / "sft"]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +75,9 @@ def test_no_text_leaves_the_page_or_covers_another_tick(inputs, name):
     for axes in figure.axes:
         labels = [label for label in axes.get_xticklabels() if label.get_text() and axes.name != "polar"]
         boxes = [label.get_window_extent() for label in labels if label.get_visible()]
-        assert not any(first.overlaps(second) for first, second in combinations(boxes, 2)), f"{name}: tick labels overlap"
+        assert not any(first.overlaps(second) for first, second in combinations(boxes, 2)), (
+            f"{name}: tick labels overlap"
+        )
 
 
 def test_figure1_separates_the_tasks_and_draws_every_cell(inputs):
@@ -79,7 +94,11 @@ def test_figure3_colours_only_the_targets_and_shows_all_six(inputs):
     axes = draw("figure3", inputs, SETS).axes[0]
     labels = [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()]
     assert len(labels) == 6 and "python → think" in labels
-    coloured = {label for label, bar in zip(labels, axes.patches, strict=True) if len(set(np.round(bar.get_facecolor()[:3], 3))) > 1}
+    coloured = {
+        label
+        for label, bar in zip(labels, axes.patches, strict=True)
+        if len(set(np.round(bar.get_facecolor()[:3], 3))) > 1
+    }
     assert coloured == {"python → answer", "python → think"}
 
 
@@ -93,7 +112,9 @@ def test_figure4_and_8_read_verls_names(inputs):
     with pytest.raises(DataError, match="actor/loss was not logged.*actor/kl_loss"):
         draw("figure8", inputs, {"metrics": {"actor/loss": "loss"}})
     figure = draw("figure8", inputs, {})
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["GRPO, 3 seeds", "ASPO, 3 seeds"] and len(figure.axes) == 6
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["GRPO, 3 seeds", "ASPO, 3 seeds"] and len(
+        figure.axes
+    ) == 6
 
 
 def test_figure7_marks_the_epochs(inputs):
@@ -118,7 +139,9 @@ def test_looks_differ_without_colour(looks):
         return np.dot(to_rgb(each.colour), (0.299, 0.587, 0.114))
 
     for (first, one), (second, other) in combinations(looks.items(), 2):
-        assert one.hatch != other.hatch or abs(lightness(one) - lightness(other)) > 0.15, f"{first} and {second} look alike in grey"
+        assert one.hatch != other.hatch or abs(lightness(one) - lightness(other)) > 0.15, (
+            f"{first} and {second} look alike in grey"
+        )
     if looks is LOOKS:
         assert len({each.marker for each in looks.values()}) == len(looks)
 
@@ -140,7 +163,23 @@ def test_drawing_leaves_the_callers_settings_alone(inputs):
 
 def test_the_script_as_a_rule_calls_it(tmp_path):
     made_up.write_metrics(tmp_path)
-    done = subprocess.run([sys.executable, "-m", "scripts.make_figure", "--figure", "figure4", "--metrics", tmp_path / "runs" / "rl",
-                           "--output", tmp_path / "figure4.png", "--params", json.dumps({"arms": ["grpo"]})], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "scripts.make_figure",
+            "--figure",
+            "figure4",
+            "--metrics",
+            tmp_path / "runs" / "rl",
+            "--output",
+            tmp_path / "figure4.png",
+            "--params",
+            json.dumps({"arms": ["grpo"]}),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure4.png").exists() and (tmp_path / "figure4.svg").exists()

@@ -83,7 +83,7 @@ def test_one_arms_lambda_reruns_that_arm_alone(workflow):
     edit(workflow / "config.yaml", "aspo: {estimator: aspo, lambda: 0.5", "aspo: {estimator: aspo, lambda: 0.4")
     jobs = planned(workflow)
     assert {job for job in jobs if job.startswith("rl:")} == {job for job in jobs if re.match(r"rl:aspo,", job)} != set()
-    assert rules_of(jobs) == {"rl", "traces", "scores", "table", "figure", "all"} - ({"all"} - rules_of(jobs))
+    assert {"rl", "traces", "scores", "table"} <= rules_of(jobs) <= {"rl", "traces", "scores", "table", "figure", "all"}
     assert all(re.search(r":aspo-step", job) for job in jobs if job.startswith(("traces", "scores")))
     assert {"table:table5", "table:table6"} <= jobs
 

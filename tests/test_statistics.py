@@ -10,16 +10,25 @@ import pytest
 from scipy import stats
 
 from tir.errors import DataError
+from tir.resampling import variance_split
 from tir.statistics import (
     clustered_difference,
     clustered_proportion,
     minimum_detectable,
     study,
-    variance_split,
     wilson,
 )
 
-SIZES = {"gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "hotpotqa": 200, "2wiki": 200, "bamboogle": 125, "musique": 200}
+SIZES = {
+    "gsm8k": 1319,
+    "math500": 500,
+    "aime24": 30,
+    "aime25": 30,
+    "hotpotqa": 200,
+    "2wiki": 200,
+    "bamboogle": 125,
+    "musique": 200,
+}
 
 
 def _cells(values: np.ndarray, other: np.ndarray | None = None, **options):
@@ -61,10 +70,23 @@ def test_paired_difference_agrees_with_scipy():
     ours = _cells(second, first, resamples=20_000)
     found = ours.comparisons[0]
     assert (found.a, found.b) == ("a", "b")
-    theirs = stats.bootstrap((second, first), lambda x, y, axis: np.mean(x - y, axis=axis), paired=True, vectorized=True,
-                             n_resamples=20_000, method="percentile", rng=1).confidence_interval
-    test = stats.permutation_test((second - first,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples",
-                                  vectorized=True, n_resamples=20_000, rng=1)
+    theirs = stats.bootstrap(
+        (second, first),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    test = stats.permutation_test(
+        (second - first,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=1,
+    )
     assert (found.lo, found.hi) == pytest.approx((theirs.low, theirs.high), abs=0.003)
     assert found.p == pytest.approx(test.pvalue, abs=0.006)
     error = (second - first).std(ddof=1) / np.sqrt(150)
@@ -95,10 +117,16 @@ def test_benchmarks_as_a_sample_widen_the_interval():
 
 def test_holm_corrects_each_family_by_itself():
     draw = np.random.default_rng(7)
-    rows = {name: {bench: draw.random((1, 60, 1)) + shift for bench in "xy"} for name, shift in (("a", 0), ("b", 0.02), ("c", 0.3))}
+    rows = {
+        name: {bench: draw.random((1, 60, 1)) + shift for bench in "xy"}
+        for name, shift in (("a", 0), ("b", 0.02), ("c", 0.3))
+    }
     pairs = list(combinations(rows, 2))
     found = study(rows, macros={"Avg": ["x", "y"]}, pairs=pairs, resamples=2000).comparisons
-    for column, members in (("macro", [each for each in found if each.column == "Avg"]), ("cell", [each for each in found if each.column != "Avg"])):
+    for column, members in (
+        ("macro", [each for each in found if each.column == "Avg"]),
+        ("cell", [each for each in found if each.column != "Avg"]),
+    ):
         ranked = sorted(members, key=lambda each: each.p)
         running = 0.0
         for position, each in enumerate(ranked):
@@ -123,12 +151,15 @@ def _simulate(models: int, items: list[int], seeds: int, seed_sd: float, draw) -
     return rows, 0.1 + 0.8 * 0.4
 
 
-@pytest.mark.parametrize(("items", "seeds", "seed_sd", "bounds"), [
-    ([200], 1, 0.0, (0.94, 0.96)),
-    ([30] * 4, 1, 0.0, (0.94, 0.96)),
-    # Three seeds cannot tell their own spread well; where there is none to find, the interval errs to the safe side.
-    ([60] * 3, 3, 0.03, (0.935, 0.975)),
-])
+@pytest.mark.parametrize(
+    ("items", "seeds", "seed_sd", "bounds"),
+    [
+        ([200], 1, 0.0, (0.94, 0.96)),
+        ([30] * 4, 1, 0.0, (0.94, 0.96)),
+        # Three seeds cannot tell their own spread well; where there is little, the interval errs to the safe side.
+        ([60] * 3, 3, 0.03, (0.935, 0.975)),
+    ],
+)
 def test_intervals_cover_the_truth(items, seeds, seed_sd, bounds):
     covered = []
     for batch in range(2):
@@ -161,7 +192,10 @@ def test_one_seed_per_arm_cannot_see_training_noise():
 def test_a_real_difference_is_found():
     draw = np.random.default_rng(9)
     ease = draw.random((1, 500, 1))
-    rows = {name: {"x": (draw.random((3, 500, 1)) < ease * 0.6 + shift).astype(float)} for name, shift in (("a", 0.25), ("b", 0.05))}
+    rows = {
+        name: {"x": (draw.random((3, 500, 1)) < ease * 0.6 + shift).astype(float)}
+        for name, shift in (("a", 0.25), ("b", 0.05))
+    }
     found = study(rows, pairs=[("a", "b")], resamples=2000).comparisons[0]
     assert found.p_holm < 0.05 and found.lo > 0 and found.verdict == "a is better than b"
 
@@ -192,7 +226,10 @@ def test_same_seed_same_result():
 
 def test_table_5_at_full_size_is_quick():
     draw = np.random.default_rng(12)
-    rows = {model: {name: (draw.random((3, size, 1)) < 0.5).astype(float) for name, size in SIZES.items()} for model in "abcd"}
+    rows = {
+        model: {name: (draw.random((3, size, 1)) < 0.5).astype(float) for name, size in SIZES.items()}
+        for model in "abcd"
+    }
     begin = time.process_time()
     found = study(rows, macros={"Avg": list(SIZES)}, pairs=list(combinations(rows, 2)), resamples=10_000)
     assert found.estimates["a", "Avg"].n == 2604 and time.process_time() - begin < 10
@@ -218,12 +255,15 @@ def test_clusters_widen_a_proportion():
     assert (lo, hi) == pytest.approx(alone)
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    ({"a": {"x": np.ones((1, 3, 1))}, "b": {"x": np.ones((1, 4, 1))}}, "two or more items"),
-    ({"a": {"x": np.ones((1, 3, 1))}, "b": {"y": np.ones((1, 3, 1))}}, "same benchmarks"),
-    ({"a": {"x": np.ones((1, 3, 1)), "y": np.ones((2, 3, 1))}}, "same seeds"),
-    ({"a": {"x": np.ones((1, 1, 1))}}, "two or more items"),
-])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"a": {"x": np.ones((1, 3, 1))}, "b": {"x": np.ones((1, 4, 1))}}, "two or more items"),
+        ({"a": {"x": np.ones((1, 3, 1))}, "b": {"y": np.ones((1, 3, 1))}}, "same benchmarks"),
+        ({"a": {"x": np.ones((1, 3, 1)), "y": np.ones((2, 3, 1))}}, "same seeds"),
+        ({"a": {"x": np.ones((1, 1, 1))}}, "two or more items"),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(rows, message):
     with pytest.raises(DataError, match=message):
         study(rows)

@@ -33,8 +33,13 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(root):
-    return Inputs(scores=[root / "scores"], traces=[root / "traces"], metrics=[root / "runs" / "rl"], logs=[root / "runs" / "sft"],
-                  data=[root / "sft.json"])
+    return Inputs(
+        scores=[root / "scores"],
+        traces=[root / "traces"],
+        metrics=[root / "runs" / "rl"],
+        logs=[root / "runs" / "sft"],
+        data=[root / "sft.json"],
+    )
 
 
 def _records(root, model, benchmark):
@@ -52,7 +57,9 @@ def test_table5_has_the_papers_columns_and_recomputes_every_cell(root, inputs):
     for row in made_up.ROWS:
         means = []
         for each in made_up.BENCHMARKS:
-            pooled = [record[each["metric"]] for model in row["models"] for record in _records(root, model, each["name"])]
+            pooled = [
+                record[each["metric"]] for model in row["models"] for record in _records(root, model, each["name"])
+            ]
             means.append(np.mean(pooled))
             assert rows[row["label"]][each["label"]] == f"{100 * means[-1]:.1f}"
         assert rows[row["label"]]["Avg"] == f"{100 * np.mean(means):.1f}"  # of unrounded cells
@@ -60,16 +67,24 @@ def test_table5_has_the_papers_columns_and_recomputes_every_cell(root, inputs):
 
 def test_exact_match_is_a_whole_number_of_answers(inputs):
     detail = build("table5", inputs, TABLE5)["detail"]
-    exact = [dict(zip(detail.columns, row, strict=True)) for row in detail.rows if row[3] == "em" and row[9] == 1]
+    cells = [dict(zip(detail.columns, row, strict=True)) for row in detail.rows]
+    exact = [row for row in cells if (row["metric"], row["seeds"]) == ("em", 1) and row["benchmark"] != "math"]
     assert len(exact) == 8
     for row in exact:
-        assert float(row["score"]) / 100 * row["n"] == pytest.approx(round(float(row["score"]) / 100 * row["n"]), abs=1e-4)
+        assert float(row["score"]) / 100 * row["n"] == pytest.approx(
+            round(float(row["score"]) / 100 * row["n"]), abs=1e-4
+        )
 
 
 def test_companions_hold_intervals_and_paired_comparisons(inputs):
     tables = build("table5", inputs, TABLE5)
     detail = [dict(zip(tables["detail"].columns, row, strict=True)) for row in tables["detail"].rows]
-    assert {row["benchmark"] for row in detail} == {*(each["label"] for each in made_up.BENCHMARKS), "Avg", "math", "qa"}
+    assert {row["benchmark"] for row in detail} == {
+        *(each["label"] for each in made_up.BENCHMARKS),
+        "Avg",
+        "math",
+        "qa",
+    }
     for row in detail:
         assert float(row["lo"]) <= float(row["score"]) <= float(row["hi"]) and row["method"]
     cell = next(row for row in detail if (row["model"], row["benchmark"]) == ("ASPO @ 30", "MuSiQue"))
@@ -87,7 +102,14 @@ def test_files_on_disk_are_complete_and_reproducible(inputs, tmp_path):
         return write_tables(build("table5", inputs, TABLE5), folder / "table5.csv", config=TABLE5, seed=0)
 
     first, second = write(tmp_path / "a"), write(tmp_path / "b")
-    assert [path.name for path in first] == ["table5.csv", "table5.md", "table5.tex", "table5_detail.csv", "table5_comparisons.csv"]
+    assert [path.name for path in first] == [
+        "table5.csv",
+        "table5.md",
+        "table5.tex",
+        "table5_detail.csv",
+        "table5_comparisons.csv",
+        "table5_variance.csv",
+    ]
     for path, other in zip(first, second, strict=True):
         assert path.read_bytes() == other.read_bytes()
         assert json.loads(Path(f"{path}.provenance.json").read_text())["config"]["benchmarks"][0]["name"] == "gsm8k"
@@ -97,7 +119,9 @@ def test_best_cells_are_bold_and_latex_is_balanced(inputs):
     table = build("table5", inputs, TABLE5)[""]
     for column in range(1, 10):
         values = [float(row[column]) for row in table.rows]
-        assert {row for row, place in table.bold if place == column} == {row for row, value in enumerate(values) if value == max(values)}
+        assert {row for row, place in table.bold if place == column} == {
+            row for row, value in enumerate(values) if value == max(values)
+        }
     text = table.latex()
     assert text.count("{") == text.count("}") and text.count(r"\textbf") == len(table.bold) and text.count("&") == 9 * 5
     assert table.markdown().count("**") == 2 * (len(table.bold) + 1)
@@ -129,7 +153,9 @@ def test_a_missing_parameter_and_a_missing_metric_are_named(inputs):
 
 
 def test_another_table_has_table_5s_layout_and_its_own_module(inputs):
-    assert module("ablations") == module("table6") == "tir.tables.accuracy" and module("table13") == "tir.tables.training"
+    assert (
+        module("ablations") == module("table6") == "tir.tables.accuracy" and module("table13") == "tir.tables.training"
+    )
     assert build("ablations", inputs, TABLE5)[""].rows == build("table6", inputs, TABLE5)[""].rows
 
 
@@ -147,9 +173,15 @@ def test_the_papers_headline_numbers_are_recomputed_not_copied():
     table5, table6, claims = paper()["table5"], paper()["table6"], paper()["claims"]
     mean = {name: np.mean(cells[:-1]) for name, cells in (table5 | table6).items() if name != "columns"}
     qa = {name: np.mean(cells[4:8]) for name, cells in table5.items() if name != "columns"}
-    assert mean["ASPO @ 30"] - mean["GRPO @ 30"] == pytest.approx(claims["aspo_minus_grpo_macro"]["recomputed"], abs=0.005)
-    assert mean["ASPO @ 30"] / mean["published"] == pytest.approx(claims["aspo_share_of_published"]["recomputed"], abs=0.0005)
-    assert mean["gamma-only @ 30"] / mean["published"] == pytest.approx(claims["gamma_only_share_of_published"]["recomputed"], abs=0.0005)
+    assert mean["ASPO @ 30"] - mean["GRPO @ 30"] == pytest.approx(
+        claims["aspo_minus_grpo_macro"]["recomputed"], abs=0.005
+    )
+    assert mean["ASPO @ 30"] / mean["published"] == pytest.approx(
+        claims["aspo_share_of_published"]["recomputed"], abs=0.0005
+    )
+    assert mean["gamma-only @ 30"] / mean["published"] == pytest.approx(
+        claims["gamma_only_share_of_published"]["recomputed"], abs=0.0005
+    )
     assert qa["ASPO @ 30"] - qa["GRPO @ 30"] == pytest.approx(claims["aspo_minus_grpo_qa"]["recomputed"], abs=0.005)
     exact = table5["GRPO @ 30"][1] * 30 / 100
     assert abs(exact - round(exact)) > 0.1  # MATH500 of the RL rows cannot be exact match at n = 30
@@ -157,7 +189,12 @@ def test_the_papers_headline_numbers_are_recomputed_not_copied():
 
 def test_paper_cells_are_found_by_row_and_column():
     assert published_cell("table5", "ASPO @ 30", "Avg") == 34.7
-    assert published_cell("table5", None, "Avg") is published_cell("table5", "ours", "Avg") is published_cell("other", "SFT", "Avg") is None
+    assert (
+        published_cell("table5", None, "Avg")
+        is published_cell("table5", "ours", "Avg")
+        is published_cell("other", "SFT", "Avg")
+        is None
+    )
     assert sum(paper()["table2"][name][0] for name in ("python_only", "search_only", "no_tools", "mixed")) == 53971
 
 
@@ -167,31 +204,62 @@ def test_paper_cells_are_found_by_row_and_column():
 def test_table1_counts_written_and_executed_calls(root, inputs, tmp_path):
     tables = build("table1", inputs, {**TABLE5, "rows": made_up.ROWS[:2]})
     header = tables[""].columns
-    assert header == ["benchmark", "acc_published", "acc_SFT", "python_published", "python_SFT", "search_published", "search_SFT"]
+    assert header == [
+        "benchmark",
+        "acc_published",
+        "acc_SFT",
+        "python_published",
+        "python_SFT",
+        "search_published",
+        "search_SFT",
+    ]
     assert [row[0] for row in tables[""].rows][-1] == "Avg" and len(tables[""].rows) == 9
     traces = [json.loads(line) for line in (root / "traces" / "sft" / "hotpotqa.jsonl").read_text().splitlines()]
     hotpot = dict(zip(header, tables[""].rows[4], strict=True))
-    assert hotpot["search_SFT"] == f"{np.mean([trace['n_search'] for trace in traces]):.2f}" and hotpot["python_SFT"] == "0.00"
+    assert (
+        hotpot["search_SFT"] == f"{np.mean([trace['n_search'] for trace in traces]):.2f}"
+        and hotpot["python_SFT"] == "0.00"
+    )
 
-    over = {**traces[0], "segments": [{"by": "model", "text": "<search>a</search>"}, {"by": "tool", "text": "<search>no</search>"},
-                                      {"by": "model", "text": "<search>b</search>"}], "n_search": 1}
+    over = {
+        **traces[0],
+        "segments": [
+            {"by": "model", "text": "<search>a</search>"},
+            {"by": "tool", "text": "<search>no</search>"},
+            {"by": "model", "text": "<search>b</search>"},
+        ],
+        "n_search": 1,
+    }
     made_up.write_lines(tmp_path / "traces" / "m" / "hotpotqa.jsonl", [over, {**over, "id": "1"}])
     made_up.write_lines(tmp_path / "scores" / "m" / "hotpotqa.jsonl", _records(root, "sft", "hotpotqa")[:2])
-    tables = build("table1", Inputs(scores=[tmp_path / "scores"], traces=[tmp_path / "traces"]),
-                   {"rows": [{"label": "m", "models": ["m"]}], "benchmarks": made_up.BENCHMARKS[4:5], "statistics": QUICK})
+    tables = build(
+        "table1",
+        Inputs(scores=[tmp_path / "scores"], traces=[tmp_path / "traces"]),
+        {"rows": [{"label": "m", "models": ["m"]}], "benchmarks": made_up.BENCHMARKS[4:5], "statistics": QUICK},
+    )
     assert tables[""].rows[0][3] == "2.00"  # tags the model wrote; one in a tool result is text
-    assert {row[2]: row[3] for row in tables["calls"].rows}["search executed"] == "1.0000"
+    assert tables["calls"].rows[1] == ["m", "hotpotqa", "search", "2.0000", "1.0000"]
 
 
 def test_table2_reads_only_what_the_model_wrote(inputs):
     rows = {row[0]: row[1:] for row in build("table2", inputs, {})[""].rows}
-    assert rows == {"python_only": [67, "67.00"], "search_only": [24, "24.00"], "no_tools": [9, "9.00"], "mixed": [0, "0.00"],
-                    "total": [100, "100.00"]}
+    assert rows == {
+        "python_only": [67, "67.00"],
+        "search_only": [24, "24.00"],
+        "no_tools": [9, "9.00"],
+        "mixed": [0, "0.00"],
+        "total": [100, "100.00"],
+    }
 
 
 def _behaviour_inputs(folder, trajectories):
     """Records of hand-made math trajectories: [(action tags, correct)]."""
-    close = {"answer": "<answer>\\boxed{1}</answer>", "think": "<think>t</think>", "python": "<python>1</python>", "search": "<search>q</search>"}
+    close = {
+        "answer": "<answer>\\boxed{1}</answer>",
+        "think": "<think>t</think>",
+        "python": "<python>1</python>",
+        "search": "<search>q</search>",
+    }
     traces, scores = [], []
     for number, (tags, correct) in enumerate(trajectories):
         segments = []
@@ -199,8 +267,16 @@ def _behaviour_inputs(folder, trajectories):
             segments.append({"by": "model", "text": close[tag]})
             if tag in ("python", "search"):
                 segments.append({"by": "tool", "text": "<result>\n<think>no</think>\n</result>"})
-        traces.append({"id": str(number), "sample": 0, "segments": segments, "n_python": tags.count("python"), "n_search": 0,
-                       "first_tool_offset": 100 * number if "python" in tags else -1})
+        traces.append(
+            {
+                "id": str(number),
+                "sample": 0,
+                "segments": segments,
+                "n_python": tags.count("python"),
+                "n_search": 0,
+                "first_tool_offset": 100 * number if "python" in tags else -1,
+            }
+        )
         scores.append({"id": str(number), "sample": 0, "correct": correct})
     made_up.write_lines(folder / "traces" / "m" / "gsm8k.jsonl", traces)
     made_up.write_lines(folder / "scores" / "m" / "gsm8k.jsonl", scores)
@@ -209,14 +285,31 @@ def _behaviour_inputs(folder, trajectories):
 
 def test_table3_counts_occurrences_and_tests_the_papers_contrast(tmp_path):
     closing, rethinking = ["think", "python", "answer"], ["think", "python", "think", "answer"]
-    trajectories = [(closing, True)] * 29 + [(closing, False)] * 7 + [(rethinking, True)] * 4 + [(rethinking, False)] * 20
-    tables = build("table3", _behaviour_inputs(tmp_path, trajectories),
-                   {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK})
+    trajectories = (
+        [(closing, True)] * 29 + [(closing, False)] * 7 + [(rethinking, True)] * 4 + [(rethinking, False)] * 20
+    )
+    tables = build(
+        "table3",
+        _behaviour_inputs(tmp_path, trajectories),
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK},
+    )
     rows = {row[0]: dict(zip(tables[""].columns, row, strict=True)) for row in tables[""].rows}
     assert set(rows) == {"python→answer", "think→python", "python→think", "think→answer"}
     first, second = rows["python→answer"], rows["python→think"]
-    assert (first["n_correct"], first["n_incorrect"], first["p"], first["lo"], first["hi"]) == (29, 7, "0.806", "0.650", "0.902")
-    assert (second["n_correct"], second["n_incorrect"], second["p"], second["lo"], second["hi"]) == (4, 20, "0.167", "0.067", "0.359")
+    assert (first["n_correct"], first["n_incorrect"], first["p"], first["lo"], first["hi"]) == (
+        29,
+        7,
+        "0.806",
+        "0.650",
+        "0.902",
+    )
+    assert (second["n_correct"], second["n_incorrect"], second["p"], second["lo"], second["hi"]) == (
+        4,
+        20,
+        "0.167",
+        "0.067",
+        "0.359",
+    )
     assert float(tables["tests"].rows[0][-1]) == pytest.approx(1.1e-6, rel=0.05)
     assert 0.3 < float(tables["tests"].rows[0][3]) < 0.64 < float(tables["tests"].rows[0][4]) < 0.9
     assert tables["by_task"].rows[0][0] == "math" and [row[1:] for row in tables["by_task"].rows] == tables[""].rows
@@ -224,18 +317,30 @@ def test_table3_counts_occurrences_and_tests_the_papers_contrast(tmp_path):
 
 def test_repeated_bigrams_in_one_trajectory_widen_only_the_clustered_interval(tmp_path):
     long = ["think", "python"] * 3 + ["answer"]
-    rows = build("table3", _behaviour_inputs(tmp_path, [(long, True)] * 6 + [(long, False)] * 6),
-                 {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK})[""].rows
+    rows = build(
+        "table3",
+        _behaviour_inputs(tmp_path, [(long, True)] * 6 + [(long, False)] * 6),
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK},
+    )[""].rows
     lo, hi, lo_clustered, hi_clustered = map(float, next(row for row in rows if row[0] == "think→python")[4:8])
     assert hi_clustered - lo_clustered > 1.3 * (hi - lo)
 
 
 def test_table4_medians(tmp_path):
-    trajectories = [(["think", "python", "answer"], number % 2 == 0) for number in range(9)] + [(["think", "answer"], True)]
-    rows = build("table4", _behaviour_inputs(tmp_path, trajectories), {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}]})[""].rows
+    trajectories = [(["think", "python", "answer"], number % 2 == 0) for number in range(9)] + [
+        (["think", "answer"], True)
+    ]
+    rows = build(
+        "table4",
+        _behaviour_inputs(tmp_path, trajectories),
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}]},
+    )[""].rows
     assert rows[0] == ["math only", 10, "400", "400", 5, 4] and rows[1][0] == "full sample"
-    first = build("table4", _behaviour_inputs(tmp_path, trajectories),
-                  {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math", "n": 3}]})[""].rows[0]
+    first = build(
+        "table4",
+        _behaviour_inputs(tmp_path, trajectories),
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math", "n": 3}]},
+    )[""].rows[0]
     assert first[:4] == ["math only", 3, "100", "100"]
 
 
@@ -250,7 +355,9 @@ def test_table7_lists_the_package_without_importing_it(tmp_path):
     package = tmp_path / "aspo"
     package.mkdir()
     (package / "__init__.py").write_text('"""The package."""\n__all__ = ["b", "a"]\n')
-    (package / "core.py").write_text('"""The core.\n\nMore."""\nimport torch_that_is_absent\n\ndef run(): ...\n\ndef _hidden(): ...\n')
+    (package / "core.py").write_text(
+        '"""The core.\n\nMore."""\nimport torch_that_is_absent\n\ndef run(): ...\n\ndef _hidden(): ...\n'
+    )
     rows = build("table7", Inputs(data=[package]), {})[""].rows
     assert rows == [["aspo/core.py", 8, "run", "The core."], ["aspo/__init__.py", 2, "b a", "The package."]]
     assert describe_module(ROOT / "tir" / "errors.py")[0] > 50
@@ -259,23 +366,44 @@ def test_table7_lists_the_package_without_importing_it(tmp_path):
 def test_table8_adds_up_snakemakes_benchmark_files(tmp_path):
     (tmp_path / "sft.tsv").write_text("s\th:m:s\n60.0\t0:01:00\n70.0\t0:01:10\n")
     (tmp_path / "rl.tsv").write_text("s\th:m:s\n3600\t1:00:00\n")
-    rows = build("table8", Inputs(timings=[tmp_path]), {"rows": [{"label": "SFT", "timing": "sft", "hardware": "CPU"}, {"label": "RL", "timing": "rl"}]})[""].rows
-    assert rows == [["SFT", "", "", "CPU", "1 min 5 s"], ["RL", "", "", "", "1 h 0 min"], ["total", "", "", "", "1 h 1 min"]]
+    rows = build(
+        "table8",
+        Inputs(timings=[tmp_path]),
+        {"rows": [{"label": "SFT", "timing": "sft", "hardware": "CPU"}, {"label": "RL", "timing": "rl"}]},
+    )[""].rows
+    assert rows == [
+        ["SFT", "", "", "CPU", "1 min 5 s"],
+        ["RL", "", "", "", "1 h 0 min"],
+        ["total", "", "", "", "1 h 1 min"],
+    ]
     assert [clock(3.21), clock(59.6), clock(218), clock(5712)] == ["3.2 s", "1 min 0 s", "3 min 38 s", "1 h 35 min"]
 
 
 def test_table13_reads_the_training_log(inputs):
-    rows = dict(build("table13", inputs, {"run": "full", "configuration": {"samples": 53971, "effective_batch": 128}})[""].rows)
+    params = {"run": "full", "configuration": {"samples": 53971, "epochs": 3}, "effective_batch": 128}
+    rows = dict(build("table13", inputs, params)[""].rows)
     assert rows["samples"] == 53971 and rows["steps"] == 1239 and rows["wall-clock of training"] == "1 h 35 min"
-    assert rows["samples per second"] == "27.8" and rows["train loss, mean over steps"] == "0.732"
+    assert rows["samples per second"] == "27.8" and rows["steps per second"] == "0.22"
+    assert 0.64 < float(rows["train loss, mean over steps"]) < 0.70 and rows["evaluation loss, last"] == "0.6497"
     assert rows["evaluation loss by step"] == "414: 0.6576, 828: 0.6471, 1239: 0.6497"
     with pytest.raises(DataError, match="no logs of medium"):
         build("table10", inputs, {"run": "medium"})
 
 
 def test_table12_has_one_row_per_model(inputs):
-    tables = build("table12", inputs, {"rows": [{**row, "data": "54K × 3"} for row in made_up.ROWS[:2]], "benchmarks": made_up.BENCHMARKS[:1], "statistics": QUICK})
-    assert tables[""].columns == ["model", "training data", "n", "P", "lo", "hi"] and tables[""].rows[0][1:3] == ["54K × 3", 30]
+    tables = build(
+        "table12",
+        inputs,
+        {
+            "rows": [{**row, "data": "54K × 3"} for row in made_up.ROWS[:2]],
+            "benchmarks": made_up.BENCHMARKS[:1],
+            "statistics": QUICK,
+        },
+    )
+    assert tables[""].columns == ["model", "training data", "n", "P", "lo", "hi"] and tables[""].rows[0][1:3] == [
+        "54K × 3",
+        30,
+    ]
     assert float(tables[""].rows[1][3]) * 30 == pytest.approx(round(float(tables[""].rows[1][3]) * 30), abs=0.02)
 
 
@@ -299,7 +427,9 @@ def test_inputs_are_found_by_place_and_ambiguity_is_refused(root, tmp_path):
 
 def test_seeds_and_samples_become_axes(tmp_path):
     def rows(shift):
-        return [{"id": item, "sample": sample, "em": shift + 10 * item + sample} for item in (2, 1) for sample in (1, 0)]
+        return [
+            {"id": item, "sample": sample, "em": shift + 10 * item + sample} for item in (2, 1) for sample in (1, 0)
+        ]
 
     for seed in (1, 2):
         made_up.write_lines(tmp_path / f"a-step1-seed{seed}" / "x.jsonl", rows(100 * seed))
@@ -312,15 +442,34 @@ def test_seeds_and_samples_become_axes(tmp_path):
 
 
 def _run(*arguments, params):
-    return subprocess.run([sys.executable, "-m", "scripts.make_table", *map(str, arguments), "--params", json.dumps(params)], cwd=ROOT,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.make_table", *map(str, arguments), "--params", json.dumps(params)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_script_as_a_rule_calls_it(root, tmp_path):
-    done = _run("--table", "table5", "--scores-dir", root / "scores", "--output", tmp_path / "results" / "table5.csv", params=TABLE5)
+    done = _run(
+        "--table",
+        "table5",
+        "--scores-dir",
+        root / "scores",
+        "--output",
+        tmp_path / "results" / "table5.csv",
+        params=TABLE5,
+    )
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "results").iterdir() if not path.name.endswith("provenance.json"))
-    assert names == ["table5.csv", "table5.md", "table5.tex", "table5_comparisons.csv", "table5_detail.csv"]
+    assert names == [
+        "table5.csv",
+        "table5.md",
+        "table5.tex",
+        "table5_comparisons.csv",
+        "table5_detail.csv",
+        "table5_variance.csv",
+    ]
     failed = _run("--table", "table5", "--output", tmp_path / "table5.csv", params=TABLE5)
     assert failed.returncode == 1 and re.search(r"DataError: scores: no scores of published/gsm8k", failed.stderr)
     assert not (tmp_path / "table5.csv").exists() and "Traceback" not in failed.stderr

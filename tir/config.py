@@ -195,7 +195,11 @@ class Sft(Model):
     cutoff_tokens: int = Field(4096, ge=16, le=1_000_000)
     precision: Literal["bf16", "fp32"] = "bf16"
     deepspeed: Literal["zero1", "zero2", "zero3"] | None = "zero3"
-    attention: Literal["fa2", "sdpa", "eager"] = "fa2"
+    attention: Literal["fa2", "sdpa", "eager"] = Field(
+        "sdpa", description="sdpa: torch's own, which runs FlashAttention-2 without a compiler; fa2: the flash-attn package")
+    group_by_length: bool = Field(False, description="batches of rows of like length")
+    gradient_checkpointing: bool = Field(True, description="recompute activations instead of keeping them")
+    logging_steps: int = Field(1, ge=1, description="steps between two records of the log")
     seed: int = Field(42, ge=0)
 
 
@@ -221,6 +225,10 @@ class Rl(Model):
     entropy_coef: float = Field(0.001, ge=0, le=1)
     clip_ratio: float = Field(0.2, gt=0, lt=1)
     temperature: float = Field(1.0, gt=0, le=10)
+    track_kl: bool = Field(False, description="log the divergence from the starting policy; costs a reference model")
+    old_log_probs: Literal["recompute", "rollout"] = Field(
+        "recompute", description="proximal policy: recomputed by the trainer, or as the rollout engine reported")
+    micro_batch_tokens: int = Field(0, ge=0, description="tokens per forward pass and device; 0: twice the longest")
     max_prompt_tokens: int = Field(1536, ge=16)
     max_response_tokens: int = Field(4096, ge=16)
     validate_every: int = Field(15, ge=1, description="steps between validations; one also stands before training")

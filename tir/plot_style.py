@@ -1,7 +1,7 @@
 """One look for all figures: the paper's palette and hatches, made legible in grey and for colour-blind readers.
 
-Roles are told apart three ways at once: hue, lightness and hatch (bars) or marker and dash (lines). The paper's reserved
-palette (Figure 2) is kept: published dark grey with diagonals, SFT blue with dots, GRPO green, ASPO red.
+Roles are told apart three ways at once: hue, lightness and hatch (bars) or marker and dash (lines). The paper's
+reserved palette (Figure 2) is kept: published dark grey with diagonals, SFT blue with dots, GRPO green, ASPO red.
 """
 
 from __future__ import annotations
@@ -45,19 +45,47 @@ LOOKS = {
     "beta_only": Look("#cc79a7", "||||", "X", (0, (2, 1))),
     "aspo_original": Look("#762a83", "++++", "*", (0, (6, 2))),
 }
-_OTHERS = (Look("#1b7f79", "oo", "<", (0, (3, 1, 1, 1))), Look("#a6761d", "**", ">", (0, (1, 1))),
-           Look("#666699", "//..", "h", (0, (7, 2))), Look("#b3b3b3", "OO", "d", (0, (2, 2))))
+_OTHERS = (
+    Look("#1b7f79", "oo", "<", (0, (3, 1, 1, 1))),
+    Look("#a6761d", "**", ">", (0, (1, 1))),
+    Look("#666699", "//..", "h", (0, (7, 2))),
+    Look("#b3b3b3", "OO", "d", (0, (2, 2))),
+)
 POSITIVE, NEGATIVE, NEUTRAL = "#3f9a50", "#b2182b", "#b8b8b8"
-CATEGORY_LOOKS = {"python_only": Look("#33638d", "////"), "search_only": Look("#e6b45a", "...."), "no_tools": Look("#d9d9d9", ""),
-                  "mixed": Look("#7a3b69", "xxxx")}
+CATEGORY_LOOKS = {
+    "python_only": Look("#33638d", "////"),
+    "search_only": Look("#e6b45a", "...."),
+    "no_tools": Look("#d9d9d9", ""),
+    "mixed": Look("#7a3b69", "xxxx"),
+}
 
 _SETTINGS = {
-    "figure.dpi": 100, "savefig.dpi": 300, "figure.constrained_layout.use": True, "font.size": 8, "axes.titlesize": 8,
-    "axes.labelsize": 8, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "legend.frameon": False,
-    "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.3, "lines.markersize": 4, "hatch.linewidth": 0.5,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#e3e3e3", "grid.linewidth": 0.5, "axes.axisbelow": True,
-    "svg.hashsalt": "tir", "svg.fonttype": "path",
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "tir",
+    "svg.fonttype": "path",
 }
 
 
@@ -81,7 +109,9 @@ def bar_style(of: Look) -> dict[str, Any]:
 def draw_intervals(axes: Axes, places: np.ndarray, scores: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> None:
     """Error bars with a white casing, visible on dark and light bars."""
     reach = np.clip([scores - lows, highs - scores], 0, None)
-    drawn = axes.errorbar(places, scores, reach, fmt="none", ecolor="#1a1a1a", elinewidth=0.7, capsize=1.6, capthick=0.7)
+    drawn = axes.errorbar(
+        places, scores, reach, fmt="none", ecolor="#1a1a1a", elinewidth=0.7, capsize=1.6, capthick=0.7
+    )
     for artist in (*drawn.lines[1], *drawn.lines[2]):
         artist.set_path_effects([withStroke(linewidth=1.9, foreground="white", alpha=0.85)])
 
@@ -94,7 +124,13 @@ def ordered(arms: Iterable[str]) -> list[str]:
 
 def line_style(of: Look) -> dict[str, Any]:
     """Keyword arguments of a line with markers."""
-    return {"color": of.colour, "linestyle": of.dash, "marker": of.marker, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    return {
+        "color": of.colour,
+        "linestyle": of.dash,
+        "marker": of.marker,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+    }
 
 
 @contextmanager
@@ -106,13 +142,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, output: str | os.PathLike, *, config: Any) -> list[Path]:
-    """Write `output` (PNG) and the same figure as SVG beside it, atomically, with provenance; equal input, equal bytes."""
+def save(
+    figure: Figure, output: str | os.PathLike, *, config: Any, code: Iterable[str | os.PathLike] = ()
+) -> list[Path]:
+    """Write `output` (PNG) and the same figure as SVG beside it, with provenance; equal input, equal bytes."""
     output, written = Path(output), []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = output.with_suffix(suffix)
         with style(), atomic_path(path) as temporary:
             figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-        write_provenance(path, config=config, packages=("matplotlib", "numpy"))
+        write_provenance(path, config=config, packages=("matplotlib", "numpy"), code=code)
         written.append(path)
     return written

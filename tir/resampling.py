@@ -63,8 +63,16 @@ class Column:
         resampled: what was resampled, in words.
     """
 
-    def __init__(self, parts: list[Part], arrays: list[list[np.ndarray]], contrasts: np.ndarray, *, level: float,
-                 rng: np.random.Generator, random_benchmarks: bool):
+    def __init__(
+        self,
+        parts: list[Part],
+        arrays: list[list[np.ndarray]],
+        contrasts: np.ndarray,
+        *,
+        level: float,
+        rng: np.random.Generator,
+        random_benchmarks: bool,
+    ):
         weight, models = 1 / len(parts), len(arrays)
         resamples = len(parts[0].deviations)
         means = np.stack([part.values.mean(axis=0) for part in parts])
@@ -110,6 +118,25 @@ def interaction(table: np.ndarray) -> float:
     """Variance of the interaction of seeds and items (with single-answer noise) in a table (seeds, items)."""
     residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
     return float((residual**2).sum() / ((table.shape[0] - 1) * (table.shape[1] - 1)))
+
+
+def variance_split(values: np.ndarray) -> dict[str, float]:
+    """Variance components of one benchmark: between items, between seeds, within items (samples and interaction).
+
+    Args:
+        values: (seeds, items, samples). More items shrink the first, more seeds the second, more of either the third.
+    """
+    seeds, items, samples = values.shape
+    table = values.mean(axis=2)
+    if seeds > 1:
+        within = interaction(table)
+    else:
+        within = float(values.var(axis=2, ddof=1).mean() / samples) if samples > 1 else 0.0
+    return {
+        "items": max(0.0, float(table.mean(axis=0).var(ddof=1) - within / seeds)),
+        "seeds": max(0.0, float(table.mean(axis=1).var(ddof=1) - within / items)) if seeds > 1 else 0.0,
+        "within": within,
+    }
 
 
 def small_sample_stretch(variances: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:

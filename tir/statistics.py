@@ -1,20 +1,20 @@
 r"""Intervals and tests for scores of several models on the same benchmark items.
 
-A model's scores on a benchmark are an array of shape (seeds, items, samples): seeds are separately trained models of one
-arm, crossed with items; samples are repeated answers to one item, nested in it. Everything is a *contrast* of models (one
-model, or the difference of two) and is treated by one bootstrap, so that intervals and tests cannot disagree:
+A model's scores on a benchmark are an array of shape (seeds, items, samples): seeds are separately trained models of
+one arm, crossed with items; samples are repeated answers to one item, nested in it. Everything is a *contrast* of
+models (one model, or the difference of two) and is treated by one bootstrap, so that intervals and tests cannot
+disagree. Its levels, from the top:
 
 - benchmarks are fixed strata by default (the claim is about these benchmarks); `random_benchmarks` resamples them too;
 - items are resampled within their benchmark, each with all its samples and seeds, and the same items for every model
-  (paired). Resampling n - 1 of n items makes the bootstrap variance unbiased (Rao & Wu 1988); samples within a drawn item
-  are not resampled again, which would count their noise twice;
+  (paired). Drawing n - 1 of n items makes the bootstrap variance unbiased (Rao & Wu 1988);
+- samples travel with their item: drawing them again within a drawn item would count their noise twice;
 - seeds add what the models of an arm differ by *beyond* item noise, drawn from Student's t with seeds - 1 degrees of
-  freedom: three seeds cannot be bootstrapped honestly. An arm with one seed has no such part, and its method says so.
+  freedom: three seeds cannot be bootstrapped honestly. With one seed there is no such part, and `method` says so.
 
-A single score of one sample and one seed that is right or wrong gets Wilson's interval. Paired differences are tested by
+A score of one sample and one seed that is right or wrong gets Wilson's interval. Paired differences are tested by
 flipping the signs of item differences (all samples and seeds of an item together), with Holm's correction. Scores are
-fractions in [0, 1]. Sources: paper section 7 (statistical power), UPSTREAM section 6 items 14 and 19; Miller,
-arXiv 2411.00640 (paired differences, power).
+fractions in [0, 1]. Sources: paper section 7 (statistical power); Miller, arXiv 2411.00640 (paired differences, power).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tir.errors import DataError
-from tir.resampling import Column, Part, interaction
+from tir.resampling import Column, Part
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # model label -> benchmark -> (seeds, items, samples)
 
@@ -54,8 +54,8 @@ class Comparison:
 
     Attributes:
         difference, lo, hi: paired difference and its interval, as fractions.
-        p, p_holm: sign-flip p-value, and after Holm's correction: over all pairs of one macro average, or over all pairs
-            and benchmarks for single cells.
+        p, p_holm: sign-flip p-value, and after Holm's correction: over all pairs of one macro average, or over all
+            pairs and benchmarks for single cells.
         minimum_detectable: smallest true difference found with the wanted power at this n and these seeds.
         items_needed: items at which the observed difference would be found; None if no number suffices (the seeds
             differ too much, or there is no difference).
@@ -96,9 +96,17 @@ def minimum_detectable(standard_error: float, level: float = 0.95, power: float 
     return float(standard_error * (stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)))
 
 
-def study(scores: Scores, *, macros: Mapping[str, Sequence[str]] | None = None, pairs: Sequence[tuple[str, str]] = (),
-          level: float = 0.95, power: float = 0.8, resamples: int = 10_000, seed: int = 0,
-          random_benchmarks: bool = False) -> Study:
+def study(
+    scores: Scores,
+    *,
+    macros: Mapping[str, Sequence[str]] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
+    level: float = 0.95,
+    power: float = 0.8,
+    resamples: int = 10_000,
+    seed: int = 0,
+    random_benchmarks: bool = False,
+) -> Study:
     """Estimate every cell and macro average, and compare pairs of models on them.
 
     Args:
@@ -120,19 +128,33 @@ def study(scores: Scores, *, macros: Mapping[str, Sequence[str]] | None = None, 
     estimates, tests = {}, []
     for column, members in columns.items():
         arrays = {label: [scores[label][name] for name in members] for label in labels}
-        drawn = Column([parts[name] for name in members], list(arrays.values()), contrasts, level=level, rng=rng,
-                       random_benchmarks=random_benchmarks)
+        drawn = Column(
+            [parts[name] for name in members],
+            list(arrays.values()),
+            contrasts,
+            level=level,
+            rng=rng,
+            random_benchmarks=random_benchmarks,
+        )
         for row, label in enumerate(labels):
             estimates[label, column] = _estimate(drawn, row, arrays[label], level)
         for position, (a, b) in enumerate(pairs):
             seeds = max(len(arrays[a][0]), len(arrays[b][0]))
-            tests.append({"a": a, "b": b, "column": column, "family": column if column in (macros or {}) else "cells",
-                          **_test(drawn, len(labels) + position, position, seeds, level, power)})
+            tests.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "column": column,
+                    "family": column if column in (macros or {}) else "cells",
+                    **_test(drawn, len(labels) + position, position, seeds, level, power),
+                }
+            )
     return Study(estimates, _holm(tests, 1 - level))
 
 
-def clustered_proportion(successes: np.ndarray, trials: np.ndarray, *, level: float = 0.95, resamples: int = 10_000,
-                         seed: int = 0) -> tuple[float, float]:
+def clustered_proportion(
+    successes: np.ndarray, trials: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
     """Interval of sum(successes) / sum(trials) when occurrences within a cluster (a trace) are not independent.
 
     Args:
@@ -142,30 +164,17 @@ def clustered_proportion(successes: np.ndarray, trials: np.ndarray, *, level: fl
     return tuple(float(edge) for edge in np.nanquantile(draws, (0.5 - level / 2, 0.5 + level / 2)))
 
 
-def clustered_difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], *,
-                         level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+def clustered_difference(
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Interval of the difference of two such proportions over the same clusters, resampled together."""
     draws = _ratio_draws(*first, resamples, seed) - _ratio_draws(*second, resamples, seed)
     return tuple(float(edge) for edge in np.nanquantile(draws, (0.5 - level / 2, 0.5 + level / 2)))
-
-
-def variance_split(values: np.ndarray) -> dict[str, float]:
-    """Variance components of one benchmark: between items, between seeds, within items (samples and interaction).
-
-    Args:
-        values: (seeds, items, samples). More items shrink the first, more seeds the second, more of either the third.
-    """
-    seeds, items, samples = values.shape
-    table = values.mean(axis=2)
-    if seeds > 1:
-        within = interaction(table)
-    else:
-        within = float(values.var(axis=2, ddof=1).mean() / samples) if samples > 1 else 0.0
-    return {
-        "items": max(0.0, float(table.mean(axis=0).var(ddof=1) - within / seeds)),
-        "seeds": max(0.0, float(table.mean(axis=1).var(ddof=1) - within / items)) if seeds > 1 else 0.0,
-        "within": within,
-    }
 
 
 def _estimate(column: Column, row: int, arrays: list[np.ndarray], level: float) -> Estimate:
@@ -195,9 +204,13 @@ def _test(column: Column, contrast: int, position: int, seeds: int, level: float
     detectable = (hi - lo) / 2 + stats.norm.ppf(power) * math.sqrt(item_variance + seed_variance)
     training_noise = "seeds" if seeds > 1 else "one seed per model: training noise is not included"
     return {
-        "difference": difference, "lo": lo, "hi": hi, "n": column.n,
+        "difference": difference,
+        "lo": lo,
+        "hi": hi,
+        "n": column.n,
         "p": (1 + int((null >= abs(difference) - 1e-12).sum())) / (1 + len(null)),
-        "minimum_detectable": float(detectable), "items_needed": needed,
+        "minimum_detectable": float(detectable),
+        "items_needed": needed,
         "method": f"paired bootstrap and sign flips ({column.resampled}; {training_noise})",
     }
 
@@ -211,7 +224,9 @@ def _holm(tests: list[dict], alpha: float) -> list[Comparison]:
     found = []
     for position, test in enumerate(tests):
         fields = {name: value for name, value in test.items() if name != "family"}
-        found.append(Comparison(**fields, p_holm=corrected[position], verdict=_verdict(test, corrected[position], alpha)))
+        found.append(
+            Comparison(**fields, p_holm=corrected[position], verdict=_verdict(test, corrected[position], alpha))
+        )
     return found
 
 
@@ -231,8 +246,12 @@ def _contrasts(labels: list[str], pairs: Sequence[tuple[str, str]]) -> np.ndarra
     for row, (a, b) in enumerate(pairs, len(labels)):
         unknown = {a, b} - set(labels)
         if unknown or a == b:
-            raise DataError("cannot compare", where=f"{a} with {b}", why=f"unknown or equal labels {sorted(unknown) or a}",
-                            remedy=f"name two of {', '.join(labels)}")
+            raise DataError(
+                "cannot compare",
+                where=f"{a} with {b}",
+                why=f"unknown or equal labels {sorted(unknown) or a}",
+                remedy=f"name two of {', '.join(labels)}",
+            )
         matrix[row, labels.index(a)], matrix[row, labels.index(b)] = 1, -1
     return matrix
 
@@ -247,13 +266,22 @@ def _ratio_draws(successes: np.ndarray, trials: np.ndarray, resamples: int, seed
 def _check(scores: Scores, benchmarks: list[str]) -> None:
     for label, row in scores.items():
         if set(row) != set(benchmarks):
-            raise DataError("models were not scored on the same benchmarks", where=label,
-                            why=f"it has {', '.join(row)}; the first model has {', '.join(benchmarks)}")
+            raise DataError(
+                "models were not scored on the same benchmarks",
+                where=label,
+                why=f"it has {', '.join(row)}; the first model has {', '.join(benchmarks)}",
+            )
         seeds = {array.shape[0] for array in row.values()}
         if len(seeds) != 1:
-            raise DataError("a model needs the same seeds on every benchmark", where=label, why=f"seeds {sorted(seeds)}")
+            raise DataError(
+                "a model needs the same seeds on every benchmark", where=label, why=f"seeds {sorted(seeds)}"
+            )
     for name in benchmarks:
         sizes = {row[name].shape[1] for row in scores.values()}
         if len(sizes) != 1 or min(sizes) < 2:
-            raise DataError("a benchmark needs the same two or more items for every model", where=name,
-                            why=f"items {sorted(sizes)}", remedy="score every model on the same file")
+            raise DataError(
+                "a benchmark needs the same two or more items for every model",
+                where=name,
+                why=f"items {sorted(sizes)}",
+                remedy="score every model on the same file",
+            )

@@ -37,7 +37,9 @@ def draw(name: str, inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     try:
         return drawer(inputs, params)
     except KeyError as error:
-        raise ConfigError("a parameter is missing", where=f"{name}: params", why=f"it has no {error.args[0]}") from error
+        raise ConfigError(
+            "a parameter is missing", where=f"{name}: params", why=f"it has no {error.args[0]}"
+        ) from error
 
 
 def _drawer(name: str) -> str:

@@ -73,7 +73,9 @@ def accuracy_radar(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             axes.plot(np.append(angles, angles[0]), np.append(values, values[0]), **line_style(drawn), zorder=3)
             axes.fill(angles, values, color=drawn.colour, alpha=0.06, linewidth=0)
             if drawn in (LOOKS["published"], LOOKS["sft"]):  # more than two hatches on top of each other are mud
-                axes.fill(angles, values, facecolor="none", edgecolor=drawn.colour, alpha=0.25, hatch=drawn.hatch, linewidth=0)
+                axes.fill(
+                    angles, values, facecolor="none", edgecolor=drawn.colour, alpha=0.25, hatch=drawn.hatch, linewidth=0
+                )
         axes.set_xticks(angles, [each["label"] for each in benchmarks])
         axes.tick_params(axis="x", pad=5)
         step = 20 if top > 40 else 10
@@ -86,8 +88,12 @@ def accuracy_radar(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         axes.set_ylim(0, top)
         axes.grid(visible=True, color="#d9d9d9")
         axes.spines["polar"].set_color("#bbbbbb")
-        lines = [plt.Line2D([], [], **line_style(look(row.get("style", row["label"]))), label=row["label"]) for row in rows]
-        figure.legend(handles=lines, loc="outside lower center", ncols=2 if len(rows) in (2, 4) else 3, handlelength=2.4)
+        lines = [
+            plt.Line2D([], [], **line_style(look(row.get("style", row["label"]))), label=row["label"]) for row in rows
+        ]
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=2 if len(rows) in (2, 4) else 3, handlelength=2.4
+        )
     return figure
 
 
@@ -109,12 +115,22 @@ def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         places = np.arange(len(rows))
         for place, share, row in zip(places, shares, rows, strict=True):
             hatch = {"python→answer": "////", "python→think": "\\\\\\\\"}.get(row[0], "")
-            axes.bar(place, share, 0.66, facecolor=colours.get(row[0], NEUTRAL), hatch=hatch, edgecolor="white", linewidth=0)
+            axes.bar(
+                place, share, 0.66, facecolor=colours.get(row[0], NEUTRAL), hatch=hatch, edgecolor="white", linewidth=0
+            )
         draw_intervals(axes, places, shares, lows, highs)
         for place, share, high, row in zip(places, shares, highs, rows, strict=True):
             axes.text(place, max(share, high) + 0.025, f"{share:.2f}", ha="center", va="bottom", fontsize=7)
-            axes.text(place, -0.2, f"n = {row[1] + row[2]}", ha="center", va="top", fontsize=6.5, color="#555555",
-                      transform=axes.get_xaxis_transform())
+            axes.text(
+                place,
+                -0.2,
+                f"n = {row[1] + row[2]}",
+                ha="center",
+                va="top",
+                fontsize=6.5,
+                color="#555555",
+                transform=axes.get_xaxis_transform(),
+            )
         axes.set_xticks(places, [row[0].replace("→", "\n→ ") for row in rows])
         axes.tick_params(axis="x", length=0)
         axes.set(ylabel="P(correct | bigram)", ylim=(0, 1.08), yticks=np.arange(0, 1.01, 0.25))
@@ -134,8 +150,13 @@ def one_benchmark(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         items = estimates[rows[0]["label"], benchmark["name"]].n
         axes.set_xticks(range(len(rows)), [row["label"] for row in rows])
         axes.tick_params(axis="x", length=0)
-        axes.set(ylabel=f"{METRIC_NAMES[benchmark['metric']].capitalize()} (×100)", ylim=(0, 108), yticks=range(0, 101, 20),
-                 xlim=(-0.6, len(rows) - 0.4), title=f"{benchmark['label']}, n = {items}")
+        axes.set(
+            ylabel=f"{METRIC_NAMES[benchmark['metric']].capitalize()} (×100)",
+            ylim=(0, 108),
+            yticks=range(0, 101, 20),
+            xlim=(-0.6, len(rows) - 0.4),
+            title=f"{benchmark['label']}, n = {items}",
+        )
     return figure
 
 
@@ -155,8 +176,15 @@ def tool_categories(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             axes.barh(places, widths, 0.62, left=left, **bar_style(CATEGORY_LOOKS[name]))
             for place, start, width in zip(places, left, widths, strict=True):
                 if width >= 7:
-                    axes.text(start + width / 2, place, f"{width:.0f} %", ha="center", va="center", fontsize=7,
-                              bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9})
+                    axes.text(
+                        start + width / 2,
+                        place,
+                        f"{width:.0f} %",
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9},
+                    )
             left += widths
         axes.set_yticks(places, [row["label"] for row in rows])
         axes.tick_params(axis="y", length=0)
@@ -187,8 +215,16 @@ def _mark_tasks(axes, tasks: Sequence[str | None]) -> None:
         if start:
             axes.axvline(start - 0.5, color="#555555", linestyle=(0, (4, 3)), linewidth=0.8)
         if len(starts) > 1:
-            axes.text((start + end - 1) / 2, 1.0, _GROUPS.get(tasks[start], ""), transform=axes.get_xaxis_transform(),
-                      ha="center", va="bottom", fontsize=7.5, color="#333333")
+            axes.text(
+                (start + end - 1) / 2,
+                1.0,
+                _GROUPS.get(tasks[start], ""),
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=7.5,
+                color="#333333",
+            )
 
 
 def _handles(rows: Sequence[Mapping]) -> list[Patch]:

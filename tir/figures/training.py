@@ -17,7 +17,11 @@ from tir.plot_style import LOOKS, TEXT_WIDTH, line_style, look, ordered, style
 from tir.tables.inputs import Inputs
 from tir.tables.training import sft_log
 
-TELEMETRY = {"critic/score/mean": "Mean score", "actor/pg_loss": "Policy loss", "response_length/mean": "Response length\n(tokens)"}
+TELEMETRY = {
+    "critic/score/mean": "Mean score",
+    "actor/pg_loss": "Policy loss",
+    "response_length/mean": "Response length\n(tokens)",
+}
 _STEP_KEYS = ("step", "training/global_step")
 
 
@@ -40,9 +44,17 @@ def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             for position, (step, value) in enumerate(zip(steps, values.mean(axis=0), strict=True)):
                 side = _label_side(arm, position, curves, leader)
                 if side:
-                    axes.annotate(f"{value:.3f}", (step, value), xytext=(0, 7 * side), textcoords="offset points", ha="center",
-                                  va="bottom" if side > 0 else "top", fontsize=6.5, color=_dark(look(arm).colour),
-                                  path_effects=[withStroke(linewidth=1.6, foreground="white")])
+                    axes.annotate(
+                        f"{value:.3f}",
+                        (step, value),
+                        xytext=(0, 7 * side),
+                        textcoords="offset points",
+                        ha="center",
+                        va="bottom" if side > 0 else "top",
+                        fontsize=6.5,
+                        color=_dark(look(arm).colour),
+                        path_effects=[withStroke(linewidth=1.6, foreground="white")],
+                    )
         if params.get("paper"):
             stated = paper()["figure4"]
             axes.plot(stated["steps"], stated["score"], "x", color="#4d4d4d", label="paper, GRPO")
@@ -68,8 +80,18 @@ def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         left.set(xlabel="Training step", ylabel="Training loss", title="(a) training", ylim=(None, top))
         for step, _ in log.evaluations:
             left.axvline(step, color="#777777", linestyle=(0, (3, 2)), linewidth=0.7)
-            left.annotate(f"{step}", (step, 0.985), xycoords=("data", "axes fraction"), xytext=(-2, 0), textcoords="offset points",
-                          rotation=90, ha="right", va="top", fontsize=6.5, color="#555555")
+            left.annotate(
+                f"{step}",
+                (step, 0.985),
+                xycoords=("data", "axes fraction"),
+                xytext=(-2, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="top",
+                fontsize=6.5,
+                color="#555555",
+            )
         right.set(title="(b) held out", xlabel="Training step", ylabel="Evaluation loss")
         if log.evaluations:
             places, values = np.array(log.evaluations).T
@@ -77,8 +99,15 @@ def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             spread = max(np.ptp(values), 1e-3)
             best = int(np.argmin(values))
             for position, (place, value) in enumerate(zip(places, values, strict=True)):
-                right.annotate(f"{value:.4f}", (place, value), xytext=(0, -7 if position == best else 6), textcoords="offset points",
-                               ha="center", va="top" if position == best else "bottom", fontsize=6.5)
+                right.annotate(
+                    f"{value:.4f}",
+                    (place, value),
+                    xytext=(0, -7 if position == best else 6),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top" if position == best else "bottom",
+                    fontsize=6.5,
+                )
             right.set(xticks=places, ylim=(values.min() - 0.45 * spread, values.max() + 0.35 * spread))
             right.margins(x=0.22)
             right.yaxis.set_major_locator(MaxNLocator(5))
@@ -93,8 +122,14 @@ def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     arms = params.get("arms") or ordered(inputs.arms())
     metrics = params.get("metrics") or TELEMETRY
     with style():
-        figure, grid = plt.subplots(len(metrics), len(arms), figsize=(max(2.8, min(TEXT_WIDTH, 2.75 * len(arms))), 1.45 * len(metrics)),
-                                    sharex=True, sharey="row", squeeze=False)
+        figure, grid = plt.subplots(
+            len(metrics),
+            len(arms),
+            figsize=(max(2.8, min(TEXT_WIDTH, 2.75 * len(arms))), 1.45 * len(metrics)),
+            sharex=True,
+            sharey="row",
+            squeeze=False,
+        )
         for column, arm in enumerate(arms):
             runs = inputs.metrics(arm)
             for row, (key, title) in enumerate(metrics.items()):
@@ -112,7 +147,7 @@ def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
 
 
 def curve(runs: Mapping[int, Sequence[Mapping[str, Any]]], key: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which every seed logged a metric, and its values, shape (seeds, steps); `DataError` if there are none."""
+    """Steps at which every seed logged a metric, and its values (seeds, steps); `DataError` if there are none."""
     tables = [{_step(row): float(row[key]) for row in rows if row.get(key) is not None} for rows in runs.values()]
     steps = sorted(set.intersection(*map(set, tables)))
     if not steps:
@@ -136,7 +171,9 @@ def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool
     drawn = line_style(look(arm)) | ({} if marker else {"marker": ""})
     axes.plot(steps, values.mean(axis=0), **drawn, label=_name(arm))
     if len(values) > 1:
-        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=look(arm).colour, alpha=0.18, linewidth=0)
+        axes.fill_between(
+            steps, values.min(axis=0), values.max(axis=0), color=look(arm).colour, alpha=0.18, linewidth=0
+        )
 
 
 def _step(row: Mapping[str, Any]) -> int:
@@ -147,11 +184,15 @@ def _step(row: Mapping[str, Any]) -> int:
 
 
 def _label_side(arm: str, position: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], leader: str) -> int:
-    """Where a point's value is printed: 1 above, -1 below, 0 nowhere. Of more than two lines only the leader has values."""
+    """Where a point's value is printed: 1 above, -1 below, 0 nowhere. Of three lines or more only the leader's."""
     if len(curves) > 2:
         return int(arm == leader)
     own = curves[arm][1].mean(axis=0)[position]
-    others = [values.mean(axis=0)[position] for name, (_, values) in curves.items() if name != arm and values.shape[1] > position]
+    others = [
+        values.mean(axis=0)[position]
+        for name, (_, values) in curves.items()
+        if name != arm and values.shape[1] > position
+    ]
     return 1 if all(own > other or (own == other and arm == leader) for other in others) else -1
 
 

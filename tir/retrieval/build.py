@@ -53,8 +53,8 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
     output = Path(output)
     partial = output.with_name(f"{output.name}.partial")
     if output.exists() and any(output.iterdir()) and not (output / "work.json").exists():
-        raise DataError("not an index directory", where=str(output), why="it holds other files, and a build replaces it",
-                        remedy="--output NEW_DIRECTORY")
+        raise DataError("not an index directory", where=str(output), remedy="--output NEW_DIRECTORY",
+                        why="it holds other files, and a build replaces it")
     found = scan(corpus)
     encoder = Encoder(config) if isinstance(config, EncoderConfig) else None
     manifest = {

@@ -15,7 +15,8 @@ import numpy as np
 
 from tir.errors import ConfigError
 
-BLOCK_BYTES = 64 << 20  # of float32: the most a CPU scan adds to the memory map
+RESIDENT_BYTES = 64 << 20  # of float32: an index no larger is converted once and kept
+BLOCK_BYTES = 4 << 20  # of float32: small enough that a converted block is still in cache when it is multiplied
 SPARE = 8  # candidates beyond k, against rounding at the last place
 
 
@@ -43,34 +44,28 @@ class CpuScanner:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the maps are only read
         faiss.omp_set_num_threads(threads)
         faiss.cvar.distance_compute_blas_threshold = 1  # its own loop for few queries is slower than one product
-        dim = shards[0].shape[1]
-        self._block_rows = max(1, BLOCK_BYTES // (4 * dim))
+        dim, total = shards[0].shape[1], sum(len(shard) for shard in shards)
         self._blocks: list[tuple[int, np.ndarray]] = []
-        first = 0
+        if total * dim * 4 <= RESIDENT_BYTES:
+            self._blocks.append((0, np.concatenate(shards, dtype=np.float32)))
+            self.budget = f"kept as {total * dim * 4 / 1e6:,.1f} MB float32"
+            return
+        rows, first = max(1, BLOCK_BYTES // (4 * dim)), 0
         for shard in shards:
-            self._blocks += [(first + start, shard[start : start + self._block_rows])
-                             for start in range(0, len(shard), self._block_rows)]
+            self._blocks += [(first + start, shard[start : start + rows]) for start in range(0, len(shard), rows)]
             first += len(shard)
-        self._buffer = np.empty((max(len(block) for _, block in self._blocks), dim), dtype=np.float32)
-        if first <= self._block_rows:
-            # All of it is one block's worth: convert once and keep it.
-            whole = np.concatenate([np.asarray(block) for _, block in self._blocks])
-            self._blocks = [(0, whole.astype(np.float32))]
-            self.budget = "kept as one float32 block"
-        else:
-            self.budget = f"memory-mapped, {self._buffer.nbytes / 1e6:,.0f} MB of it at a time as float32"
+        self._buffer = np.empty((rows, dim), dtype=np.float32)
+        self.budget = f"memory-mapped, {self._buffer.nbytes / 1e6:,.1f} MB of it at a time as float32"
 
     def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scan every block for `queries` (n, dim) float32; returns scores (n, k) and rows (n, k)."""
-        best_scores = best_rows = None
+        best = self._faiss.ResultHeap(len(queries), k, keep_max=True)
         for first, block in self._blocks:
             scores, rows = self._faiss.knn(queries, self._float32(block), min(k, len(block)),
                                            metric=self._faiss.METRIC_INNER_PRODUCT)
-            rows = rows + first
-            if best_scores is not None:
-                scores, rows = np.hstack([best_scores, scores]), np.hstack([best_rows, rows])
-            best_scores, best_rows = top(scores, rows, k)
-        return best_scores, best_rows
+            best.add_result(scores, rows + first)
+        best.finalize()
+        return best.D, best.I
 
     def _float32(self, block: np.ndarray) -> np.ndarray:
         if block.dtype == np.float32:

@@ -1,21 +1,34 @@
 """verl's trainer, started by `tir.rl.launch` as a process of its own: `python -m tir.rl.entry key=value ...`.
 
 The same steps as `verl.trainer.main_ppo`, except that the task runner lives in this process instead of in a Ray actor: one
-Python process less to start, and its errors end this one.
+Python process less to start, and its errors end this one. With TIR_FORK_ADDRESS set, Ray's other processes are forks of
+this one (see `tir.rl.forkserver`).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 from types import SimpleNamespace
 
-import hydra
-import ray
-from verl.trainer.main_ppo import TaskRunnerV1, auto_set_device, need_critic, need_reference_policy, run_ppo, validate_config
+FORK_ADDRESS = os.environ.get("TIR_FORK_ADDRESS")
+if FORK_ADDRESS:
+    # Ray reads its settings once, when it is imported, and a worker then wants to know the process it must not outlive. A
+    # fork inherits what was read here, so it is this process, which owns Ray's.
+    os.environ |= {"RAY_RAYLET_PID": str(os.getpid()), "RAY_JOB_ID": "01000000"}
 
-from tir.rl import forkserver
+import hydra  # noqa: E402
+import ray  # noqa: E402
+from verl.trainer.main_ppo import (  # noqa: E402
+    TaskRunnerV1,
+    auto_set_device,
+    need_critic,
+    need_reference_policy,
+    run_ppo,
+    validate_config,
+)
+
+from tir.rl import forkserver  # noqa: E402
 
 
 class LocalTaskRunner:
@@ -27,16 +40,17 @@ class LocalTaskRunner:
 
     def __init__(self) -> None:
         self._runner = TaskRunnerV1.__ray_metadata__.modified_class()
-        self.run = SimpleNamespace(remote=self._run)
-
-    def _run(self, config):
-        # The rollout server's modules take longest to import and are needed last; another thread begins with them now.
-        threading.Thread(target=_import_rollout, daemon=True).start()
-        return ray.put(self._runner.run(config))
+        self.run = SimpleNamespace(remote=lambda config: ray.put(self._runner.run(config)))
 
 
-def _import_rollout() -> None:
+def import_everything() -> None:
+    """Import what any process of a run imports, so that its forks need not."""
+    import verl.trainer.ppo.v1
     import verl.workers.rollout.vllm_rollout.vllm_async_server  # noqa: F401
+
+    import tir.rl.agent_loop
+    import tir.rl.plugin
+    import tir.rl.weights  # noqa: F401
 
 
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
@@ -52,10 +66,8 @@ def _interrupt(*_) -> None:
 
 
 if __name__ == "__main__":
-    if "TIR_FORK_ADDRESS" in os.environ:
-        import verl.trainer.ppo.v1
-        import tir.rl.agent_loop
-        _import_rollout()
-        forkserver.start(os.environ["TIR_FORK_ADDRESS"])
+    if FORK_ADDRESS:
+        import_everything()
+        forkserver.start(FORK_ADDRESS)
     signal.signal(signal.SIGTERM, _interrupt)
     main()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import shlex
 import signal
 import socket
 import struct
@@ -194,9 +195,27 @@ def _become(request: dict, received: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    _own_threads()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
     random.seed()
+
+
+def _own_threads() -> None:
+    """Set what libraries read from the environment only once: the server keeps them at one thread, so that it can fork."""
+    import multiprocessing
+
+    if "TIR_THREADS" in os.environ and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["TIR_THREADS"]))
+    if "TIR_FORK_PYTHON" in os.environ:  # vLLM starts its engine by multiprocessing's `spawn`
+        multiprocessing.set_executable(os.environ["TIR_FORK_PYTHON"])
+
+
+def write_stand_in(path: str, address: str) -> None:
+    """Write an executable file that takes Python's place: `path ARGUMENTS` runs as a fork of the server at `address`."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(__file__)} {shlex.quote(address)} "$@"\n')
+    os.chmod(path, 0o700)
 
 
 def _run(arguments: list[str]) -> int:
@@ -204,8 +223,8 @@ def _run(arguments: list[str]) -> int:
     import runpy
     import types
 
-    while arguments[0].startswith("-") and arguments[0] != "-c":
-        arguments = arguments[1:]  # -u, -B and the like: streams are unbuffered by their readers
+    while arguments[0].startswith("-") and arguments[0] != "-c":  # -u, -B, -X name: nothing that a fork could still change
+        arguments = arguments[2 if arguments[0] == "-X" else 1 :]
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         main = types.ModuleType("__main__")

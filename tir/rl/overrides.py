@@ -189,7 +189,8 @@ def environment(settings: RlSettings, files: RunFiles) -> dict[str, str]:
         "TIR_RUN_DIRECTORY": str(files.directory), "TIR_SCRATCH": scratch, "TIR_SOURCE_MODEL": str(files.model),
         "HYDRA_FULL_ERROR": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
         # Two runs on one machine must not share caches, tokens or sockets.
-        "HF_DATASETS_CACHE": f"{scratch}/datasets", "RAY_AUTH_TOKEN_PATH": f"{scratch}/token",
+        "HF_DATASETS_CACHE": f"{scratch}/datasets", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{scratch}/token",
+        "VLLM_RPC_BASE_PATH": scratch,
         "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }

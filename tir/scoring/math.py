@@ -3,8 +3,8 @@
 `math_em` and `math_f1` keep upstream's weak normalisation (lower case, single spaces) because the paper's MATH500
 column can only be reproduced with it. `math_equal` asks whether two answers denote the same thing: spelling first
 (`math_text`), exact rationals, tuples and sets item by item, and computer algebra in a killable process for the rest
-(`verifier`). Upstream's string rule (`utils/math_equivalence.py`) calls `025` and `25`, `1,000` and `1000`, `2.0` and `2`,
-`$18` and `18`, and `3\\sqrt13` and `3\\sqrt{13}` different; here they are equal.
+(`verifier`). Upstream's string rule (`utils/math_equivalence.py`) calls `025` and `25`, `1,000` and `1000`, `2.0` and
+`2`, `$18` and `18`, and `3\\sqrt13` and `3\\sqrt{13}` different; here they are equal.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _equal_collections(prediction: str, gold: str, verifier: Verifier | None) ->
         return None
     if left is None or right is None:
         single = left or right
-        if single[0] == "\\{" and len(single[1]) == 1:  # {12} against 12
+        if single[0] == "\\{" and len(single[1]) == 1 and not single[1][0].startswith("\\{"):  # {12} against 12
             other = gold if right is None else prediction
             return _equal_texts(single[1][0], other, verifier)
         return None if "\\cup" in prediction + gold or "matrix" in prediction + gold else False

@@ -1,8 +1,8 @@
 r"""One spelling for the many ways to write the same mathematical answer, without computer algebra.
 
 `read(text)` takes apart what surrounds the value (dollar signs, boxes, units, `x =`), and spells the value in one way:
-`\dfrac12`, `\frac 12` and `\frac{1}{2}` become one key, `1,000`, `1{,}000` and `10\,000` lose their separators. `number`
-turns a key into an exact rational; `items` splits tuples, sets and lists.
+`\dfrac12`, `\frac 12` and `\frac{1}{2}` become one key, `1,000`, `1{,}000` and `10\,000` lose their separators.
+`number` turns a key into an exact rational; `items` splits tuples, sets and lists.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from tir.protocol import last_boxed
 
-LONGEST = 2000  # characters; longer answers are compared as strings only
+LONGEST = 1000  # characters; longer answers are compared as strings only
 
 
 @dataclass(frozen=True)
@@ -36,46 +36,96 @@ class Expression:
 
 
 _SYMBOLS = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ",
-    "°": r"^\circ ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "²": "^2",
-    "³": "^3", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "，": ",", "（": "(", "）": ")", "％": r"\%",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "$": "", "£": r"\$", "€": r"\$",
+    "−": "-",
+    "–": "-",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "÷": "/",
+    "π": r"\pi ",
+    "θ": r"\theta ",
+    "∞": r"\infty ",
+    "°": r"^\circ ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "±": r"\pm ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "²": "^2",
+    "³": "^3",
+    "½": r"\frac{1}{2}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "，": ",",
+    "（": "(",
+    "）": ")",
+    "％": r"\%",
+    "\u00a0": " ",
+    "\u2009": " ",
+    "\u202f": " ",
+    "$": "",
+    "£": r"\$",
+    "€": r"\$",
 }
-_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (r"\\(?:left|right|displaystyle|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])", ""),
-    (r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
-    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-    (r"\\(?:geq|leq)(?![A-Za-z])", lambda match: match.group()[:-1]),
-    (r"√\s*\(?([\w.]+)\)?|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", lambda match: rf"\sqrt{{{match.group(1) or match.group(2)}}}"),
-    (r"(?<![\\A-Za-z])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
-    (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-    (r"\*\*", "^"),
-    (r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*\{([^{}]*)\}\s*(\w)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
-    (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
-    (r"\{,\}", ","),
-)]
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:left|right|displaystyle|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])", ""),
+        (r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:geq|leq)(?![A-Za-z])", lambda match: match.group()[:-1]),
+        (
+            r"√\s*\(?([\w.]+)\)?|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)",
+            lambda match: rf"\sqrt{{{match.group(1) or match.group(2)}}}",
+        ),
+        (r"(?<![\\A-Za-z])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
+        (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+        (r"\*\*", "^"),
+        (r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*\{([^{}]*)\}\s*(\w)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
+        (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
+        (r"\{,\}", ","),
+    )
+]
 _TEXT = r"\\(?:text|mbox|hbox|mathrm|textrm|textit|textbf|mathbf|textnormal|operatorname)\s*\{([^{}]*)\}"
 _WHOLE_TEXT = re.compile(rf"^{_TEXT}$")
 _ANY_TEXT = re.compile(_TEXT)
 _TEXT_UNIT = re.compile(rf"^(.*[^\s,+\-*/=(^_]\s*){_TEXT}\s*(?:\^\s*\{{?(\d)\}}?)?$")
-_PLAIN_UNIT = re.compile(r"^(-?[\d.,/ ]*[\d.}])\s*([A-Za-z]{2,}(?:[ .][A-Za-z.]+)*)\s*(?:\^\s*\{?(\d)\}?)?$")
+_PLAIN_UNIT = re.compile(r"^(-?[\d.,/ ]*[\d.}])\s*([A-Za-z]{2,}(?:[ .]{1,2}[A-Za-z]+)*\.?)\s*(?:\^\s*\{?(\d)\}?)?$")
 _WORDS = re.compile(r"^[A-Za-z]{3,}(?:[ '\-]+[A-Za-z]+)*$")
 _CHOICE = re.compile(r"^\(?([A-Za-z])\)?$")
-_LEFT_HAND_SIDE = re.compile(r"^(?:\\?[A-Za-z][A-Za-z]{0,9}(?:_\{?\w+\}?)?(?:\s*\([A-Za-z]\))?)\s*(?:=|\\in(?![A-Za-z]))\s*([^=]+)$")
+_LEFT_HAND_SIDE = re.compile(
+    r"^(?:\\?[A-Za-z][A-Za-z]{0,9}(?:_\{?\w+\}?)?(?:\s*\([A-Za-z]\))?)\s*(?:=|\\in(?![A-Za-z]))\s*([^=]+)$"
+)
 _CONNECTIVE = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z]))\s*")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$")
 _NOT_UNITS = {"pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod", "choose"}
 _UNITS = {
-    "inch": "in inch inches", "foot": "ft foot feet", "yard": "yd yard yards", "mile": "mi mile miles",
-    "millimeter": "mm millimeter millimeters", "centimeter": "cm cms centimeter centimeters centimetre centimetres",
-    "meter": "meter meters metre metres", "kilometer": "km kilometer kilometers kilometre kilometres",
-    "gram": "gram grams", "kilogram": "kg kilogram kilograms", "pound": "lb lbs pound pounds", "ounce": "oz ounce ounces",
-    "second": "sec second seconds", "minute": "min mins minute minutes", "hour": "hr hrs hour hours",
-    "day": "day days", "week": "week weeks", "month": "month months", "year": "yr yrs year years",
-    "cent": "cent cents", "dollar": "dollar dollars usd", "degree": "degree degrees deg", "radian": "rad radian radians",
+    "inch": "in inch inches",
+    "foot": "ft foot feet",
+    "yard": "yd yard yards",
+    "mile": "mi mile miles",
+    "millimeter": "mm millimeter millimeters",
+    "centimeter": "cm cms centimeter centimeters centimetre centimetres",
+    "meter": "meter meters metre metres",
+    "kilometer": "km kilometer kilometers kilometre kilometres",
+    "gram": "gram grams",
+    "kilogram": "kg kilogram kilograms",
+    "pound": "lb lbs pound pounds",
+    "ounce": "oz ounce ounces",
+    "second": "sec second seconds",
+    "minute": "min mins minute minutes",
+    "hour": "hr hrs hour hours",
+    "day": "day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "yr yrs year years",
+    "cent": "cent cents",
+    "dollar": "dollar dollars usd",
+    "degree": "degree degrees deg",
+    "radian": "rad radian radians",
     "%": "percent",
 }
 _UNIT_NAMES = {spelling: name for name, spellings in _UNITS.items() for spelling in spellings.split()}
@@ -122,7 +172,7 @@ def items(key: str) -> tuple[str, list[str], str] | None:
     """
     opening, closing, inner = "", "", key
     for left, right in (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")")):
-        body = key[len(left): len(key) - len(right)]
+        body = key[len(left) : len(key) - len(right)]
         if len(key) > len(left) + len(right) and key.startswith(left) and key.endswith(right) and _closed(body):
             opening, closing, inner = left, right, body
             break
@@ -136,14 +186,14 @@ def items(key: str) -> tuple[str, list[str], str] | None:
 
 def _bare(text: str) -> str:
     boxed = last_boxed(text)
-    value = text if boxed is None else boxed
+    value = " ".join((text if boxed is None else boxed).split())  # runs of white space would make patterns slow
     value = re.sub(r"(?<!\\)\\[()\[\]]", "", value.replace("\\$", "\u0000"))
     for symbol, replacement in _SYMBOLS.items():
         value = value.replace(symbol, replacement)
     value = value.replace("\u0000", "\\$")
     for pattern, replacement in _REWRITES:
         value = pattern.sub(replacement, value)
-    return re.sub(r"(?<=.)\.$", "", value.strip()).strip()
+    return re.sub(r"(?<=.)\.$", "", " ".join(value.split())).strip()
 
 
 def _split_unit(value: str) -> tuple[str, str]:
@@ -212,8 +262,10 @@ _DECIMAL = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _NUMBERS = (
     (re.compile(rf"^({_DECIMAL})$"), lambda match: Fraction(match.group(1).rstrip("."))),
     (re.compile(rf"^({_DECIMAL})/({_DECIMAL})$"), lambda match: Fraction(match.group(1)) / Fraction(match.group(2))),
-    (re.compile(rf"^([+-]?)\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}$"),
-     lambda match: (-1 if match.group(1) == "-" else 1) * Fraction(match.group(2)) / Fraction(match.group(3))),
+    (
+        re.compile(rf"^([+-]?)\\frac\{{({_DECIMAL})\}}\{{({_DECIMAL})\}}$"),
+        lambda match: (-1 if match.group(1) == "-" else 1) * Fraction(match.group(2)) / Fraction(match.group(3)),
+    ),
     (re.compile(r"^([+-]?)(\d+)\\frac\{(\d+)\}\{(\d+)\}$"), _mixed),
     (re.compile(rf"^({_DECIMAL})(?:\\times|\\cdot|\*)10\^\{{?([+-]?\d{{1,3}})\}}?$"), _power),
     (re.compile(rf"^({_DECIMAL})[eE]([+-]?\d{{1,3}})$"), _power),

@@ -33,8 +33,13 @@ def exact_match(prediction: str | None, golds: Sequence[object] | object) -> flo
     return _best(_equal, prediction, golds)
 
 
-def token_f1(prediction: str | None, golds: Sequence[object] | object, *, closed_answers: bool = False,
-             empty_matches: bool = True) -> float:
+def token_f1(
+    prediction: str | None,
+    golds: Sequence[object] | object,
+    *,
+    closed_answers: bool = False,
+    empty_matches: bool = True,
+) -> float:
     """Harmonic mean of token precision and recall after normalisation, in [0, 1].
 
     Args:
@@ -47,8 +52,11 @@ def token_f1(prediction: str | None, golds: Sequence[object] | object, *, closed
 
 def substring_accuracy(prediction: str | None, golds: Sequence[object] | object) -> float:
     """1.0 if a normalised gold stands inside the normalised prediction, else 0.0."""
-    return _best(lambda text, gold: float(bool(normalize(gold)) and normalize(gold) in normalize(text) or _equal(text, gold)),
-                 prediction, golds)
+    return _best(
+        lambda text, gold: float(bool(normalize(gold)) and normalize(gold) in normalize(text) or _equal(text, gold)),
+        prediction,
+        golds,
+    )
 
 
 def character_f1(prediction: str | None, golds: Sequence[object] | object) -> float:

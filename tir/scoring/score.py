@@ -23,8 +23,14 @@ FINISHES = ("answer", "length", "budget")
 Judgements = Mapping[tuple[str, int], Mapping]
 
 
-def score_trace(trace: Mapping, *, task: str, judge: Mapping | None = None, f1_threshold: float = 0.5,
-                verifier: Verifier | None = None) -> dict:
+def score_trace(
+    trace: Mapping,
+    *,
+    task: str,
+    judge: Mapping | None = None,
+    f1_threshold: float = 0.5,
+    verifier: Verifier | None = None,
+) -> dict:
     """Score one trajectory.
 
     Args:
@@ -38,9 +44,12 @@ def score_trace(trace: Mapping, *, task: str, judge: Mapping | None = None, f1_t
     """
     where = f"trace {trace.get('id')!r}, sample {trace.get('sample')!r}"
     if trace.get("finish") not in FINISHES or trace.get("error"):
-        raise DataError("an unfinished trajectory cannot be scored", where=where,
-                        why=f"it ended with {trace.get('finish')!r} ({trace.get('error') or 'no further reason'})",
-                        remedy="delete the trace file and run its rule again")
+        raise DataError(
+            "an unfinished trajectory cannot be scored",
+            where=where,
+            why=f"it ended with {trace.get('finish')!r} ({trace.get('error') or 'no further reason'})",
+            remedy="delete the trace file and run its rule again",
+        )
     if task not in TASKS:
         raise DataError("unknown task", where=where, why=f"{task!r} is none of {', '.join(TASKS)}")
     answer, golds = trace["answer"], qa.gold_list(trace["gold"])
@@ -56,8 +65,16 @@ def score_trace(trace: Mapping, *, task: str, judge: Mapping | None = None, f1_t
     }
 
 
-def score_traces(traces: Sequence[Mapping], *, task: str, judgements: Judgements | None = None, f1_threshold: float = 0.5,
-                 workers: int = 1, deadline: float = 5.0, max_timeout_share: float = 0.02) -> tuple[list[dict], dict]:
+def score_traces(
+    traces: Sequence[Mapping],
+    *,
+    task: str,
+    judgements: Judgements | None = None,
+    f1_threshold: float = 0.5,
+    workers: int = 1,
+    deadline: float = 5.0,
+    max_timeout_share: float = 0.02,
+) -> tuple[list[dict], dict]:
     """Score a whole benchmark, in the order of its traces.
 
     Args:
@@ -82,16 +99,21 @@ def score_traces(traces: Sequence[Mapping], *, task: str, judgements: Judgements
         records = list(pool.map(lambda trace: score(trace, judge=_find(judgements, trace)), traces))
     report = {"items": len(records)} | {name: count - before[name] for name, count in vars(verifier.counts).items()}
     if report["timeouts"] > max(2, max_timeout_share * report["comparisons"]):
-        raise InfrastructureFault("symbolic comparison times out too often to be believed", where="scoring",
-                                  why=f"{report['timeouts']} of {report['comparisons']} comparisons",
-                                  remedy="run on a less loaded machine, or raise scoring.deadline")
+        raise InfrastructureFault(
+            "symbolic comparison times out too often to be believed",
+            where="scoring",
+            why=f"{report['timeouts']} of {report['comparisons']} comparisons",
+            remedy="run on a less loaded machine, or raise scoring.deadline",
+        )
     return records, report
 
 
 def judgement_index(rows: Iterable[Mapping]) -> dict[tuple[str, int], dict]:
     """Rows of a judge's file (`id, sample, verdict, cached`) by trajectory."""
-    return {(row["id"], row["sample"]): {"verdict": bool(row["verdict"]), "cached": bool(row.get("cached", False))}
-            for row in rows}
+    return {
+        (row["id"], row["sample"]): {"verdict": bool(row["verdict"]), "cached": bool(row.get("cached", False))}
+        for row in rows
+    }
 
 
 def metric_value(record: Mapping, metric: str) -> float:
@@ -100,9 +122,12 @@ def metric_value(record: Mapping, metric: str) -> float:
     if metric == "judge" and value is not None:
         value = value["verdict"]
     if value is None or metric not in METRICS:
-        raise DataError(f"score record has no {metric}", where=f"score of {record.get('id')!r}",
-                        why=f"it has {', '.join(name for name in METRICS if record.get(name) is not None)}",
-                        remedy=f"choose another metric than {metric} for this benchmark, or run the judge")
+        raise DataError(
+            f"score record has no {metric}",
+            where=f"score of {record.get('id')!r}",
+            why=f"it has {', '.join(name for name in METRICS if record.get(name) is not None)}",
+            remedy=f"choose another metric than {metric} for this benchmark, or run the judge",
+        )
     return float(value)
 
 
@@ -145,5 +170,9 @@ def _duplicates(keys: list) -> list:
 
 def _refuse(why: str, keys: list) -> None:
     if keys:
-        raise DataError(f"trajectory {why}", where=f"{keys[0]}", why=f"{len(keys)} in all",
-                        remedy="delete the file and run its rule again")
+        raise DataError(
+            f"trajectory {why}",
+            where=f"{keys[0]}",
+            why=f"{len(keys)} in all",
+            remedy="delete the file and run its rule again",
+        )

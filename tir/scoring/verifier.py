@@ -36,7 +36,7 @@ _COMMAND = (sys.executable, "-P", "-m", "tir.scoring.math_worker")
 
 @dataclass
 class VerifierCounts:
-    """What happened so far: comparisons asked of workers, pairs given up, workers replaced, expressions not understood."""
+    """What happened so far: comparisons asked, pairs given up, workers replaced, expressions not understood."""
 
     comparisons: int = 0
     timeouts: int = 0
@@ -56,8 +56,13 @@ class Verifier:
     `equal` raises `ToolUnavailable` if no worker can be started or one fails the known pairs.
     """
 
-    def __init__(self, workers: int = 1, deadline: float = 5.0, start_deadline: float = 180.0,
-                 command: tuple[str, ...] = _COMMAND):
+    def __init__(
+        self,
+        workers: int = 1,
+        deadline: float = 5.0,
+        start_deadline: float = 180.0,
+        command: tuple[str, ...] = _COMMAND,
+    ):
         self.workers, self.deadline, self.start_deadline, self.command = workers, deadline, start_deadline, command
         self.counts = VerifierCounts()
         self._lock = threading.Lock()
@@ -138,13 +143,20 @@ class Verifier:
         except (_WorkerGone, TimeoutError) as error:
             why = f"{error}; its last words: {worker.last_words()}"
             worker.kill()
-            raise ToolUnavailable("the math equivalence worker did not start", where=" ".join(self.command), why=why,
-                                  remedy="pip install math-verify, or raise start_deadline") from None
+            raise ToolUnavailable(
+                "the math equivalence worker did not start",
+                where=" ".join(self.command),
+                why=why,
+                remedy="pip install math-verify, or raise start_deadline",
+            ) from None
         if wrong:
             worker.kill()
-            raise ToolUnavailable("the math equivalence worker gives wrong verdicts on known pairs",
-                                  where=" ".join(self.command), why="; ".join(wrong),
-                                  remedy="install the pinned math-verify and sympy of envs/")
+            raise ToolUnavailable(
+                "the math equivalence worker gives wrong verdicts on known pairs",
+                where=" ".join(self.command),
+                why="; ".join(wrong),
+                remedy="install the pinned math-verify and sympy of envs/",
+            )
         return worker
 
 
@@ -156,10 +168,16 @@ class _Worker:
     """One worker process and its pipes."""
 
     def __init__(self, command: tuple[str, ...]):
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by kill()
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
-                                        env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
         self.buffer = b""
         self.poll = select.poll()  # not select(): a trainer's process holds more than 1024 descriptors
         self.poll.register(self.process.stdout, select.POLLIN)

@@ -118,6 +118,7 @@ def _yaml(recipe: dict[str, Any]) -> str:
 
 def _environment(settings: SftSettings) -> dict[str, str]:
     environment = dict(os.environ, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1",
+                       OMP_WAIT_POLICY="PASSIVE",  # threads that spin at a barrier starve it on a busy machine
                        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if settings.device == "cuda":
         environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(settings.gpus)}
@@ -128,7 +129,7 @@ def _environment(settings: SftSettings) -> dict[str, str]:
 
 def _follow(child: subprocess.Popen, trainer_log: Path, plan: StepPlan) -> None:
     """Report progress until the child ends."""
-    shown, started, first = 0, time.monotonic(), None
+    shown, started, first = len(read_trainer_log(trainer_log)), time.monotonic(), None
     while child.poll() is None:
         time.sleep(_POLL_SECONDS)
         entries = read_trainer_log(trainer_log)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tir.tables.layout import Table
 
 BUILDERS = {
-    "table1": "tir.tables.accuracy:accuracy_and_tools",
+    "table1": "tir.tables.tool_counts:accuracy_and_tools",
     "table2": "tir.tables.trajectories:tool_categories",
     "table3": "tir.tables.trajectories:bigrams",
     "table4": "tir.tables.trajectories:first_tool_offsets",
@@ -50,4 +50,6 @@ def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     try:
         return builder(name, inputs, params)
     except KeyError as error:
-        raise ConfigError("a parameter is missing", where=f"{name}: params", why=f"it has no {error.args[0]}") from error
+        raise ConfigError(
+            "a parameter is missing", where=f"{name}: params", why=f"it has no {error.args[0]}"
+        ) from error

@@ -1,4 +1,4 @@
-"""Accuracy tables: Table 1 (with tool counts), Tables 5 and 6 (models by benchmarks), Tables 11 and 12 (one benchmark).
+"""Accuracy tables: Tables 5 and 6 (models by benchmarks), Tables 11 and 12 (one benchmark).
 
 Every aggregate is computed from score records; nothing is typed in. A row is a label with one model id per seed.
 """
@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 
 from tir.errors import DataError
-from tir.protocol import TOOLS, actions
+from tir.resampling import variance_split
 from tir.statistics import Comparison, Estimate, Study, study
-from tir.tables.inputs import Inputs, segments_of
+from tir.tables.inputs import Inputs
 from tir.tables.layout import Table, points
 from tir.tables.reference import published_cell
 
-DETAIL = ["table", "model", "benchmark", "metric", "score", "n", "lo", "hi", "method", "seeds", "samples", "seed_sd", "paper"]
-COMPARISONS = ["table", "a", "b", "benchmark", "difference", "lo", "hi", "n", "p", "holm_p", "mde", "n_needed", "method", "verdict"]
-METRIC_NAMES = {"em": "exact match", "f1": "token F1", "acc": "substring accuracy", "char_f1": "character F1",
-                "math_equal": "mathematical equality", "judge": "judge", "correct": "correctness criterion"}
+DETAIL = ["table", "model", "benchmark", "metric", "score", "n", "lo", "hi", "method", "seeds", "samples", "seed_sd",
+          "paper"]
+COMPARISONS = ["table", "a", "b", "benchmark", "difference", "lo", "hi", "n", "p", "holm_p", "mde", "n_needed",
+               "method", "verdict"]
+METRIC_NAMES = {
+    "em": "exact match",
+    "f1": "token F1",
+    "acc": "substring accuracy",
+    "char_f1": "character F1",
+    "math_equal": "mathematical equality",
+    "judge": "judge",
+    "correct": "correctness criterion",
+}
 
 
 def benchmarks_by_model(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -41,10 +50,15 @@ def benchmarks_by_model(name: str, inputs: Inputs, params: Mapping[str, Any]) ->
         caption="Scores (×100) by benchmark; the average weighs benchmarks equally",
         columns=["model", *(benchmark["label"] for benchmark in benchmarks), "Avg"],
         rows=[[row["label"], *scores] for row, scores in zip(rows, cells, strict=True)],
-        notes=[_metric_note(benchmarks), _spread_note(result, rows), *_verdicts(result)],
-        bold={(row, column + 1) for row, column in _leaders(_scores(result, rows, columns), axis=0)},
+        notes=[metric_note(benchmarks), _spread_note(result, rows), *_verdicts(result)],
+        bold={(row, column + 1) for row, column in leaders(score_matrix(result, rows, columns), axis=0)},
     )
-    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result, benchmarks)}
+    return {
+        "": table,
+        "detail": detail(name, result, rows, benchmarks),
+        "comparisons": comparisons(name, result, benchmarks),
+        "variance": _variance(name, inputs, rows, benchmarks),
+    }
 
 
 def models_on_one_benchmark(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -59,59 +73,46 @@ def models_on_one_benchmark(name: str, inputs: Inputs, params: Mapping[str, Any]
     table = Table(
         caption=f"{METRIC_NAMES[benchmark['metric']].capitalize()} on {benchmark['label']}",
         columns=["model", "training data", "n", "P", "lo", "hi"],
-        rows=[[row["label"], row.get("data", ""), each.n, *(f"{value:.3f}" for value in (each.score, each.lo, each.hi))]
-              for row, each in zip(rows, found, strict=True)],
+        rows=[
+            [row["label"], row.get("data", ""), each.n, *(f"{value:.3f}" for value in (each.score, each.lo, each.hi))]
+            for row, each in zip(rows, found, strict=True)
+        ],
         notes=["lo and hi: 95 % interval.", *_verdicts(result, benchmark["name"])],
-        bold={(row, 3) for row, _ in _leaders(_scores(result, rows, [benchmark["name"]]), axis=0)},
+        bold={(row, 3) for row, _ in leaders(score_matrix(result, rows, [benchmark["name"]]), axis=0)},
     )
-    return {"": table, "detail": detail(name, result, rows, benchmarks), "comparisons": comparisons(name, result, benchmarks)}
+    return {
+        "": table,
+        "detail": detail(name, result, rows, benchmarks),
+        "comparisons": comparisons(name, result, benchmarks),
+    }
 
 
-def accuracy_and_tools(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
-    """Table 1: per benchmark, accuracy and tool calls of each model, and their averages.
-
-    Calls are the tags a model wrote (the paper's count); the companion `calls` sets those that really ran beside them,
-    since tags written beyond the budget are counted by the paper too. Params: as for Table 5; needs traces.
-    """
-    rows, benchmarks = params["rows"], params["benchmarks"]
-    result = evaluate(inputs, rows, benchmarks, params.get("statistics", {}), params.get("pairs"))
-    counts = {(row["label"], benchmark["name"]): _tool_counts(inputs, row["models"], benchmark["name"])
-              for row in rows for benchmark in benchmarks}
-    labels = [row["label"] for row in rows]
-    columns = ["benchmark", *(f"acc_{label}" for label in labels),
-               *(f"{tool}_{label}" for tool in TOOLS for label in labels)]
-    body = []
-    for benchmark in benchmarks:
-        key = benchmark["name"]
-        body.append([benchmark["label"], *(points(result.estimates[label, key].score) for label in labels),
-                     *(f"{counts[label, key][tool]:.2f}" for tool in TOOLS for label in labels)])
-    averages = [f"{np.mean([counts[label, benchmark['name']][tool] for benchmark in benchmarks]):.2f}"
-                for tool in TOOLS for label in labels]
-    body.append(["Avg", *(points(result.estimates[label, "Avg"].score) for label in labels), *averages])
-    accuracies = _scores(result, rows, [*(benchmark["name"] for benchmark in benchmarks), "Avg"]).T
-    calls = [[label, key, f"python {kind}" if tool == "python" else f"search {kind}", f"{counts[label, key][tool + suffix]:.4f}"]
-             for (label, key) in counts for tool in TOOLS for kind, suffix in (("written", ""), ("executed", "_executed"))]
-    table = Table("Accuracy (×100) and tool calls per question", columns, body,
-                  notes=[_metric_note(benchmarks), "Calls: tags written per question, whether or not they ran."],
-                  bold={(row, column + 1) for row, column in _leaders(accuracies, axis=1)}, rule_before={len(benchmarks)})
-    return {"": table, "detail": detail(name, result, rows, benchmarks),
-            "calls": Table("Tool calls per question", ["model", "benchmark", "calls", "mean"], calls)}
-
-
-def evaluate(inputs: Inputs, rows: Sequence[Mapping], benchmarks: Sequence[Mapping], statistics: Mapping[str, Any],
-             pairs: Sequence[Sequence[str]] | None = None) -> Study:
+def evaluate(
+    inputs: Inputs,
+    rows: Sequence[Mapping],
+    benchmarks: Sequence[Mapping],
+    statistics: Mapping[str, Any],
+    pairs: Sequence[Sequence[str]] | None = None,
+) -> Study:
     """Estimates and comparisons of the rows on the benchmarks, their average, and the math and QA averages."""
-    scores = {row["label"]: {each["name"]: inputs.score_array(row["models"], each["name"], each["metric"]) for each in benchmarks}
-              for row in rows}
+    scores = {
+        row["label"]: {
+            each["name"]: inputs.score_array(row["models"], each["name"], each["metric"]) for each in benchmarks
+        }
+        for row in rows
+    }
     if len(scores) != len(rows):
         raise DataError("two rows have the same label", where="rows", why=", ".join(row["label"] for row in rows))
     for each in benchmarks:
         items = [inputs.items(row["models"][0], each["name"]) for row in rows]
         different = next((position for position, other in enumerate(items) if other != items[0]), None)
         if different is not None:
-            raise DataError("models answered different items", where=each["name"],
-                            why=f"{rows[0]['label']} and {rows[different]['label']} differ in {len(items[0] ^ items[different])}",
-                            remedy="run all models with the same benchmark file and n")
+            raise DataError(
+                "models answered different items",
+                where=each["name"],
+                why=f"{rows[0]['label']} and {rows[different]['label']} differ in {len(items[0] ^ items[different])}",
+                remedy="run all models with the same benchmark file and n",
+            )
     macros = {"Avg": [each["name"] for each in benchmarks]}
     for task in ("math", "qa"):
         members = [each["name"] for each in benchmarks if each.get("task") == task]
@@ -125,44 +126,78 @@ def evaluate(inputs: Inputs, rows: Sequence[Mapping], benchmarks: Sequence[Mappi
 def detail(name: str, result: Study, rows: Sequence[Mapping], benchmarks: Sequence[Mapping]) -> Table:
     """One row per cell and per average: score, interval, n and how the interval was made, in points."""
     metrics = {each["name"]: each["metric"] for each in benchmarks}
+    for macro in ("Avg", "math", "qa"):
+        members = [each["metric"] for each in benchmarks if macro in ("Avg", each.get("task"))]
+        metrics[macro] = "+".join(dict.fromkeys(members))
     labels = {each["name"]: each["label"] for each in benchmarks}
     paper_rows = {row["label"]: row.get("paper") for row in rows}
     body = []
     for (label, column), estimate in result.estimates.items():
         paper = published_cell(name, paper_rows[label], labels.get(column, column))
-        metric = metrics.get(column) or "+".join(dict.fromkeys(metrics.values()))
-        body.append([name, label, labels.get(column, column), metric, *_numbers(estimate), "" if paper is None else paper])
+        place = [name, label, labels.get(column, column), metrics[column]]
+        body.append([*place, *_numbers(estimate), "" if paper is None else paper])
     return Table("Cells with intervals", DETAIL, body)
 
 
 def comparisons(name: str, result: Study, benchmarks: Sequence[Mapping]) -> Table:
     """One row per pair and column: paired difference in points, interval, p-values, power, and the verdict in words."""
     labels = {each["name"]: each["label"] for each in benchmarks}
-    return Table("Paired comparisons", COMPARISONS, [
-        [name, each.a, each.b, labels.get(each.column, each.column), points(each.difference, 4), points(each.lo, 4), points(each.hi, 4), each.n,
-         f"{each.p:.4f}", f"{each.p_holm:.4f}", points(each.minimum_detectable, 2), each.items_needed, each.method, each.verdict]
-        for each in result.comparisons
-    ])
+    return Table(
+        "Paired comparisons",
+        COMPARISONS,
+        [
+            [
+                name,
+                each.a,
+                each.b,
+                labels.get(each.column, each.column),
+                points(each.difference, 4),
+                points(each.lo, 4),
+                points(each.hi, 4),
+                each.n,
+                f"{each.p:.4f}",
+                f"{each.p_holm:.4f}",
+                points(each.minimum_detectable, 2),
+                each.items_needed,
+                each.method,
+                each.verdict,
+            ]
+            for each in result.comparisons
+        ],
+    )
 
 
 def _numbers(estimate: Estimate) -> list[Any]:
-    return [points(estimate.score, 4), estimate.n, points(estimate.lo, 4), points(estimate.hi, 4), estimate.method,
-            estimate.seeds, estimate.samples, points(estimate.seed_sd, 4)]
+    return [
+        points(estimate.score, 4),
+        estimate.n,
+        points(estimate.lo, 4),
+        points(estimate.hi, 4),
+        estimate.method,
+        estimate.seeds,
+        estimate.samples,
+        points(estimate.seed_sd, 4),
+    ]
 
 
-def _tool_counts(inputs: Inputs, models: Sequence[str], benchmark: str) -> dict[str, float]:
-    """Mean calls per trajectory: tags in model text, and calls that ran (`*_executed`)."""
-    traces = [trace for model in models for trace in inputs.traces(model, benchmark)]
-    written = [[action for action in actions(segments_of(trace)) if action in TOOLS] for trace in traces]
-    counts = {tool: float(np.mean([each.count(tool) for each in written])) for tool in TOOLS}
-    return counts | {f"{tool}_executed": float(np.mean([trace[f"n_{tool}"] for trace in traces])) for tool in TOOLS}
+def _variance(name: str, inputs: Inputs, rows: Sequence[Mapping], benchmarks: Sequence[Mapping]) -> Table:
+    """Where the noise of each cell comes from: items, seeds, and single answers; standard deviations in points."""
+    body = []
+    for row in rows:
+        for each in benchmarks:
+            split = variance_split(inputs.score_array(row["models"], each["name"], each["metric"]))
+            parts = [points(split[part] ** 0.5, 2) for part in ("items", "seeds", "within")]
+            body.append([name, row["label"], each["label"], *parts])
+    return Table("Standard deviations", ["table", "model", "benchmark", "sd_items", "sd_seeds", "sd_within"], body)
 
 
-def _scores(result: Study, rows: Sequence[Mapping], columns: Sequence[str]) -> np.ndarray:
+def score_matrix(result: Study, rows: Sequence[Mapping], columns: Sequence[str]) -> np.ndarray:
+    """Scores (rows, columns) as fractions."""
     return np.array([[result.estimates[row["label"], column].score for column in columns] for row in rows])
 
 
-def _metric_note(benchmarks: Sequence[Mapping]) -> str:
+def metric_note(benchmarks: Sequence[Mapping]) -> str:
+    """Which metric is shown for which benchmarks, as a sentence."""
     by_metric: dict[str, list[str]] = {}
     for each in benchmarks:
         by_metric.setdefault(METRIC_NAMES[each["metric"]], []).append(each["label"])
@@ -173,8 +208,10 @@ def _spread_note(result: Study, rows: Sequence[Mapping]) -> str:
     parts = []
     for row in rows:
         each = result.estimates[row["label"], "Avg"]
-        parts.append(f"{row['label']} {points(each.score)} [{points(each.lo)}, {points(each.hi)}]"
-                     + (f" over {each.seeds} seeds" if each.seeds > 1 else ""))
+        parts.append(
+            f"{row['label']} {points(each.score)} [{points(each.lo)}, {points(each.hi)}]"
+            + (f" over {each.seeds} seeds" if each.seeds > 1 else "")
+        )
     return "Averages with 95 % intervals: " + "; ".join(parts) + "."
 
 
@@ -184,11 +221,17 @@ def _verdicts(result: Study, column: str = "Avg") -> list[str]:
 
 
 def _sentence(each: Comparison) -> str:
-    return (f"{each.a} − {each.b}: {100 * each.difference:+.1f} [{100 * each.lo:+.1f}, {100 * each.hi:+.1f}], "
-            f"p = {each.p:.3f} ({each.p_holm:.3f} corrected), smallest detectable {points(each.minimum_detectable)}: {each.verdict}.")
+    return (
+        f"{each.a} − {each.b}: {100 * each.difference:+.1f} [{100 * each.lo:+.1f}, {100 * each.hi:+.1f}], "
+        f"p = {each.p:.3f} ({each.p_holm:.3f} corrected), "
+        f"smallest detectable {points(each.minimum_detectable)}: {each.verdict}."
+    )
 
 
-def _leaders(scores: np.ndarray, axis: int) -> list[tuple[int, int]]:
+def leaders(scores: np.ndarray, axis: int) -> list[tuple[int, int]]:
     """Positions of the best values as shown (one decimal of points) along an axis; ties are all best."""
     shown = np.round(100 * scores, 1)
-    return [(int(row), int(column)) for row, column in zip(*np.where(shown == shown.max(axis=axis, keepdims=True)), strict=True)]
+    return [
+        (int(row), int(column))
+        for row, column in zip(*np.where(shown == shown.max(axis=axis, keepdims=True)), strict=True)
+    ]

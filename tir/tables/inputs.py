@@ -8,6 +8,7 @@ file or a directory that holds such files.
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from tir.records import read_json, read_jsonl
 from tir.scoring.score import metric_value
 
 Paths = Iterable[str | os.PathLike]
+SOURCES = ("scores", "traces", "metrics", "logs", "data", "timings")
 
 
 class Inputs:
@@ -29,21 +31,44 @@ class Inputs:
     Args:
         scores, traces: JSON Lines files `.../{model}/{benchmark}.jsonl`, or directories of them.
         metrics: `.../{arm}/seed{seed}/metrics.jsonl`, or directories.
-        logs: `.../{run}/log.jsonl` (and `all_results.json` beside it), or directories.
+        logs: `.../{run}/log.jsonl`, or directories.
         data: other data files (SFT trajectories), in order.
         timings: Snakemake's benchmark files (`.tsv`), or directories.
     """
 
-    def __init__(self, *, scores: Paths = (), traces: Paths = (), metrics: Paths = (), logs: Paths = (), data: Paths = (),
-                 timings: Paths = ()):
+    def __init__(
+        self,
+        *,
+        scores: Paths = (),
+        traces: Paths = (),
+        metrics: Paths = (),
+        logs: Paths = (),
+        data: Paths = (),
+        timings: Paths = (),
+    ):
         self._scores = _by_place(scores, "*/*.jsonl", lambda path: (path.parent.name, path.stem))
         self._traces = _by_place(traces, "*/*.jsonl", lambda path: (path.parent.name, path.stem))
-        self._metrics = _by_place(metrics, "*/seed*/metrics.jsonl",
-                                  lambda path: (path.parents[1].name, int(path.parent.name.removeprefix("seed"))))
+        self._metrics = _by_place(
+            metrics,
+            "*/seed*/metrics.jsonl",
+            lambda path: (path.parents[1].name, int(path.parent.name.removeprefix("seed"))),
+        )
         self._logs = _by_place(logs, "*/log.jsonl", lambda path: path.parent.name)
         self._timings = _by_place(timings, "**/*.tsv", lambda path: path.stem)
         self.data = [Path(path) for path in data]
         self._read: dict[Path, list[dict]] = {}
+
+    @staticmethod
+    def add_arguments(parse: ArgumentParser) -> None:
+        """Give a script one repeatable option per kind of input: `--scores FILE_OR_DIRECTORY ...`."""
+        for source in SOURCES:
+            named = (f"--{source}", f"--{source}-dir")
+            parse.add_argument(*named, nargs="*", default=[], help=f"{source}: files or their directory")
+
+    @classmethod
+    def from_arguments(cls, arguments: Namespace) -> Inputs:
+        """Inputs named on a command line."""
+        return cls(**{source: getattr(arguments, source) for source in SOURCES})
 
     def scores(self, model: str, benchmark: str) -> list[dict]:
         """Score records of a model on a benchmark."""
@@ -59,9 +84,13 @@ class Inputs:
 
     def metrics(self, arm: str) -> dict[int, list[dict]]:
         """Per seed, the RL metrics of an arm, one object per step."""
-        found = {seed: self._records(self._metrics, (name, seed), "metrics") for name, seed in self._metrics if name == arm}
+        found = {
+            seed: self._records(self._metrics, (name, seed), "metrics") for name, seed in self._metrics if name == arm
+        }
         if not found:
-            raise DataError("no RL metrics of this arm", where=arm, why=f"there are {', '.join(self.arms()) or 'none at all'}")
+            raise DataError(
+                "no RL metrics of this arm", where=arm, why=f"there are {', '.join(self.arms()) or 'none at all'}"
+            )
         return found
 
     @property
@@ -70,10 +99,8 @@ class Inputs:
         return list(self._logs)
 
     def log(self, run: str) -> list[dict]:
-        """Log records of an SFT run; its final summary (`all_results.json`), if it has one, is the last record."""
-        rows = self._records(self._logs, run, "logs")
-        summary = self._logs[run].with_name("all_results.json")
-        return [*rows, read_json(summary)] if summary.exists() else rows
+        """Log records of an SFT run."""
+        return self._records(self._logs, run, "logs")
 
     @cached_property
     def timings(self) -> dict[str, float]:
@@ -105,16 +132,24 @@ class Inputs:
             table.setdefault(record["id"], {})[record["sample"]] = metric_value(record, metric)
         samples = {tuple(sorted(row)) for row in table.values()}
         if len(samples) != 1:
-            raise DataError("items have different samples", where=f"scores of {model} on {benchmark}",
-                            why=f"sample numbers {sorted(samples)[:3]}", remedy="score complete trace files only")
+            raise DataError(
+                "items have different samples",
+                where=f"scores of {model} on {benchmark}",
+                why=f"sample numbers {sorted(samples)[:3]}",
+                remedy="score complete trace files only",
+            )
         return {item: [row[sample] for sample in sorted(row)] for item, row in table.items()}
 
     def _records(self, places: Mapping, key: Any, kind: str) -> list[dict]:
         path = places.get(key)
         if path is None:
             name = "/".join(map(str, key)) if isinstance(key, tuple) else key
-            raise DataError(f"no {kind} of {name}", where=kind, why=f"{len(places)} other files were given",
-                            remedy=f"add the file to the {kind} of the rule")
+            raise DataError(
+                f"no {kind} of {name}",
+                where=kind,
+                why=f"{len(places)} other files were given",
+                remedy=f"add the file to the {kind} of the rule",
+            )
         if path not in self._read:
             self._read[path] = read_jsonl(path)
             if not self._read[path]:
@@ -126,12 +161,18 @@ def same_items(first: Mapping, second: Mapping, where: str) -> None:
     """Raise `DataError` unless two tables hold the same item ids with the same number of samples."""
     missing = set(first) ^ set(second)
     if missing:
-        raise DataError("models answered different items", where=where,
-                        why=f"{len(missing)} items are in one of them only, e.g. {sorted(map(str, missing))[0]}",
-                        remedy="run all models on the same benchmark file and n")
+        raise DataError(
+            "models answered different items",
+            where=where,
+            why=f"{len(missing)} items are in one of them only, e.g. {sorted(map(str, missing))[0]}",
+            remedy="run all models on the same benchmark file and n",
+        )
     if {len(row) for row in first.values()} != {len(row) for row in second.values()}:
-        raise DataError("models have different numbers of samples", where=where,
-                        remedy="run all models with the same evaluation.samples")
+        raise DataError(
+            "models have different numbers of samples",
+            where=where,
+            remedy="run all models with the same evaluation.samples",
+        )
 
 
 def segments_of(trace: Mapping) -> list[Segment]:

@@ -12,9 +12,25 @@ from typing import Any
 
 from tir.records import write_provenance, write_text
 
-_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-                        "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "→": r"$\rightarrow$", "−": "$-$", "×": r"$\times$",
-                        "<": r"\textless{}", ">": r"\textgreater{}"})
+_LATEX = str.maketrans(
+    {
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        "→": r"$\rightarrow$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+)
 
 
 @dataclass
@@ -46,10 +62,15 @@ class Table:
 
     def markdown(self) -> str:
         """A pipe table with its caption above and its notes below."""
-        lines = [_pipes(self.columns), _pipes("---" if self._is_text(number) else "---:" for number in range(len(self.columns)))]
+        lines = [
+            _pipes(self.columns),
+            _pipes("---" if self._is_text(number) else "---:" for number in range(len(self.columns))),
+        ]
         for position, row in enumerate(self.rows):
             cells = [_shown(cell).replace("|", "\\|") for cell in row]
-            lines.append(_pipes(f"**{cell}**" if (position, column) in self.bold else cell for column, cell in enumerate(cells)))
+            lines.append(
+                _pipes(f"**{cell}**" if (position, column) in self.bold else cell for column, cell in enumerate(cells))
+            )
         return "\n\n".join([f"**{self.caption}**", "\n".join(lines), *self.notes]) + "\n"
 
     def latex(self) -> str:
@@ -58,32 +79,58 @@ class Table:
         body = []
         for position, row in enumerate(self.rows):
             cells = [_shown(cell).translate(_LATEX) for cell in row]
-            cells = [rf"\textbf{{{cell}}}" if (position, column) in self.bold else cell for column, cell in enumerate(cells)]
+            cells = [
+                rf"\textbf{{{cell}}}" if (position, column) in self.bold else cell for column, cell in enumerate(cells)
+            ]
             body += ([r"\midrule"] if position in self.rule_before else []) + [" & ".join(cells) + r" \\"]
         notes = [rf"\par\smallskip\footnotesize {note.translate(_LATEX)}" for note in self.notes]
-        return "\n".join([
-            r"\begin{table}[t]", r"\centering", rf"\caption{{{self.caption.translate(_LATEX)}}}",
-            rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
-            " & ".join(column.translate(_LATEX) for column in self.columns) + r" \\", r"\midrule", *body, r"\bottomrule",
-            r"\end{tabular}", *notes, r"\end{table}", "",
-        ])
+        return "\n".join(
+            [
+                r"\begin{table}[t]",
+                r"\centering",
+                rf"\caption{{{self.caption.translate(_LATEX)}}}",
+                rf"\begin{{tabular}}{{{alignment}}}",
+                r"\toprule",
+                " & ".join(column.translate(_LATEX) for column in self.columns) + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                *notes,
+                r"\end{table}",
+                "",
+            ]
+        )
 
     def _is_text(self, column: int) -> bool:
         return column == 0 or any(not _is_number(row[column]) for row in self.rows)
 
 
-def write_tables(tables: Mapping[str, Table], output: str | os.PathLike, *, config: Any, seed: int | None = None,
-                 packages: Iterable[str] = ()) -> list[Path]:
+def write_tables(
+    tables: Mapping[str, Table],
+    output: str | os.PathLike,
+    *,
+    config: Any,
+    seed: int | None = None,
+    packages: Iterable[str] = (),
+    code: Iterable[str | os.PathLike] = (),
+) -> list[Path]:
     """Write the table "" to `output` (CSV) with `.md` and `.tex` beside it, companions as `{stem}_{suffix}.csv`.
 
     Every file gets a `.provenance.json`. Returns the files written.
     """
     output = Path(output)
-    texts = {output: tables[""].csv(), output.with_suffix(".md"): tables[""].markdown(), output.with_suffix(".tex"): tables[""].latex()}
-    texts |= {output.with_name(f"{output.stem}_{suffix}.csv"): table.csv() for suffix, table in tables.items() if suffix}
+    texts = {
+        output: tables[""].csv(),
+        output.with_suffix(".md"): tables[""].markdown(),
+        output.with_suffix(".tex"): tables[""].latex(),
+    }
+    texts |= {
+        output.with_name(f"{output.stem}_{suffix}.csv"): table.csv() for suffix, table in tables.items() if suffix
+    }
     for path, text in texts.items():
         write_text(path, text)
-        write_provenance(path, config=config, seed=seed, packages=tuple(packages))
+        write_provenance(path, config=config, seed=seed, packages=tuple(packages), code=code)
     return list(texts)
 
 

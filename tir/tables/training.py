@@ -13,10 +13,14 @@ from tir.tables.layout import Table
 
 
 def module_inventory(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
-    """Table 7: modules of a package with their lines, public symbols and role; input `data`: the package's directory."""
+    """Table 7: modules of a package: lines, public symbols, role; input `data`: the package's directory."""
     if not inputs.data:
         raise DataError("no package given", where=f"{name}: data", remedy="--data aspo")
-    files = [file for package in inputs.data for file in sorted(package.glob("*.py"), key=lambda file: (file.stem == "__init__", file.stem))]
+    files = [
+        file
+        for package in inputs.data
+        for file in sorted(package.glob("*.py"), key=lambda file: (file.stem == "__init__", file.stem))
+    ]
     if not files:
         raise DataError("package has no modules", where=str(inputs.data[0]))
     rows = [[f"{file.parent.name}/{file.name}", *describe_module(file)] for file in files]
@@ -27,9 +31,13 @@ def describe_module(file: Path) -> tuple[int, str, str]:
     """Lines, public symbols and first docstring sentence of a Python module, read without importing it."""
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text, filename=str(file))
-    defined = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    defined = [
+        node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    ]
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
+        ):
             defined = list(ast.literal_eval(node.value))
     symbols = [symbol for symbol in defined if not symbol.startswith("_")]
     role = (ast.get_docstring(tree) or "").partition("\n")[0]
@@ -44,31 +52,52 @@ def resources(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str,
     body = []
     for row in params["rows"]:
         if row["timing"] not in inputs.timings:
-            raise DataError("no timing", where=row["timing"], why=f"there are {', '.join(inputs.timings) or 'none'}",
-                            remedy="pass Snakemake's benchmark files with --timings")
-        body.append([row["label"], row.get("samples", ""), row.get("epochs", ""), row.get("hardware", ""),
-                     clock(inputs.timings[row["timing"]])])
+            raise DataError(
+                "no timing",
+                where=row["timing"],
+                why=f"there are {', '.join(inputs.timings) or 'none'}",
+                remedy="pass Snakemake's benchmark files with --timings",
+            )
+        body.append(
+            [
+                row["label"],
+                row.get("samples", ""),
+                row.get("epochs", ""),
+                row.get("hardware", ""),
+                clock(inputs.timings[row["timing"]]),
+            ]
+        )
     total = sum(inputs.timings[row["timing"]] for row in params["rows"])
-    return {"": Table("Wall-clock by stage", ["stage", "samples", "epochs", "hardware", "wall_clock"],
-                      [*body, ["total", "", "", "", clock(total)]], rule_before={len(body)})}
+    return {
+        "": Table(
+            "Wall-clock by stage",
+            ["stage", "samples", "epochs", "hardware", "wall_clock"],
+            [*body, ["total", "", "", "", clock(total)]],
+            rule_before={len(body)},
+        )
+    }
 
 
 def sft_run(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Tables 9, 10 and 13: one SFT run as parameter and value.
 
-    Params: run: name of the run; configuration: {name: value} printed first, in order (samples, epochs, effective batch).
-    Reads LLaMA-Factory's records: per step `current_steps, loss`, per evaluation `eval_loss`, in the end `train_runtime,
-    train_loss, train_samples_per_second, train_steps_per_second`.
+    Params: run: name of the run; configuration: {name: value} printed first (samples, epochs); effective_batch: samples
+    per step, for the throughput. Everything else is read from `log.jsonl`.
     """
     log = sft_log(inputs, params["run"])
     rows = [[key.replace("_", " "), value] for key, value in params.get("configuration", {}).items()]
+    batch = params.get("effective_batch")
+    if batch:
+        rows.append(["effective batch size", batch])
     rows.append(["steps", log.total_steps])
-    if log.seconds is not None:
+    if log.seconds:
         rows.append(["wall-clock of training", clock(log.seconds)])
-    rows += [[label, f"{log.summary[key]:.{digits}f}"] for label, key, digits in (
-        ("samples per second", "train_samples_per_second", 1), ("steps per second", "train_steps_per_second", 2),
-        ("train loss, mean over steps", "train_loss", 3)) if key in log.summary]
-    rows += [["first and last logged loss", f"{log.losses[0][1]:.2f} → {log.losses[-1][1]:.2f}"]]
+        if batch:
+            rows.append(["samples per second", f"{batch * log.total_steps / log.seconds:.1f}"])
+        rows.append(["steps per second", f"{log.total_steps / log.seconds:.2f}"])
+    losses = [loss for _, loss in log.losses]
+    rows.append(["train loss, mean over steps", f"{sum(losses) / len(losses):.3f}"])
+    rows.append(["train loss, first and last logged", f"{losses[0]:.2f} → {losses[-1]:.2f}"])
     if log.evaluations:
         rows.append(["evaluation loss, last", f"{log.evaluations[-1][1]:.4f}"])
         rows.append(["evaluation loss by step", ", ".join(f"{step}: {loss:.4f}" for step, loss in log.evaluations)])
@@ -76,25 +105,21 @@ def sft_run(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
 
 
 class SftLog:
-    """An SFT run's curve: (step, loss) pairs, (step, evaluation loss) pairs, epoch ends and its final summary."""
+    """An SFT run's curve, from records `{step, epoch, loss, lr, eval_loss, elapsed}` (see `tir.sft.log`).
+
+    Attributes:
+        losses, evaluations: (step, loss) pairs of training and of the held-out set.
+        total_steps: last step.
+        seconds: wall-clock of training, or None if it was not logged.
+    """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], where: str):
-        step = 0
-        self.losses: list[tuple[int, float]] = []
-        self.evaluations: list[tuple[int, float]] = []
-        self.summary: dict[str, float] = {}
-        for row in rows:
-            step = int(row.get("current_steps", row.get("step", step)))
-            if "train_runtime" in row or "train_loss" in row:
-                self.summary |= {key: value for key, value in row.items() if isinstance(value, (int, float))}
-            elif "eval_loss" in row:
-                self.evaluations.append((step, float(row["eval_loss"])))
-            elif "loss" in row:
-                self.losses.append((step, float(row["loss"])))
+        self.losses = [(int(row["step"]), float(row["loss"])) for row in rows if "loss" in row]
+        self.evaluations = [(int(row["step"]), float(row["eval_loss"])) for row in rows if "eval_loss" in row]
         if not self.losses:
             raise DataError("SFT log has no losses", where=where, why=f"{len(rows)} records, none with `loss`")
-        self.total_steps = max(step, self.losses[-1][0])
-        self.seconds = self.summary.get("train_runtime")
+        self.total_steps = max(int(row["step"]) for row in rows)
+        self.seconds = max((float(row["elapsed"]) for row in rows if "elapsed" in row), default=None)
 
 
 def sft_log(inputs: Inputs, run: str) -> SftLog:

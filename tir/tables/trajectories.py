@@ -1,4 +1,4 @@
-"""Tables about what trajectories do: tool categories of the SFT data (2), action bigrams (3), first tool offsets (4)."""
+"""Tables about what trajectories do: tool categories of SFT data (2), bigrams (3), first tool offsets (4)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from tir.tables.layout import Table
 CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
 # The paper's six bigrams with its remarks; any other that occurs is listed after them.
 BIGRAMS = {
-    ("python", "answer"): "target +", ("think", "python"): "", ("python", "think"): "target −", ("think", "answer"): "bad",
-    ("search", "think"): "", ("think", "search"): "",
+    ("python", "answer"): "target +",
+    ("think", "python"): "",
+    ("python", "think"): "target −",
+    ("think", "answer"): "bad",
+    ("search", "think"): "",
+    ("think", "search"): "",
 }
 
 
@@ -54,8 +58,16 @@ def behaviours(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> list[Behavi
                 raise DataError("trajectory has no score", where=f"{each['model']}/{each['benchmark']}", why=f"{key}")
             if trace["id"] in kept:
                 executed = {"python": trace["n_python"], "search": trace["n_search"]}
-                found.append(Behaviour(each["benchmark"], each["task"], tuple(actions(segments_of(trace))), executed,
-                                       trace["first_tool_offset"], verdicts[key]))
+                found.append(
+                    Behaviour(
+                        each["benchmark"],
+                        each["task"],
+                        tuple(actions(segments_of(trace))),
+                        executed,
+                        trace["first_tool_offset"],
+                        verdicts[key],
+                    )
+                )
     return found
 
 
@@ -73,30 +85,60 @@ def tool_categories(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dic
     if not total:
         raise DataError("no SFT trajectories", where=f"{name}: data", remedy="pass the SFT file with --data")
     rows = [[each, counts[each], f"{100 * counts[each] / total:.2f}"] for each in CATEGORIES]
-    return {"": Table("Tools used by the trajectories of the SFT data", ["category", "count", "percent"],
-                      [*rows, ["total", total, "100.00"]], rule_before={len(CATEGORIES)})}
+    return {
+        "": Table(
+            "Tools used by the trajectories of the SFT data",
+            ["category", "count", "percent"],
+            [*rows, ["total", total, "100.00"]],
+            rule_before={len(CATEGORIES)},
+        )
+    }
 
 
 def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Table 3: accuracy given an action bigram, with two intervals, and the contrast of its two extremes.
 
     The unit is an occurrence. Wilson's interval takes occurrences as independent; the clustered one resamples
-    trajectories, since occurrences within one share its verdict. The companion `by_task` does not pool over tasks, which
-    differ in metric and difficulty. Params: sets (see `behaviours`), statistics: {resamples, seed}.
+    trajectories, since occurrences within one share its verdict. The companion `by_task` does not pool over tasks,
+    which differ in metric and difficulty. Params: sets (see `behaviours`), statistics: {resamples, seed}.
     """
     found, statistics = behaviours(inputs, params["sets"]), params.get("statistics", {})
     by_task = []
     for task in dict.fromkeys(each.task for each in found):
         members = [each for each in found if each.task == task]
         by_task += [[task, *row] for row in bigram_rows(members, statistics)]
-    columns = ["bigram", "n_correct", "n_incorrect", "p", "lo", "hi", "lo_clustered", "hi_clustered", "trajectories", "note"]
+    columns = [
+        "bigram",
+        "n_correct",
+        "n_incorrect",
+        "p",
+        "lo",
+        "hi",
+        "lo_clustered",
+        "hi_clustered",
+        "trajectories",
+        "note",
+    ]
     tests = _contrasts(found, statistics)
-    table = Table(f"Accuracy given an action bigram, {len(found)} trajectories", columns, bigram_rows(found, statistics),
-                  notes=["lo and hi: Wilson, occurrences as if independent; clustered: trajectories resampled.",
-                         *(f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered), Fisher p = {p}."
-                           for first, second, difference, lo, hi, p in tests)])
-    return {"": table, "by_task": Table("The same, within task", ["task", *columns], by_task),
-            "tests": Table("Contrasts", ["first", "second", "difference", "lo_clustered", "hi_clustered", "fisher_p"], tests)}
+    table = Table(
+        f"Accuracy given an action bigram, {len(found)} trajectories",
+        columns,
+        bigram_rows(found, statistics),
+        notes=[
+            "lo and hi: Wilson, occurrences as if independent; clustered: trajectories resampled.",
+            *(
+                f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered), Fisher p = {p}."
+                for first, second, difference, lo, hi, p in tests
+            ),
+        ],
+    )
+    return {
+        "": table,
+        "by_task": Table("The same, within task", ["task", *columns], by_task),
+        "tests": Table(
+            "Contrasts", ["first", "second", "difference", "lo_clustered", "hi_clustered", "fisher_p"], tests
+        ),
+    }
 
 
 def first_tool_offsets(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -105,12 +147,27 @@ def first_tool_offsets(name: str, inputs: Inputs, params: Mapping[str, Any]) -> 
     subsets = {"math only": [each for each in found if each.task == "math"], "full sample": found}
     rows = []
     for label, members in subsets.items():
-        used = {verdict: [each.offset for each in members if each.offset >= 0 and each.correct is verdict] for verdict in (True, False)}
-        rows.append([label, len(members), *(f"{np.median(used[verdict]):.0f}" if used[verdict] else "" for verdict in (True, False)),
-                     *(len(used[verdict]) for verdict in (True, False))])
+        used = {
+            verdict: [each.offset for each in members if each.offset >= 0 and each.correct is verdict]
+            for verdict in (True, False)
+        }
+        rows.append(
+            [
+                label,
+                len(members),
+                *(f"{np.median(used[verdict]):.0f}" if used[verdict] else "" for verdict in (True, False)),
+                *(len(used[verdict]) for verdict in (True, False)),
+            ]
+        )
     columns = ["subset", "n", "p50_correct", "p50_incorrect", "with_tool_correct", "with_tool_incorrect"]
-    return {"": Table("Median characters before the first tool tag", columns, rows,
-                      notes=["Trajectories without a tool have no offset and are left out of the medians."])}
+    return {
+        "": Table(
+            "Median characters before the first tool tag",
+            columns,
+            rows,
+            notes=["Trajectories without a tool have no offset and are left out of the medians."],
+        )
+    }
 
 
 def bigram_rows(found: Sequence[Behaviour], statistics: Mapping[str, Any]) -> list[list[Any]]:
@@ -122,8 +179,17 @@ def bigram_rows(found: Sequence[Behaviour], statistics: Mapping[str, Any]) -> li
         lo, hi = wilson(successes.sum(), int(trials.sum()))
         clustered = clustered_proportion(successes, trials, **_resampling(statistics))
         edges = [f"{edge:.3f}" for edge in (lo, hi, *clustered)]
-        rows.append([arrow(bigram), int(successes.sum()), int(trials.sum() - successes.sum()),
-                     f"{successes.sum() / trials.sum():.3f}", *edges, int((trials > 0).sum()), BIGRAMS.get(bigram, "")])
+        rows.append(
+            [
+                arrow(bigram),
+                int(successes.sum()),
+                int(trials.sum() - successes.sum()),
+                f"{successes.sum() / trials.sum():.3f}",
+                *edges,
+                int((trials > 0).sum()),
+                BIGRAMS.get(bigram, ""),
+            ]
+        )
     return rows
 
 
@@ -146,8 +212,16 @@ def _contrasts(found: Sequence[Behaviour], statistics: Mapping[str, Any]) -> lis
         lo, hi = clustered_difference(left, right, **_resampling(statistics))
         table = [[int(hit.sum()), int(total.sum() - hit.sum())] for hit, total in (left, right)]
         shares = [hit / (hit + miss) for hit, miss in table]
-        rows.append([arrow(first) + suffix, arrow(second) + suffix, f"{shares[0] - shares[1]:.3f}", f"{lo:.3f}", f"{hi:.3f}",
-                     f"{fisher_exact(table).pvalue:.2e}"])
+        rows.append(
+            [
+                arrow(first) + suffix,
+                arrow(second) + suffix,
+                f"{shares[0] - shares[1]:.3f}",
+                f"{lo:.3f}",
+                f"{hi:.3f}",
+                f"{fisher_exact(table).pvalue:.2e}",
+            ]
+        )
     return rows
 
 

@@ -42,10 +42,10 @@ class Habits:
         think_short: the first thought is a bare word.
     """
 
-    think_after_tool: float = 0.3
-    verify: float = 0.06
-    fail_first: float = 0.06
-    think_long: float = 0.25
+    think_after_tool: float = 0.25
+    verify: float = 0.05
+    fail_first: float = 0.05
+    think_long: float = 0.2
     think_short: float = 0.25
 
 

@@ -14,7 +14,7 @@ from tir.world.problems import draw
 from tir.world.questions import all_questions
 
 CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
-INSTRUCTION = "Use tools. Box the answer."
+INSTRUCTION = "Use tools."
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TrajectorySettings:
 
     rows: int = 16000
     mix: dict[str, float] = field(default_factory=lambda: {"python_only": 0.45, "search_only": 0.48, "no_tools": 0.07})
-    two_hop: float = 0.4
+    two_hop: float = 0.35
     problems: dict[str, float] = field(default_factory=lambda: {
         "story:1": 3, "story:2": 4, "story:3": 3, "solve:2": 2, "fraction:3": 2, "expand:3": 2, "nested:1": 1,
         "nested:2": 2, "remainder:2": 2, "remainder:3": 2})
