@@ -37,7 +37,6 @@ wildcard_constraints:
     benchmark="|".join(cfg.benchmarks),
     arm="|".join(sorted(cfg.arms)).replace(".", r"\."),
     seed=r"\d+",
-    table="|".join(cfg.tables),
 
 
 include: "rules/containers.smk"
@@ -56,4 +55,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        expand("results/{table}.csv", table=cfg.tables),
+        expand("results/{table}.csv", table=TABLES),
+        expand("results/{figure}.png", figure=FIGURES),

@@ -53,6 +53,18 @@ def test_encoder_agrees_with_transformers(model_directory):
             assert np.abs((pooled / pooled.norm()).numpy() - found).max() < 1e-5
 
 
+def test_encoder_of_another_architecture(model_directory, tmp_path):
+    from transformers.models.distilbert import DistilBertConfig
+    from transformers.models.distilbert.modeling_distilbert import DistilBertModel
+
+    config = DistilBertConfig(vocab_size=200, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
+    DistilBertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((model_directory / "tokenizer.json").read_bytes())
+    vectors = Encoder(encoder_config(tmp_path)).encode(["king", "river bridge ocean"], kind="query")
+    alone = Encoder(encoder_config(tmp_path)).encode(["king"], kind="query")
+    assert vectors.shape == (2, 16) and np.allclose(vectors[:1], alone, atol=1e-5)
+
+
 def test_encoder_prefix_length_and_order(model_directory):
     encoder = Encoder(encoder_config(model_directory, batch_size=2))
     bare = Encoder(encoder_config(model_directory, query_prefix="", passage_prefix=""))
@@ -166,8 +178,8 @@ BUILD = """
 import sys
 from tir.retrieval.build import build_index
 from tir.retrieval.encoder import EncoderConfig
-build_index(sys.argv[1], sys.argv[2], EncoderConfig(sys.argv[3], "query: ", "passage: ", 16, 32, device="cpu", threads=1),
-            shard_rows=100)
+config = EncoderConfig(sys.argv[3], "query: ", "passage: ", 16, 32, device="cpu", threads=1)
+build_index(sys.argv[1], sys.argv[2], config, shard_rows=100)
 """
 
 

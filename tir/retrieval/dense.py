@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from tir.errors import CheckpointError, DataError
-from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, resolve_device
+from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
 from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
-from tir.retrieval.scan import SPARE, CpuScanner, GpuScanner, rescore
+from tir.retrieval.scan import SPARE, CpuScanner, GpuScanner, can_use_gpus, rescore
 
 
 class DenseIndex:
@@ -35,7 +35,9 @@ class DenseIndex:
             raise DataError("shards do not add up", where=str(directory), remedy=REMEDY,
                             why=f"{self._starts[-1]} rows, not {self._count}")
         self.corpus = open_corpus(directory, manifest, verify)
-        threads, device = threads or default_threads(), resolve_device(device)
+        threads = threads or default_threads()
+        if device == "auto":
+            device = "cuda" if can_use_gpus() else "cpu"
         config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
         self.encoder = Encoder(replace(config, model=model) if model else config)
         found = model_digest(self.encoder.directory)

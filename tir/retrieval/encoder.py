@@ -120,15 +120,6 @@ def resolve_model(model: str) -> Path:
                           remedy="encoder: {model: DIRECTORY | PACKAGE | OWNER/NAME}")
 
 
-def resolve_device(device: str) -> str:
-    """"cpu" or "cuda"; "auto" means cuda if there is one."""
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def model_digest(directory: Path) -> str:
     """sha256 over the digests of the weights and the tokenizer: what an index must be searched with."""
     files = [directory / "config.json", directory / "tokenizer.json", *sorted(directory.glob("*.safetensors"))]
@@ -156,14 +147,15 @@ class Encoder:
         self.config = config
         self.directory = resolve_model(config.model)
         self._torch = torch
-        self.device = torch.device(resolve_device(config.device))
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(automatic if config.device == "auto" else config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         self._dtype = getattr(torch, config.dtype)
         if self.device.type == "cpu" and self._dtype == torch.float16:
             raise ConfigError("float16 needs a GPU", where="encoder.dtype", remedy="dtype: float32")
         settings = read_json(self.directory / "config.json")
-        self.dim: int = settings["hidden_size"]
+        self.dim: int = settings.get("hidden_size") or settings["dim"]
         self._pad_id: int = settings.get("pad_token_id") or 0
         try:
             tokenizer_text = (self.directory / "tokenizer.json").read_text(encoding="utf-8")

@@ -79,21 +79,20 @@ class CpuScanner:
 class GpuScanner:
     """Flat search over float16 vectors sharded across all visible GPUs, with `faiss.knn_gpu` (faiss-gpu).
 
-    Each GPU's share is allocated once, at its exact size, and filled block by block from the memory maps: the peak is
-    the index itself (32.3 GB for 21,015,324 x 768), not its float32 double, nor a reallocation while growing.
+    Each GPU's share is allocated once, at its exact size, and filled shard by shard from the memory maps: the peak is
+    the index itself (32.3 GB for 21,015,324 x 768), not its float32 double, nor a reallocation while growing. The
+    tests, which have no GPU, do not run it.
 
     Raises:
         ConfigError: no GPU, or a faiss build without GPU support.
     """
 
     def __init__(self, shards: Sequence[np.ndarray]):
+        if not can_use_gpus():
+            raise ConfigError("no GPU search here", where="device", why="needs CUDA and faiss-gpu", remedy="cpu or auto")
         import faiss
-        import torch
-
-        if not torch.cuda.is_available() or not hasattr(faiss, "StandardGpuResources"):
-            raise ConfigError("no GPU search here", where="retrieval.device", why="needs CUDA and a faiss-gpu build",
-                              remedy="device: cpu")
         import faiss.contrib.torch_utils  # noqa: F401  (lets faiss read torch tensors in place)
+        import torch
 
         self._faiss, self._torch = faiss, torch
         total, dim = sum(len(shard) for shard in shards), shards[0].shape[1]
@@ -133,6 +132,17 @@ class GpuScanner:
         with ThreadPoolExecutor(len(self._vectors)) as pool:
             parts = list(pool.map(search, range(len(self._vectors))))
         return top(np.hstack([scores for scores, _ in parts]), np.hstack([rows for _, rows in parts]), k)
+
+
+def can_use_gpus() -> bool:
+    """Whether both CUDA and a faiss build with GPU support are here."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources")
 
 
 def top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -129,10 +129,11 @@ def bind(host: str, port: int) -> socket.socket:
 def exit_with(parent: int) -> None:
     """End this process when process `parent` does: SIGTERM to ourselves, and a hard exit if draining hangs."""
     def watch() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(parent)
-            while not select.select([descriptor], [], [], 60)[0]:
-                pass
+        try:
+            select.select([os.pidfd_open(parent)], [], [])  # readable once the process has ended
+        except OSError:  # it has ended already, or the kernel is older than 5.3
+            while os.path.exists(f"/proc/{parent}"):
+                time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(DRAIN_S)
         os._exit(1)
