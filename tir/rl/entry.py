@@ -66,6 +66,8 @@ def _interrupt(*_) -> None:
 
 
 if __name__ == "__main__":
+    if "TIR_PARENT" in os.environ:
+        forkserver.end_with_parent(int(os.environ["TIR_PARENT"]), signal.SIGTERM)
     if FORK_ADDRESS:
         import_everything()
         forkserver.start(FORK_ADDRESS)

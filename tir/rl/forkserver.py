@@ -81,17 +81,18 @@ def start(address: str) -> None:
     if os.fork():
         listener.close()
         return
-    _end_with_parent(parent)
+    end_with_parent(parent, signal.SIGKILL)
     try:
         _serve(listener)
     finally:
         os._exit(0)
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int, number: int) -> None:
+    """Have the kernel send signal `number` to this process when its parent ends, however that happens."""
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,21 +40,26 @@ class RunFiles:
     scratch: Path
 
     @property
+    def python(self) -> Path:
+        """Stands in for the Python executable of forked processes (see `tir.rl.forkserver`)."""
+        return self.scratch / "python"
+
+    @property
     def checkpoints(self) -> Path:
         """verl's checkpoints, `global_step_N` each."""
         return self.directory / "checkpoints"
 
 
-def overrides(settings: RlSettings, files: RunFiles, *, start_step: int = 0) -> list[str]:
+def overrides(settings: RlSettings, files: RunFiles, *, validate_first: bool = True) -> list[str]:
     """Everything verl is told, as `key=value` (`+key=value` for keys its schema lacks).
 
     Args:
         settings: the run.
         files: its paths.
-        start_step: step of the checkpoint that verl will resume from; the validation before training is then skipped.
+        validate_first: validate before training; a resumed run has done that.
     """
-    values = _data(settings, files) | _policy(settings, files) | _rollout(settings, files) | _trainer(settings, files, start_step)
-    values |= _cpu(settings) if settings.device == "cpu" else _cuda()
+    values = _data(settings, files) | _policy(settings, files) | _rollout(settings, files) | _trainer(settings, files, validate_first)
+    values |= _cpu(settings, files) if settings.device == "cpu" else _cuda()
     return [f"{key}={hydra_value(value)}" for key, value in (values | _arm(settings)).items()]
 
 
@@ -121,14 +125,14 @@ def _rollout(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     return values
 
 
-def _trainer(settings: RlSettings, files: RunFiles, start_step: int) -> dict[str, Any]:
+def _trainer(settings: RlSettings, files: RunFiles, validate_first: bool) -> dict[str, Any]:
     return {
         "trainer.device": settings.device, "trainer.nnodes": 1, "trainer.n_gpus_per_node": settings.gpus,
         "trainer.total_training_steps": settings.steps,
-        # Epochs end verl's loop too; the steps are meant to.
-        "trainer.total_epochs": math.ceil(settings.steps / (settings.rows // settings.batch_prompts)) + 1,
+        # The number of epochs ends verl's loop too; an epoch has at least one step.
+        "trainer.total_epochs": settings.steps + 1,
         "trainer.save_freq": settings.save_every, "trainer.test_freq": settings.validate_every,
-        "trainer.val_before_train": start_step == 0, "trainer.resume_mode": "auto",
+        "trainer.val_before_train": validate_first, "trainer.resume_mode": "auto",
         "trainer.max_actor_ckpt_to_keep": 1, "trainer.default_local_dir": files.checkpoints,
         "trainer.checkpoint_callback_class": "tir.rl.export.PolicyExport",
         "trainer.logger": ["file"], "trainer.project_name": "tir", "trainer.experiment_name": files.directory.name,
@@ -147,7 +151,7 @@ def _cuda() -> dict[str, Any]:
     }
 
 
-def _cpu(settings: RlSettings) -> dict[str, Any]:
+def _cpu(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     rollout, vllm = "actor_rollout_ref.rollout", "+actor_rollout_ref.rollout.engine_kwargs.vllm"
     values = {
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
@@ -160,6 +164,8 @@ def _cpu(settings: RlSettings) -> dict[str, Any]:
         f"{vllm}.enable_sleep_mode": False, f"{rollout}.free_cache_engine": False,
         f"{vllm}.worker_extension_cls": "tir.rl.cpu_rollout.CpuWorkerExtension",
         f"{vllm}.kv_cache_memory_bytes": 256 * _MIB,
+        # The model runs in the engine's own process instead of a worker process that both sides poll for.
+        f"{vllm}.distributed_executor_backend": "uni",
         # Weights travel through /dev/shm, which containers keep small; the bucket must hold the largest tensor.
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": 32,
         f"{rollout}.agent.num_workers": 1,
@@ -167,6 +173,7 @@ def _cpu(settings: RlSettings) -> dict[str, Any]:
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         # Ray's slots, not cores: every resident actor takes one.
         "ray_kwargs.ray_init.num_cpus": 8, "+ray_kwargs.ray_init.num_gpus": settings.gpus,
+        "+ray_kwargs.ray_init.runtime_env.py_executable": files.python,
     }
     named = {f"{rollout}.{_ROLLOUT_NAMES.get(name, '')}" for name in settings.engine}
     named |= {f"{vllm}.{name}" for name in settings.engine}
@@ -180,29 +187,44 @@ def _arm(settings: RlSettings) -> dict[str, Any]:
     return {"trainer.v1.trainer_mode": "aspo"} | coefficients
 
 
-def environment(settings: RlSettings, files: RunFiles) -> dict[str, str]:
-    """Environment variables of verl's processes, beyond the caller's own."""
+def environment(settings: RlSettings, files: RunFiles, threads: int) -> dict[str, str]:
+    """Environment variables of verl's processes, beyond the caller's own; `threads` is the number of usable cores."""
     modules = ["tir.rl.cpu_platform"] if settings.device == "cpu" else []
     modules += ["aspo.integration"] if settings.estimator == "aspo" else []
     scratch = str(files.scratch)
     values = {
         "TIR_RUN_DIRECTORY": str(files.directory), "TIR_SCRATCH": scratch, "TIR_SOURCE_MODEL": str(files.model),
         "HYDRA_FULL_ERROR": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
-        # Two runs on one machine must not share caches, tokens or sockets.
-        "HF_DATASETS_CACHE": f"{scratch}/datasets", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{scratch}/token",
-        "VLLM_RPC_BASE_PATH": scratch,
+        # Two runs on one machine must not share caches, tokens, sockets or lock files.
+        "TMPDIR": scratch, "HF_DATASETS_CACHE": f"{scratch}/datasets", "VLLM_RPC_BASE_PATH": scratch,
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{scratch}/token",
         "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     if modules:
         values["VERL_USE_EXTERNAL_MODULES"] = ",".join(modules)
-    if settings.device == "cpu":
-        values |= {
-            "VERL_PLATFORM": "cpu",
-            # Ray's name for "listen on the loopback address"; there is one machine.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        }
-    return values
+    return values | (_cpu_environment(files, threads) if settings.device == "cpu" else {})
+
+
+def _cpu_environment(files: RunFiles, threads: int) -> dict[str, str]:
+    return {
+        "VERL_PLATFORM": "cpu",
+        # Ray's name for "listen on the loopback address": there is one machine.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # No processes in advance: each import Ray for a second and a half and are of no use to forks.
+        "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0",
+        # Processes are forks of the driver, which must have no threads until then; each fork then takes `threads`.
+        "TIR_FORK_ADDRESS": str(files.scratch / "fork"), "TIR_FORK_PYTHON": str(files.python), "TIR_THREADS": str(threads),
+        "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        # Idle threads give their core to the process that has work; there are more processes than cores.
+        "OMP_WAIT_POLICY": "passive",
+        # verl gives these to Ray's workers, which read them when they import; forks have imported already.
+        "TRANSFER_QUEUE_ENABLE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true", "VLLM_DISABLE_COMPILE_CACHE": "1",
+        # vLLM compiles its log-probability kernel with a C++ compiler, 20 s that a tiny model never earns back.
+        "TORCH_COMPILE_DISABLE": "1",
+        # vLLM's CPU build keeps the "uni" executor only with this.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
 
 
 def hydra_value(value: Any) -> str:

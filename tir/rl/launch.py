@@ -1,0 +1,276 @@
+"""One RL run from its inputs to metrics and policies: prepares, starts verl, watches, resumes, checks, collects.
+
+    run directory                              after a complete run
+    ├── metrics.jsonl                          one object per step (see `tir.rl.metrics`)
+    ├── policies/step{N}/                      Hugging Face directory of every saved step
+    ├── rollouts/{train,val}_{N}.jsonl         every trajectory with its reward
+    ├── wall_clock.jsonl                       when what happened
+    ├── verl.log, overrides.txt                output of verl; what it was told
+    └── checkpoints/, records/                 only while the run is incomplete: what it resumes from
+
+A killed run continues from its last complete checkpoint when the same command is given again. A run whose settings or inputs
+have changed starts afresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tir.errors import CheckpointError, InfrastructureFault, TirError
+from tir.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
+from tir.rl import processes
+from tir.rl.data import prepare_rows
+from tir.rl.forkserver import write_stand_in
+from tir.rl.metrics import collect_records, drop_records, merge_logs, read_log, write_rollouts
+from tir.rl.overrides import RunFiles, environment, overrides
+from tir.rl.settings import RlSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+_POLL_SECONDS = 0.5
+_LONGEST_SCRATCH = 40  # Ray appends about 65 characters to it; a socket's path ends at 107
+
+
+class TrainingFailed(TirError):
+    """verl ended with an error of its own, or without what was asked for."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run reads.
+
+    Attributes:
+        model: Hugging Face directory of the starting policy.
+        train, validation: parquet files in the upstream columns.
+        system_prompt: text of the system turn.
+        endpoint: address of the retrieval server, or None for a run without search.
+    """
+
+    model: Path
+    train: Path
+    validation: Path
+    system_prompt: str
+    endpoint: str | None = None
+
+
+def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
+    """Train one arm with one seed; returns the policies' directories, one per saved step.
+
+    Args:
+        settings: the run.
+        inputs: what it reads.
+        directory: the run's own directory.
+        stall_s: seconds without a finished step after which the run counts as hung and ends.
+
+    Raises:
+        InfrastructureFault: a tool, the rollout engine or the machine failed; running again resumes.
+        TrainingFailed: verl failed otherwise; says with what.
+        CheckpointError: verl ended well but the last step's policy is not there.
+    """
+    run = _Run(settings, inputs, Path(directory).resolve(), stall_s)
+    run.open()
+    if run.saved_step() < settings.steps:
+        with run.scratch() as files:
+            run.execute(files)
+    return run.collect()
+
+
+class _Run:
+    """State of a run on disk, and the process that advances it."""
+
+    def __init__(self, settings: RlSettings, inputs: RunInputs, directory: Path, stall_s: float):
+        self.settings, self.inputs, self.directory, self.stall_s = settings, inputs, directory, stall_s
+        self.records, self.policies = directory / "records", directory / "policies"
+
+    # --- before -----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the directory; set aside what belongs to other settings, inputs or code."""
+        found, work = self.directory / "work.json", self._work()
+        if found.exists() and read_json(found)["digest"] != digest(work):
+            print("settings, inputs or code have changed: the run starts afresh", file=sys.stderr)
+            shutil.rmtree(self.directory)
+        elif self._last_policy().is_dir() and not (self._complete() or (self.directory / "checkpoints").is_dir()):
+            # It was complete and its metrics were taken away: whoever did that wants the run again.
+            shutil.rmtree(self.directory)
+        for path in (self.directory, self.policies, self.directory / "logs"):
+            path.mkdir(parents=True, exist_ok=True)
+        write_json(found, {"digest": digest(work), **work})
+
+    def _work(self) -> dict[str, Any]:
+        """What a run is, as a JSON value: another one must not continue from its checkpoints."""
+        inputs = self.inputs
+        code = [ROOT / "tir" / f"{name}.py" for name in ("prompts", "protocol", "reward", "rollout")]
+        code += sorted((ROOT / "aspo").glob("*.py")) if self.settings.estimator == "aspo" else []
+        return {"settings": asdict(self.settings), "system_prompt": inputs.system_prompt,
+                "train": file_digest(inputs.train), "validation": file_digest(inputs.validation),
+                "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
+                "code": {str(path.relative_to(ROOT)): file_digest(path) for path in code}}
+
+    def _last_policy(self) -> Path:
+        return self.policies / f"step{self.settings.steps}"
+
+    def _complete(self) -> bool:
+        return (self.directory / "metrics.jsonl").exists() and self._last_policy().is_dir()
+
+    def saved_step(self) -> int:
+        """Step of the last complete checkpoint whose policy has been exported, or 0; all steps of a complete run."""
+        if self._complete():
+            return self.settings.steps
+        with contextlib.suppress(OSError, ValueError):
+            step = int((self.directory / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+            if (self.policies / f"step{step}").is_dir():
+                return step
+        return 0
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[RunFiles]:
+        """Prepare what verl reads; yield the paths, with a scratch directory that is gone afterwards."""
+        settings, inputs, directory = self.settings, self.inputs, self.directory
+        files = {name: directory / f"{name}.parquet" for name in ("train", "validation")}
+        prepare_rows(inputs.train, files["train"], inputs.system_prompt, settings.rows)
+        prepare_rows(inputs.validation, files["validation"], inputs.system_prompt)
+        loop = directory / "loop.json"
+        write_json(loop, {"tools": _tools(settings, inputs.endpoint), "endpoint": inputs.endpoint, "reward": dict(settings.reward),
+                          "max_response_tokens": settings.max_response_tokens, "seed": settings.seed,
+                          "records": str(self.records)})
+        write_json(directory / "loop.yaml", [{"name": "tir", "_target_": "tir.rl.agent_loop.TirAgentLoop",
+                                              "settings": str(loop)}])  # JSON is YAML
+        base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_SCRATCH - 15 else "/tmp"
+        scratch = Path(tempfile.mkdtemp(prefix="tir-rl-", dir=base))
+        try:
+            token = scratch / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            paths = RunFiles(inputs.model.resolve(), files["train"], files["validation"], directory / "loop.yaml", directory, scratch)
+            write_stand_in(str(paths.python), str(scratch / "fork"))
+            yield paths
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    # --- while verl runs ----------------------------------------------------------------------------------------------
+
+    def execute(self, files: RunFiles) -> None:
+        """Run verl from the last checkpoint to the last step."""
+        start = self.saved_step()
+        self.records.mkdir(exist_ok=True)
+        logged = {step for log in self._logs() for step, _ in read_log(log)}
+        validate = start == 0 or start not in logged
+        drop_records(self.records, start if start else -1, validate=validate)
+        (self.directory / "fault.json").unlink(missing_ok=True)
+        arguments = overrides(self.settings, files, validate_first=validate)
+        write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
+        log = self.directory / "logs" / f"verl_{len(self._logs()):03d}.jsonl"
+        threads = len(os.sched_getaffinity(0))
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "VERL_", "TIR_FORK"))}
+        variables = inherited | environment(self.settings, files, threads) | {
+            "VERL_FILE_LOGGER_PATH": str(log), "TIR_PARENT": str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+        log.touch()
+        self._event("start", step=start)
+        process = processes.start([sys.executable, "-m", "tir.rl.entry", *arguments], variables, ROOT, self.directory / "verl.log")
+        try:
+            status = self._watch(process, log, start)
+        finally:
+            processes.end(process, str(files.scratch))
+            self._event("end", step=self.saved_step())
+        self._check(status)
+
+    def _watch(self, process, log: Path, start: int) -> int:
+        """Report steps as they are logged, until the process ends; returns its status."""
+        began = last = time.monotonic()
+        told = 0
+        while True:
+            status = processes.wait(process, _POLL_SECONDS)
+            rows = read_log(log)
+            for step, metrics in rows[told:]:
+                now = time.monotonic()
+                self._event("validation" if step == start else "step", step=step, seconds=round(now - last, 2))
+                print(self._progress(step, metrics, now - last), file=sys.stderr, flush=True)
+                last = now
+            told = len(rows)
+            if status is not None:
+                return status
+            if time.monotonic() - last > self.stall_s:
+                raise InfrastructureFault("training hangs", where=str(self.directory / "verl.log"),
+                                          why=f"no step finished in {self.stall_s:g} s (since {last - began:.0f} s after the start)",
+                                          remedy="run the same command again; it continues from the last checkpoint")
+
+    def _progress(self, step: int, metrics: dict[str, float], seconds: float) -> str:
+        parts = [f"step {step}/{self.settings.steps}"]
+        if "critic/score/mean" in metrics:
+            parts += [f"score {metrics['critic/score/mean']:.3f}", f"length {metrics['response_length/mean']:.0f}"]
+        parts += [f"validation {value:.3f}" for name, value in metrics.items() if name.startswith("val/test_score/")]
+        return "  ".join([*parts, f"{seconds:.1f} s"])
+
+    def _check(self, status: int) -> None:
+        """Raise the named cause if verl failed, or if it ended well without its last step (which it can)."""
+        fault = self.directory / "fault.json"
+        if fault.exists():
+            cause = read_json(fault)
+            kind = InfrastructureFault if cause["infrastructure"] else TrainingFailed
+            raise kind("a trajectory failed", where=str(fault), why=f"{cause['type']}: {cause['text']}",
+                       remedy="run the same command again; it continues from the last checkpoint")
+        if status:
+            raise TrainingFailed(f"verl ended with status {status}", where=str(self.directory / "verl.log"),
+                                 why=_last_error(self.directory / "verl.log"),
+                                 remedy="mend the cause and run the same command again; it continues from the last checkpoint")
+        if self.saved_step() != self.settings.steps:
+            raise CheckpointError("verl ended without the last step", where=str(self.directory / "checkpoints"),
+                                  why=f"step {self.settings.steps} was asked for, step {self.saved_step()} is there",
+                                  remedy=f"see {self.directory / 'verl.log'}, then run the same command again")
+
+    # --- afterwards ---------------------------------------------------------------------------------------------------
+
+    def collect(self) -> list[Path]:
+        """Write metrics and rollouts, remove what a finished run does not need; returns the policies."""
+        policies = [self.policies / f"step{step}"
+                    for step in range(self.settings.save_every, self.settings.steps + 1, self.settings.save_every)]
+        missing = [path for path in policies if not path.is_dir()]
+        if missing:
+            raise CheckpointError("a saved step has no policy", where=str(missing[0]),
+                                  remedy=f"rm -r {self.directory}  # then run again")
+        if self.records.is_dir():
+            records = collect_records(self.records)
+            rows = merge_logs(self._logs(), records)
+            absent = sorted(set(range(1, self.settings.steps + 1)) - {row["step"] for row in rows})
+            if absent:
+                print(f"warning: no metrics of steps {absent}; verl was killed after saving and before logging", file=sys.stderr)
+            write_rollouts(records, self.directory / "rollouts")
+            write_jsonl(self.directory / "metrics.jsonl", rows)
+            shutil.rmtree(self.records)
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        return policies
+
+    def _logs(self) -> list[Path]:
+        return sorted((self.directory / "logs").glob("verl_*.jsonl"))
+
+    def _event(self, event: str, **facts: Any) -> None:
+        row = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "unix": round(time.time(), 2), **facts}
+        with open(self.directory / "wall_clock.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _tools(settings: RlSettings, endpoint: str | None) -> dict[str, Any]:
+    """The tool settings; without a retrieval server no route leads to search."""
+    if endpoint:
+        return dict(settings.tools)
+    routes = {task: [name for name in names if name != "search"] for task, names in settings.tools["routes"].items()}
+    return {**settings.tools, "routes": routes}
+
+
+def _last_error(log: Path) -> str:
+    """The last line of verl's output that names an exception, else the last line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:] if line.strip()]
+    named = [line for line in lines if line.split(":")[0].rstrip().endswith(("Error", "Exception", "Fault", "Unavailable"))]
+    return (named or lines or ["no output"])[-1][:500]
