@@ -169,7 +169,7 @@ class Retrieval(Model):
 
     backend: Literal["dense", "bm25"] = "dense"
     encoder: Encoder
-    shard_rows: int = Field(500_000, ge=1000, description="passages per shard of the resumable build")
+    shard_rows: int = Field(65_536, ge=1000, description="passages per shard of the resumable build")
 
 
 # --- training ------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class GpuScanner:
 
     def __init__(self, shards: Sequence[np.ndarray]):
         if not can_use_gpus():
-            raise ConfigError("no GPU search here", where="device", why="needs CUDA and faiss-gpu", remedy="cpu or auto")
+            raise ConfigError("no GPU search here", where="device", why="needs CUDA and faiss-gpu", remedy="auto")
         import faiss
         import faiss.contrib.torch_utils  # noqa: F401  (lets faiss read torch tensors in place)
         import torch

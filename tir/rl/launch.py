@@ -182,7 +182,7 @@ class _Run:
         try:
             status = self._watch(process, log, start)
         finally:
-            processes.end(process, str(files.scratch))
+            processes.end(process, str(files.scratch), grace_s=2.0 if self.saved_step() == self.settings.steps else 15.0)
             self._event("end", step=self.saved_step())
         self._check(status)
 
@@ -201,6 +201,8 @@ class _Run:
             told = len(rows)
             if status is not None:
                 return status
+            if rows and rows[-1][0] == self.settings.steps == self.saved_step():
+                return 0  # the last row is written after everything else; Ray's own farewell takes seconds
             if time.monotonic() - last > self.stall_s:
                 raise InfrastructureFault("training hangs", where=str(self.directory / "verl.log"),
                                           why=f"no step finished in {self.stall_s:g} s (since {last - began:.0f} s after the start)",
