@@ -198,6 +198,8 @@ def _label_side(arm: str, position: int, curves: Mapping[str, tuple[np.ndarray, 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Centred triangular average over about a thirtieth of the run, narrower at both ends, so that it does not lag."""
+    if len(values) < 5:
+        return values
     half = max(len(values) // 60, 1)
     kernel = np.bartlett(2 * half + 3)[1:-1]
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones_like(values), kernel, mode="same")
