@@ -213,6 +213,8 @@ def _cpu_environment(files: RunFiles, threads: int) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # No processes in advance: each import Ray for a second and a half and are of no use to forks.
         "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0",
+        # Ray's workers do the work of this run: not behind everything else on the machine, which is Ray's default (15).
+        "RAY_worker_niceness": "0",
         # Processes are forks of the driver, which must have no threads until then; each fork then takes `threads`.
         "TIR_FORK_ADDRESS": str(files.scratch / "fork"), "TIR_FORK_PYTHON": str(files.python), "TIR_THREADS": str(threads),
         "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
