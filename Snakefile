@@ -1,8 +1,8 @@
 """From raw inputs to the tables of a study of advantage shaping for multi-tool reasoning.
 
-    make demo                                              the whole graph at laptop scale
-    snakemake --profile slurm results/table5.csv           the paper's scale, on a cluster
-    snakemake --profile slurm -n results/table5.csv        what that would run
+make demo                                              the whole graph at laptop scale
+snakemake --profile slurm results/table5.csv           the paper's scale, on a cluster
+snakemake --profile slurm -n results/table5.csv        what that would run
 """
 
 import sys
@@ -20,7 +20,10 @@ from tir.workflow import code, params
 configfile: "config.yaml"
 
 
-files = ["config.yaml", *map(str, getattr(workflow.config_settings, "configfiles", None) or [])]
+files = [
+    "config.yaml",
+    *map(str, getattr(workflow.config_settings, "configfiles", None) or []),
+]
 try:
     cfg = load(config, files)
 except ConfigError as error:
@@ -28,7 +31,12 @@ except ConfigError as error:
 
 # What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
 SITE = config.get("site", {})
-PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.get("python", {})}
+PYTHON = {
+    "workflow": "python3",
+    "sft": "python3",
+    "rl": "python3",
+    **SITE.get("python", {}),
+}
 ENDPOINT = SITE.get("retrieval_endpoint", "none")
 
 

@@ -9,24 +9,41 @@ POOLED = ["table3", "table4", "figure3"]
 SFT_LOG = "runs/sft/full/log.jsonl"
 TABLES = [*cfg.tables, "table2", "table3", "table4", "table7", "table13"]
 FIGURES = ["figure1", "figure2", "figure3", "figure4", "figure6", "figure7", "figure8"]
-COMPANIONS = {"table1": ["calls", "detail"], "table3": ["by_task", "tests"], "table12": ["comparisons", "detail"]}
+COMPANIONS = {
+    "table1": ["calls", "detail"],
+    "table3": ["by_task", "tests"],
+    "table12": ["comparisons", "detail"],
+}
 
 
 def companions(name):
     """Files a table writes beside itself, by suffix."""
-    return COMPANIONS.get(name, ["comparisons", "detail", "variance"] if name in cfg.tables else [])
+    return COMPANIONS.get(
+        name, ["comparisons", "detail", "variance"] if name in cfg.tables else []
+    )
 
 
 def shown_arms():
     """Arms whose training curves Figures 4 and 8 draw: those of Table 5, then Table 6."""
-    rows = [row.model for name in ("table5", "table6") if name in cfg.tables for row in cfg.tables[name].rows]
-    return list(dict.fromkeys(model.partition("@")[0] for model in rows if "@" in model))
+    rows = [
+        row.model
+        for name in ("table5", "table6")
+        if name in cfg.tables
+        for row in cfg.tables[name].rows
+    ]
+    return list(
+        dict.fromkeys(model.partition("@")[0] for model in rows if "@" in model)
+    )
 
 
 def table_rows(name):
     """Rows of a table with the model ids behind them."""
     return [
-        {key: value for key, value in row.model_dump().items() if value and key != "model"}
+        {
+            key: value
+            for key, value in row.model_dump().items()
+            if value and key != "model"
+        }
         | {"models": cfg.model_ids(row.model)}
         for row in cfg.tables[name].rows
     ]
@@ -35,7 +52,11 @@ def table_rows(name):
 def columns(name):
     chosen = cfg.tables[name].benchmarks or list(cfg.benchmarks)
     return [
-        {"name": each, "label": cfg.benchmarks[each].label, "task": cfg.benchmarks[each].task}
+        {
+            "name": each,
+            "label": cfg.benchmarks[each].label,
+            "task": cfg.benchmarks[each].task,
+        }
         | {"metric": cfg.benchmarks[each].metric}
         for each in chosen
     ]
@@ -43,7 +64,12 @@ def columns(name):
 
 def pooled_sets():
     return [
-        {"model": model, "benchmark": each.benchmark, "task": cfg.benchmarks[each.benchmark].task, "n": each.n}
+        {
+            "model": model,
+            "benchmark": each.benchmark,
+            "task": cfg.benchmarks[each.benchmark].task,
+            "n": each.n,
+        }
         for each in cfg.trace_analysis
         for model in cfg.model_ids(each.model)
     ]
@@ -52,13 +78,20 @@ def pooled_sets():
 def records(kind, name):
     """Paths of score or trace records a target reads."""
     if name in POOLED:
-        return [f"{kind}/{each['model']}/{each['benchmark']}.jsonl" for each in pooled_sets()]
+        return [
+            f"{kind}/{each['model']}/{each['benchmark']}.jsonl"
+            for each in pooled_sets()
+        ]
     table = SHOWS.get(name, name)
     if table not in cfg.tables:
         return []
     models = [model for row in table_rows(table) for model in row["models"]]
     names = [column["name"] for column in columns(table)]
-    return list(dict.fromkeys(expand(f"{kind}/{{model}}/{{name}}.jsonl", model=models, name=names)))
+    return list(
+        dict.fromkeys(
+            expand(f"{kind}/{{model}}/{{name}}.jsonl", model=models, name=names)
+        )
+    )
 
 
 def needs_traces(name):
@@ -70,7 +103,11 @@ def inputs_of(name):
     found = {"scores": [] if name == "figure6" else records("scores", name)}
     found["traces"] = records("traces", name) if needs_traces(name) else []
     if name in ("figure4", "figure8"):
-        found["metrics"] = expand("runs/rl/{arm}/seed{seed}/metrics.jsonl", arm=shown_arms(), seed=cfg.rl.seeds)
+        found["metrics"] = expand(
+            "runs/rl/{arm}/seed{seed}/metrics.jsonl",
+            arm=shown_arms(),
+            seed=cfg.rl.seeds,
+        )
     found["logs"] = [SFT_LOG] if name in ("table13", "figure7") else []
     found["data"] = {"table2": ["data/sft.json"], "table7": code("aspo")}.get(name, [])
     return {kind: paths for kind, paths in found.items() if paths}
@@ -81,10 +118,18 @@ def params_of(name):
         return params(sets=pooled_sets(), statistics=cfg.statistics)
     table = SHOWS.get(name, name)
     if table in cfg.tables:
-        return params(rows=table_rows(table), benchmarks=columns(table), statistics=cfg.statistics)
+        return params(
+            rows=table_rows(table), benchmarks=columns(table), statistics=cfg.statistics
+        )
     if name == "table13":
-        shown = {key: value for key, value in cfg.sft.model_dump().items() if key in ("epochs", "learning_rate", "schedule")}
-        return params(run="full", configuration=shown, effective_batch=effective_batch())
+        shown = {
+            key: value
+            for key, value in cfg.sft.model_dump().items()
+            if key in ("epochs", "learning_rate", "schedule")
+        }
+        return params(
+            run="full", configuration=shown, effective_batch=effective_batch()
+        )
     return params(**({"arms": shown_arms()} if name in ("figure4", "figure8") else {}))
 
 
@@ -94,11 +139,19 @@ def effective_batch():
 
 def options_of(name):
     """The script's options: directories of records, and single files."""
-    roots = {"scores": "scores", "traces": "traces", "metrics": "runs/rl", "logs": "runs/sft"}
+    roots = {
+        "scores": "scores",
+        "traces": "traces",
+        "metrics": "runs/rl",
+        "logs": "runs/sft",
+    }
     found = inputs_of(name)
     if name == "table7":
         found["data"] = ["aspo"]
-    return " ".join(f"--{kind} {roots[kind] if kind in roots else ' '.join(paths)}" for kind, paths in found.items())
+    return " ".join(
+        f"--{kind} {roots[kind] if kind in roots else ' '.join(paths)}"
+        for kind, paths in found.items()
+    )
 
 
 for each in TABLES:
@@ -113,14 +166,14 @@ for each in TABLES:
         output:
             f"results/{each}.csv",
             [f"results/{each}_{suffix}.csv" for suffix in companions(each)],
+        log:
+            f"logs/{each}.log",
+        container:
+            container_of("analysis")
         params:
             config=params_of(each),
             options=options_of(each),
             table=each,
-        container:
-            container_of("analysis")
-        log:
-            f"logs/{each}.log",
         shell:
             "{PYTHON[workflow]} -m scripts.make_table --table {params.table} {params.options} "
             "--output {output[0]} --params {params.config:q} 2>&1 | tee {log}"
@@ -138,14 +191,14 @@ for each in FIGURES:
         output:
             f"results/{each}.png",
             f"results/{each}.svg",
+        log:
+            f"logs/{each}.log",
+        container:
+            container_of("analysis")
         params:
             config=params_of(each),
             options=options_of(each),
             figure=each,
-        container:
-            container_of("analysis")
-        log:
-            f"logs/{each}.log",
         shell:
             "{PYTHON[workflow]} -m scripts.make_figure --figure {params.figure} {params.options} "
             "--output {output[0]} --params {params.config:q} 2>&1 | tee {log}"

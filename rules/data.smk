@@ -11,7 +11,9 @@ SOURCES = {
     "corpus.jsonl": cfg.data.corpus,
     "rl_train.parquet": cfg.data.rl_train,
     "rl_validation.parquet": cfg.data.rl_validation,
-    **{f"benchmarks/{name}.jsonl": item.source for name, item in cfg.benchmarks.items()},
+    **{
+        f"benchmarks/{name}.jsonl": item.source for name, item in cfg.benchmarks.items()
+    },
 }
 
 
@@ -23,12 +25,12 @@ if cfg.world:
             code=code("scripts.make_world"),
         output:
             expand("data/world/{file}", file=WORLD_FILES),
-        params:
-            config=params(cfg.world),
         log:
             "logs/world.log",
         benchmark:
             "benchmarks/world.tsv"
+        params:
+            config=params(cfg.world),
         shell:
             "{PYTHON[rl]} -m scripts.make_world --output-dir data/world --params {params.config:q} 2>&1 | tee {log}"
 
@@ -40,13 +42,13 @@ if cfg.world:
             index="index/manifest.json",
         output:
             "data/world/sft.json",
-        params:
-            config=params(cfg.world, tools=cfg.tools),
-        threads: 2
         log:
             "logs/world_trajectories.log",
         benchmark:
             "benchmarks/world_trajectories.tsv"
+        threads: 2
+        params:
+            config=params(cfg.world, tools=cfg.tools),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
             "--params {params.config:q} 2>&1 | tee {log}"
@@ -59,12 +61,12 @@ rule fetch:
         code=code("scripts.fetch_data"),
     output:
         "data/{file}",
-    params:
-        source=lambda w: params(SOURCES[w.file]),
-    wildcard_constraints:
-        file="|".join(SOURCES).replace(".", r"\."),
     log:
         "logs/fetch/{file}.log",
+    wildcard_constraints:
+        file="|".join(SOURCES).replace(".", r"\."),
+    params:
+        source=lambda w: params(SOURCES[w.file]),
     shell:
         "{PYTHON[workflow]} -m scripts.fetch_data --name {wildcards.file} --output {output} "
         "--params {params.source:q} 2>&1 | tee {log}"
@@ -77,10 +79,10 @@ rule system_prompt:
         sft="data/sft.json",
     output:
         "data/system_prompt.txt",
-    params:
-        config=params(sha256=cfg.data.prompt_sha256),
     log:
         "logs/system_prompt.log",
+    params:
+        config=params(sha256=cfg.data.prompt_sha256),
     shell:
         "{PYTHON[workflow]} -m scripts.extract_prompt --sft {input.sft} --output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"
@@ -94,10 +96,10 @@ rule validation_set:
         benchmarks=expand("data/benchmarks/{name}.jsonl", name=cfg.benchmarks),
     output:
         "data/validation.parquet",
-    params:
-        config=params(cfg.data.validation),
     log:
         "logs/validation_set.log",
+    params:
+        config=params(cfg.data.validation),
     shell:
         "{PYTHON[workflow]} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "
         "--output {output} --params {params.config:q} 2>&1 | tee {log}"

@@ -10,15 +10,15 @@ rule index:
         corpus="data/corpus.jsonl",
     output:
         "index/manifest.json",
-    params:
-        config=params(cfg.retrieval, device=cfg.device),
-    container:
-        container_of("retrieval")
-    threads: 8
     log:
         "logs/index.log",
     benchmark:
         "benchmarks/index.tsv"
+    container:
+        container_of("retrieval")
+    threads: 8
+    params:
+        config=params(cfg.retrieval, device=cfg.device),
     shell:
         "{PYTHON[rl]} -m scripts.build_index --corpus {input.corpus} --output index "
         "--params {params.config:q} 2>&1 | tee {log}"

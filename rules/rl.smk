@@ -6,7 +6,9 @@ PLUGINS = ["tir.rl.agent_loop", "tir.rl.cpu_platform"]
 
 
 def rl_code(wildcards):
-    shaping = ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
+    shaping = (
+        ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
+    )
     return code("scripts.train_rl", *PLUGINS, *shaping)
 
 
@@ -22,17 +24,22 @@ rule rl:
         index="index/manifest.json",
     output:
         metrics="runs/rl/{arm}/seed{seed}/metrics.jsonl",
-        models=expand("models/{{arm}}-step{step}-seed{{seed}}/manifest.json", step=STEPS),
-    params:
-        config=lambda w: params(cfg.rl, tools=cfg.tools, device=cfg.device),
-        arm=lambda w: params(estimator=cfg.arms[w.arm].estimator, coefficients=cfg.arms[w.arm].coefficients()),
-    container:
-        container_of("rl")
-    threads: 16
+        models=expand(
+            "models/{{arm}}-step{step}-seed{{seed}}/manifest.json", step=STEPS
+        ),
     log:
         "logs/rl/{arm}-seed{seed}.log",
     benchmark:
         "benchmarks/rl/{arm}-seed{seed}.tsv"
+    container:
+        container_of("rl")
+    threads: 16
+    params:
+        config=lambda w: params(cfg.rl, tools=cfg.tools, device=cfg.device),
+        arm=lambda w: params(
+            estimator=cfg.arms[w.arm].estimator,
+            coefficients=cfg.arms[w.arm].coefficients(),
+        ),
     shell:
         "{PYTHON[rl]} -m scripts.train_rl --model models/sft --train {input.train} --validation {input.validation} "
         "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "

@@ -13,12 +13,12 @@ if cfg.model.base.kind == "world":
             sft="data/sft.json",
         output:
             "models/base/manifest.json",
-        params:
-            config=params(cfg.tiny_model),
         log:
             "logs/tiny_model.log",
         benchmark:
             "benchmarks/tiny_model.tsv"
+        params:
+            config=params(cfg.tiny_model),
         shell:
             "{PYTHON[rl]} -m scripts.make_tiny_model --corpus {input.corpus} --sft {input.sft} "
             "--output models/base --params {params.config:q} 2>&1 | tee {log}"
@@ -30,12 +30,12 @@ rule fetch_model:
         code=code("scripts.fetch_model"),
     output:
         "models/{model}/manifest.json",
-    params:
-        source=lambda w: params(getattr(cfg.model, w.model)),
-    wildcard_constraints:
-        model="published" if cfg.model.base.kind == "world" else "base|published",
     log:
         "logs/fetch_model/{model}.log",
+    wildcard_constraints:
+        model="published" if cfg.model.base.kind == "world" else "base|published",
+    params:
+        source=lambda w: params(getattr(cfg.model, w.model)),
     shell:
         "{PYTHON[workflow]} -m scripts.fetch_model --name {wildcards.model} --output models/{wildcards.model} "
         "--params {params.source:q} 2>&1 | tee {log}"
@@ -51,15 +51,15 @@ rule sft:
     output:
         models=expand("models/sft-epoch{epoch}/manifest.json", epoch=EPOCHS),
         log="runs/sft/full/log.jsonl",
-    params:
-        config=params(cfg.sft, device=cfg.device),
-    container:
-        container_of("sft")
-    threads: 16
     log:
         "logs/sft.log",
     benchmark:
         "benchmarks/sft.tsv"
+    container:
+        container_of("sft")
+    threads: 16
+    params:
+        config=params(cfg.sft, device=cfg.device),
     shell:
         "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/full "
         "--models-dir models --params {params.config:q} 2>&1 | tee {log}"

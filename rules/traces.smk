@@ -17,6 +17,13 @@ rule traces:
         index=needs_index,
     output:
         "traces/{model}/{benchmark}.jsonl",
+    log:
+        "logs/traces/{model}/{benchmark}.log",
+    benchmark:
+        "benchmarks/traces/{model}/{benchmark}.tsv"
+    container:
+        container_of("eval")
+    threads: 1
     params:
         config=lambda w: params(
             cfg.evaluation,
@@ -25,13 +32,6 @@ rule traces:
             task=cfg.benchmarks[w.benchmark].task,
             n=cfg.benchmarks[w.benchmark].n,
         ),
-    container:
-        container_of("eval")
-    threads: 1
-    log:
-        "logs/traces/{model}/{benchmark}.log",
-    benchmark:
-        "benchmarks/traces/{model}/{benchmark}.tsv"
     shell:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
         "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --output {output} "
@@ -46,12 +46,12 @@ rule scores:
         traces="traces/{model}/{benchmark}.jsonl",
     output:
         "scores/{model}/{benchmark}.jsonl",
-    params:
-        config=lambda w: params(task=cfg.benchmarks[w.benchmark].task),
-    container:
-        container_of("analysis")
     log:
         "logs/scores/{model}/{benchmark}.log",
+    container:
+        container_of("analysis")
+    params:
+        config=lambda w: params(task=cfg.benchmarks[w.benchmark].task),
     shell:
         "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"
