@@ -1,0 +1,146 @@
+"""Bring one input to its place: from a hub, an address, a local path or the generated world, and check it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from pyarrow.lib import ArrowInvalid
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from tir.errors import DataError, InfrastructureFault
+from tir.records import atomic_path, file_digest, read_json, write_json
+
+
+def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
+    """Copy or download one file to `output`, atomically, and check it before it gets its name.
+
+    Args:
+        name: what the file is, for errors, e.g. `benchmarks/gsm8k.jsonl`.
+        source: a `tir.config.Source` as JSON.
+        output: where it goes.
+
+    Raises:
+        DataError: it is missing, corrupt, or not the file that was asked for.
+        InfrastructureFault: the hub or the address did not answer.
+    """
+    with atomic_path(output) as temporary:
+        if source["kind"] == "local":
+            _copy(source["path"], temporary, f"data source of {name}: path")
+        elif source["kind"] == "world":
+            _copy(Path("data/world") / name, temporary, "data/world")
+        elif source["kind"] == "url":
+            _download(source["url"], temporary)
+        else:
+            _copy(_hub_file(source), temporary, source["repo"])
+        check_file(temporary, name, source)
+
+
+def check_file(path: str | os.PathLike, name: str, source: dict[str, Any]) -> None:
+    """Check a file against its source's checksum and row count, and that its format can be read at all."""
+    wanted = source.get("sha256")
+    if wanted:
+        found = file_digest(path)
+        if not found.startswith(wanted):
+            raise DataError("wrong checksum", where=name, why=f"expected sha256 {wanted[:16]}.., found {found[:16]}..",
+                            remedy=f"get the right file, or pin this one in config.yaml: sha256: {found}")
+    rows = count_rows(path, name)
+    if source.get("rows") and rows != source["rows"]:
+        raise DataError("wrong number of rows", where=name, why=f"expected {source['rows']:,}, found {rows:,}")
+
+
+def count_rows(path: str | os.PathLike, name: str) -> int:
+    """Rows of a JSON, JSON Lines or Parquet file, by the ending of `name`; `DataError` if it cannot be read."""
+    if name.endswith(".parquet"):
+        try:
+            return pyarrow.parquet.read_metadata(path).num_rows
+        except (ArrowInvalid, OSError) as error:
+            raise DataError("not a readable Parquet file", where=name, why=str(error)) from None
+    if name.endswith(".json"):
+        value = read_json(path)
+        if not isinstance(value, list):
+            raise DataError("not a list of rows", where=name, why=f"it holds a {type(value).__name__}")
+        return len(value)
+    with open(path, "rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
+    """Bring a model directory to `output` and write its manifest last.
+
+    The manifest holds the sha256 of every weight file, so that a later stage can tell a damaged checkpoint.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    if source["kind"] == "local":
+        origin = Path(source["path"])
+        if not (origin / "config.json").is_file():
+            raise DataError("not a model directory", where=f"model.{name}.path", why=f"{origin} has no config.json")
+        for file in origin.iterdir():
+            if file.is_file():
+                shutil.copy2(file, output / file.name)
+    else:
+        _hub_model(source, output)
+    write_manifest(output, model_id=name, source={key: value for key, value in source.items() if value is not None})
+
+
+def write_manifest(directory: str | os.PathLike, **facts: Any) -> None:
+    """Write `manifest.json` of a model directory: facts, and the sha256 of its weights. Written last, atomically."""
+    directory = Path(directory)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise DataError("no weights", where=str(directory), why="there is no .safetensors file")
+    write_json(directory / "manifest.json", {**facts, "weights": {file.name: file_digest(file) for file in weights}})
+
+
+def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise DataError("no such file", where=where, why=str(source)) from None
+
+
+@retry(retry=retry_if_exception_type(InfrastructureFault), stop=stop_after_attempt(4),
+       wait=wait_exponential_jitter(initial=1, max=20), reraise=True)
+def _download(url: str, target: Path) -> None:
+    import httpx
+
+    try:
+        with httpx.stream("GET", url, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as answer:
+            if answer.status_code in (401, 403, 404, 410):
+                raise DataError("the address has no such file", where=url, why=f"status {answer.status_code}")
+            answer.raise_for_status()
+            with open(target, "wb") as file:
+                for chunk in answer.iter_bytes():
+                    file.write(chunk)
+    except httpx.HTTPError as error:
+        raise InfrastructureFault("cannot download", where=url, why=str(error) or type(error).__name__,
+                                  remedy="check the network, or fetch the file by hand and name it with kind: local") from error
+
+
+def _hub_file(source: dict[str, Any]) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return _from_hub(source, lambda: hf_hub_download(source["repo"], source["file"], revision=source.get("revision"),
+                                                     repo_type="dataset"))
+
+
+def _hub_model(source: dict[str, Any], output: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    _from_hub(source, lambda: snapshot_download(source["repo"], revision=source.get("revision"), local_dir=output,
+                                                ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
+
+
+def _from_hub(source: dict[str, Any], download) -> Any:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return download()
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InfrastructureFault(
+            "cannot fetch from the hub", where=source["repo"], why=str(error).splitlines()[0],
+            remedy="check the network and HF_TOKEN, or download by hand and use kind: local") from error

@@ -1,0 +1,72 @@
+"""The validation rows of RL: a seeded sample, stratified by ability and without benchmark questions.
+
+Upstream's test file is ordered (80 QA rows, then 100 math rows) and contains all 30 AIME24 items, 30 of MATH500, 20
+of Bamboogle and one of MuSiQue. Taking its head gives a QA-only set; taking all of it selects on the benchmarks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from tir.errors import DataError
+
+
+def select_validation(rows: pd.DataFrame, benchmark_questions: Iterable[str], *, count: int, select: str,
+                      decontaminate: bool, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Choose validation rows.
+
+    Args:
+        rows: upstream columns, at least `question` and `ability`.
+        benchmark_questions: questions of all benchmarks.
+        count: rows wanted; fewer if the file has fewer left.
+        select: `stratified` (each ability in its share of what is left) or `head`.
+        decontaminate: drop rows whose question stands in a benchmark.
+        seed: of the sample.
+
+    Returns:
+        The rows in their original order, and a report: given, leaked, kept, and kept by ability.
+    """
+    known = {fold(question) for question in benchmark_questions}
+    leaked = rows["question"].map(fold).isin(known)
+    left = rows[~leaked] if decontaminate else rows
+    if left.empty:
+        raise DataError("no validation rows are left", where="data.validation",
+                        why=f"all {len(rows)} stand in a benchmark", remedy="validation: {decontaminate: false}")
+    chosen = left.head(count) if select == "head" else _stratified(left, count, seed)
+    report = {"given": len(rows), "leaked": int(leaked.sum()), "kept": len(chosen)}
+    return chosen, report | {f"kept_{name}": int(n) for name, n in chosen["ability"].value_counts().items()}
+
+
+def _stratified(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    shares = rows["ability"].value_counts(normalize=True).sort_index()
+    quota = np.floor(shares * min(count, len(rows))).astype(int)
+    # Largest remainders take what flooring left over.
+    for name in (shares * min(count, len(rows)) - quota).sort_values(ascending=False).index:
+        if quota.sum() < min(count, len(rows)):
+            quota[name] += 1
+    kept = [index for name in quota.index
+            for index in rng.choice(rows.index[rows["ability"] == name], quota[name], replace=False)]
+    return rows.loc[sorted(kept)]
+
+
+def fold(question: str) -> str:
+    """A question as compared for overlap: letters and digits, lower case."""
+    return re.sub(r"[\W_]+", " ", question.lower()).strip()
+
+
+def load_parquet(path: str | os.PathLike) -> pd.DataFrame:
+    """Read an RL file; `DataError` if it is not Parquet or lacks an upstream column."""
+    try:
+        rows = pd.read_parquet(path)
+    except Exception as error:  # pyarrow's errors share no base class
+        raise DataError("not a readable Parquet file", where=str(path), why=str(error).splitlines()[0]) from None
+    missing = {"data_source", "question", "ability", "reward_model"} - set(rows.columns)
+    if missing:
+        raise DataError("missing columns", where=str(path), why=", ".join(sorted(missing)))
+    return rows
