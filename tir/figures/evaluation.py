@@ -97,6 +97,15 @@ def accuracy_radar(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _remark(text: str) -> Figure:
+    """An empty panel that says why: a model that does nothing yet is data, not a fault."""
+    with style():
+        figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.82, 1.2))
+        axes.text(0.5, 0.5, text, ha="center", va="center", color="#555555")
+        axes.set_axis_off()
+    return figure
+
+
 def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     """Figure 3: accuracy given an action bigram, most successful first, with clustered intervals and counts.
 
@@ -107,7 +116,7 @@ def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     known = {arrow(bigram) for bigram in BIGRAMS}
     rows = [row for row in bigram_rows(found, params.get("statistics", {})) if row[0] in known]
     if not rows:
-        raise DataError("no bigram occurs", where="sets", why=f"{len(found)} trajectories without two actions in a row")
+        return _remark(f"no action bigram occurs in {len(found)} trajectories")
     shares, lows, highs = (np.array([float(row[column]) for row in rows]) for column in (3, 6, 7))
     colours = {"python→answer": POSITIVE, "python→think": NEGATIVE}
     with style():

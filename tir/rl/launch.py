@@ -195,8 +195,12 @@ class _Run:
             rows = read_log(log)
             for step, metrics in rows[told:]:
                 now = time.monotonic()
-                self._event("validation" if step == start else "step", step=step, seconds=round(now - last, 2))
-                print(self._progress(step, metrics, now - last), file=sys.stderr, flush=True)
+                own = metrics.get("timing_s/step", 0.0) + metrics.get("timing_s/testing", 0.0)
+                if not told and rows[0][0] == step:
+                    self._event("ready", seconds=round(now - began - own, 2))
+                seconds = own or now - last
+                self._event("step" if step > start else "validation", step=step, seconds=round(seconds, 2))
+                print(self._progress(step, metrics, seconds), file=sys.stderr, flush=True)
                 last = now
             told = len(rows)
             if status is not None:
