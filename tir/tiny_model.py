@@ -131,3 +131,4 @@ def _write_model(directory: Path, settings: TinyModelSettings) -> None:
         model = Qwen2ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=[end, pad], pad_token_id=pad, do_sample=False)
     model.save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)  # safetensors writes for its owner alone

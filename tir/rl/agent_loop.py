@@ -16,7 +16,6 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import time
@@ -26,20 +25,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from tir.engines.base import Completion, Sampling
-from tir.errors import EngineFault, InfrastructureFault
+from tir.engines.base import Sampling
+from tir.errors import InfrastructureFault, SearchUnavailable
 from tir.prompts import render_prompt
 from tir.records import read_json
 from tir.reward import Reward, RewardSettings, reward
+from tir.rl.server_engine import ServerEngine, end_ids, request_seed
 from tir.rollout import RolloutSettings, Trajectory, rollout
 from tir.tools import make_tools
 from tir.tools.base import Tool
 
 _ATTEMPTS = 3
-_STOP_TAIL_TOKENS = 16  # a stop string is shorter than that
 
 
 @dataclass(frozen=True)
@@ -79,57 +84,6 @@ def loop_resources(path: str) -> LoopResources:
         threads=ThreadPoolExecutor(2, thread_name_prefix="reward"))
 
 
-class ServerEngine:
-    """verl's rollout server as a `tir` engine, for one trajectory; counts turns and remembers what the server added.
-
-    Args:
-        client: verl's `LLMServerClient`.
-        tokenizer: the policy's.
-        end_ids: ids that end a text.
-    """
-
-    def __init__(self, client, tokenizer, end_ids: set[int]):
-        self.client, self.tokenizer, self.end_ids = client, tokenizer, end_ids
-        self.turns, self.seconds, self.extra_fields = 0, 0.0, {}
-
-    async def generate(self, prompt_ids: list[int], *, max_tokens: int, sampling: Sampling, stop: tuple[str, ...],
-                       request_id: str) -> Completion:
-        """Continue one prompt; see `tir.engines.base.Engine`."""
-        parameters = {
-            "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": -1, "max_tokens": max_tokens,
-            "repetition_penalty": sampling.repetition_penalty, "logprobs": True, "stop": list(stop),
-            "include_stop_str_in_output": True, "skip_special_tokens": False,
-            # Another seed per turn: the same one would draw the same random numbers after every tool result.
-            "seed": None if sampling.seed is None else (sampling.seed + self.turns) % 2**31,
-        }
-        started = time.monotonic()
-        try:
-            output = await self.client.generate(request_id=request_id, prompt_ids=prompt_ids, sampling_params=parameters)
-        except Exception as error:  # Ray or vLLM; never the model's fault
-            raise EngineFault("the rollout server failed", where=request_id, why=str(error).strip()[-500:]) from error
-        self.seconds += time.monotonic() - started
-        self.turns += 1
-        if output.stop_reason == "aborted":
-            raise EngineFault("the rollout server aborted a request", where=request_id)
-        self._remember(output.extra_fields)
-        ids = list(output.token_ids)
-        return Completion(ids, list(output.log_probs), self._finish(ids, max_tokens, stop))
-
-    def _remember(self, fields: dict[str, Any]) -> None:
-        # Versions of the weights a trajectory was generated with: the first turn's and the last turn's.
-        first = self.extra_fields.get("min_global_steps", fields.get("min_global_steps"))
-        self.extra_fields |= {**fields, "min_global_steps": first}
-
-    def _finish(self, ids: list[int], max_tokens: int, stop: tuple[str, ...]) -> str:
-        """Why the engine stopped; verl's answer does not say."""
-        if ids and ids[-1] in self.end_ids:
-            return "eos"
-        tail = self.tokenizer.decode(ids[-_STOP_TAIL_TOKENS:], skip_special_tokens=False)
-        if any(string in tail for string in stop):
-            return "stop"
-        return "length" if len(ids) >= max_tokens else "eos"
-
-
 class TirAgentLoop(AgentLoopBase):
     """One trajectory: render, roll out, score.
 
@@ -164,8 +118,10 @@ class TirAgentLoop(AgentLoopBase):
         seed = None if validation else request_seed(resources.seed, global_steps, int(index), session_id)
         sampling = Sampling(sampling_params["temperature"], sampling_params["top_p"], seed=seed)
         tools = {name: resources.tools[name] for name in resources.routes[ability]}
-        async for attempt in AsyncRetrying(retry=retry_if_exception_type(InfrastructureFault), reraise=True,
-                                           stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(0.5, 10)):
+        # The search client has retried for its own budget by the time it gives up.
+        again = retry_if_exception_type(InfrastructureFault) & retry_if_not_exception_type(SearchUnavailable)
+        async for attempt in AsyncRetrying(retry=again, reraise=True, stop=stop_after_attempt(_ATTEMPTS),
+                                           wait=wait_exponential_jitter(0.5, 10)):
             with attempt:
                 engine = ServerEngine(self.server_manager, self.tokenizer, end_ids(self.tokenizer))
                 trajectory = await rollout(engine, self.tokenizer, prompt_ids, tools, resources.settings, sampling,
@@ -187,17 +143,6 @@ class TirAgentLoop(AgentLoopBase):
             extra_fields={**engine.extra_fields, "reward_extra_info": {}})
 
 
-def end_ids(tokenizer) -> set[int]:
-    """Ids that end a text: the tokenizer's end and, for Qwen2.5, its padding token (`<|endoftext|>`)."""
-    return {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-
-
-def request_seed(seed: int, step: int, index: int, session: int) -> int:
-    """Seed of a trajectory: the same run, step, row and member of the group draw the same numbers."""
-    text = f"{seed}:{step}:{index}:{session}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") % 2**31
-
-
 def write_record(directory: Path, kind: str, step: int, row: dict, trajectory: Trajectory, score: Reward) -> None:
     """Append one trajectory to `{kind}_{step}.{process}.jsonl`; the launcher merges the files of a step."""
     record = {
@@ -213,7 +158,8 @@ def write_record(directory: Path, kind: str, step: int, row: dict, trajectory: T
 def report_fault(error: BaseException) -> None:
     """Write the cause of the first failure to the run's `fault.json`, for the sampler and the launcher."""
     path = Path(os.environ["TIR_RUN_DIRECTORY"]) / "fault.json"
-    cause = {"type": type(error).__name__, "text": str(error), "traceback": "".join(traceback.format_exception(error)),
+    text = str(error).split("\n")[0]  # a remedy, on the next line, is for who reads this fault by itself
+    cause = {"type": type(error).__name__, "text": text, "traceback": "".join(traceback.format_exception(error)),
              "infrastructure": isinstance(error, InfrastructureFault)}
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
         json.dump(cause, file)

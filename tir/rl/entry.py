@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 FORK_ADDRESS = os.environ.get("TIR_FORK_ADDRESS")
 if FORK_ADDRESS:
-    # Ray reads its settings once, when it is imported, and a worker then wants to know the process it must not outlive. A
-    # fork inherits what was read here, so it is this process, which owns Ray's.
+    # Ray reads its settings once, when it is imported, and a worker then wants to know its job (the first of our own
+    # Ray) and the process it must not outlive. A fork inherits what was read here: this process, which owns Ray's.
     os.environ |= {"RAY_RAYLET_PID": str(os.getpid()), "RAY_JOB_ID": "01000000"}
 
 import hydra  # noqa: E402
@@ -70,6 +70,7 @@ if __name__ == "__main__":
         forkserver.end_with_parent(int(os.environ["TIR_PARENT"]), signal.SIGTERM)
     if FORK_ADDRESS:
         import_everything()
+        forkserver.use_stand_in(os.environ["TIR_FORK_PYTHON"])
         forkserver.start(FORK_ADDRESS)
     signal.signal(signal.SIGTERM, _interrupt)
     main()

@@ -6,21 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
-
 from tir.errors import CheckpointError
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "manifest.json")
-
-
-class PolicyExport(CheckpointCallback):
-    """verl calls this after every complete checkpoint, by `trainer.checkpoint_callback_class`."""
-
-    def on_save(self, trainer, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs) -> None:
-        """Write `policies/step{N}` of the run's directory."""
-        precision = self.config.actor_rollout_ref.rollout.dtype
-        export_policy(Path(checkpoint_dir) / "actor" / "huggingface", os.environ["TIR_SOURCE_MODEL"],
-                      Path(os.environ["TIR_RUN_DIRECTORY"]) / "policies" / f"step{global_step}", precision)
 
 
 def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: str | os.PathLike, dtype: str) -> None:

@@ -7,7 +7,8 @@ through a stand-in for the Python executable, which asks the server for a fork a
     raylet ── exec ──> stand-in ── request: argv, environment, file descriptors ──> server ── fork ──> worker
                           ^─────────────────── exit status ───────────────────────────┘
 
-The stand-in is this file run with `-I -S` (30 ms). Only for the CPU: a process that holds a CUDA context cannot be forked.
+The stand-in is this file run with `-I -S` (30 ms). Scripts it was not told to fork get the real Python: Ray's agents insist on
+being children of the process that started them. Only for the CPU: a process that holds a CUDA context cannot be forked.
 """
 
 from __future__ import annotations
@@ -51,6 +52,18 @@ def stand_in(address: str, arguments: list[str]) -> int:
     return struct.unpack("!i", status)[0] if len(status) == 4 else 1
 
 
+def _is_forked(arguments: list[str], scripts: list[str]) -> bool:
+    program = _without_options(arguments)
+    return bool(program) and (program[0] == "-c" or os.path.basename(program[0]) in scripts)
+
+
+def _without_options(arguments: list[str]) -> list[str]:
+    """Drop Python's own options (-u, -B, -X name, ...): nothing that a fork could still change."""
+    while arguments and arguments[0].startswith("-") and arguments[0] != "-c":
+        arguments = arguments[2 if arguments[0] == "-X" else 1 :]
+    return arguments
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
@@ -69,11 +82,42 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
+# --- the server's process ---------------------------------------------------------------------------------------
+
+
+def write_stand_in(path: str, address: str, scripts: tuple[str, ...]) -> None:
+    """Write an executable file that takes Python's place.
+
+    Args:
+        path: the file; `path ARGUMENTS` then means `python ARGUMENTS`.
+        address: of the server (see `start`).
+        scripts: file names that run as forks of the server, as do programs given by `-c`.
+    """
+    words = (sys.executable, "-I", "-S", __file__, address, sys.executable, ",".join(scripts))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nexec {" ".join(map(shlex.quote, words))} "$@"\n')
+    os.chmod(path, 0o700)
+
+
+def use_stand_in(path: str) -> None:
+    """Make this process and its forks start Python through the stand-in, by whatever means they do it."""
+    import multiprocessing
+
+    sys.executable = path
+    multiprocessing.set_executable(path)
+
+
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
 def start(address: str) -> None:
-    """Fork the server of this process; it ends with it. Call before any thread or connection exists."""
+    """Fork the server of this process; it ends with it. Call before any connection exists.
+
+    Raises `RuntimeError` if this process has threads that a fork would lose (a library's idle helper is let be).
+    """
+    threads = _threads()
+    if threads:
+        raise RuntimeError(f"a process with threads cannot be forked: {', '.join(threads)}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
@@ -86,6 +130,16 @@ def start(address: str) -> None:
         _serve(listener)
     finally:
         os._exit(0)
+
+
+def _threads() -> list[str]:
+    """Names of this process's other threads, save jemalloc's, which restarts its own after a fork."""
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        if int(task) != os.getpid():
+            with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:
+                names.append(file.read().strip())
+    return [name for name in names if not name.startswith("jemalloc")]
 
 
 def end_with_parent(parent: int, number: int) -> None:
@@ -204,19 +258,12 @@ def _become(request: dict, received: list[int]) -> None:
 
 def _own_threads() -> None:
     """Set what libraries read from the environment only once: the server keeps them at one thread, so that it can fork."""
-    import multiprocessing
-
     if "TIR_THREADS" in os.environ and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(os.environ["TIR_THREADS"]))
-    if "TIR_FORK_PYTHON" in os.environ:  # vLLM starts its engine by multiprocessing's `spawn`
-        multiprocessing.set_executable(os.environ["TIR_FORK_PYTHON"])
-
-
-def write_stand_in(path: str, address: str) -> None:
-    """Write an executable file that takes Python's place: `path ARGUMENTS` runs as a fork of the server at `address`."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {shlex.quote(__file__)} {shlex.quote(address)} "$@"\n')
-    os.chmod(path, 0o700)
+        threads = int(os.environ["TIR_THREADS"])
+        sys.modules["torch"].set_num_threads(threads)
+        queue = sys.modules.get("transfer_queue.utils.common")
+        if queue is not None:  # it goes back to the number it found at its import, after every transfer
+            queue.DEFAULT_TORCH_NUM_THREADS = threads
 
 
 def _run(arguments: list[str]) -> int:
@@ -224,8 +271,7 @@ def _run(arguments: list[str]) -> int:
     import runpy
     import types
 
-    while arguments[0].startswith("-") and arguments[0] != "-c":  # -u, -B, -X name: nothing that a fork could still change
-        arguments = arguments[2 if arguments[0] == "-X" else 1 :]
+    arguments = _without_options(arguments)
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         main = types.ModuleType("__main__")
@@ -239,4 +285,7 @@ def _run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(stand_in(sys.argv[1], sys.argv[2:]))
+    _address, _python, _scripts, *_arguments = sys.argv[1:]
+    if _is_forked(_arguments, _scripts.split(",")):
+        sys.exit(stand_in(_address, _arguments))
+    os.execv(_python, [_python, *_arguments])

@@ -38,6 +38,7 @@ from tir.rl.settings import RlSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
+_FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # what Ray starts a worker with, one after the other
 _LONGEST_SCRATCH = 40  # Ray appends about 65 characters to it; a socket's path ends at 107
 
 
@@ -148,15 +149,26 @@ class _Run:
                                               "settings": str(loop)}])  # JSON is YAML
         base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_SCRATCH - 15 else "/tmp"
         scratch = Path(tempfile.mkdtemp(prefix="tir-rl-", dir=base))
+        self._forget_scratch()
+        write_text(self.directory / "scratch", str(scratch))
         try:
             token = scratch / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             paths = RunFiles(inputs.model.resolve(), files["train"], files["validation"], directory / "loop.yaml", directory, scratch)
-            write_stand_in(str(paths.python), str(scratch / "fork"))
+            write_stand_in(str(paths.python), str(scratch / "fork"), _FORKED_SCRIPTS)
             yield paths
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            self._forget_scratch()
+
+    def _forget_scratch(self) -> None:
+        """Remove the scratch directory of this run, or of an earlier attempt that was killed outright."""
+        note = self.directory / "scratch"
+        with contextlib.suppress(OSError):
+            path = note.read_text(encoding="utf-8")
+            if Path(path).name.startswith("tir-rl-") and not processes.marked(path):
+                shutil.rmtree(path, ignore_errors=True)
+            note.unlink()
 
     # --- while verl runs ----------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def overrides(settings: RlSettings, files: RunFiles, *, validate_first: bool = T
         validate_first: validate before training; a resumed run has done that.
     """
     values = _data(settings, files) | _policy(settings, files) | _rollout(settings, files) | _trainer(settings, files, validate_first)
-    values |= _cpu(settings, files) if settings.device == "cpu" else _cuda()
+    values |= _cpu(settings, files) if settings.device == "cpu" else _cuda(settings)
     return [f"{key}={hydra_value(value)}" for key, value in (values | _arm(settings)).items()]
 
 
@@ -134,7 +134,7 @@ def _trainer(settings: RlSettings, files: RunFiles, validate_first: bool) -> dic
         "trainer.save_freq": settings.save_every, "trainer.test_freq": settings.validate_every,
         "trainer.val_before_train": validate_first, "trainer.resume_mode": "auto",
         "trainer.max_actor_ckpt_to_keep": 1, "trainer.default_local_dir": files.checkpoints,
-        "trainer.checkpoint_callback_class": "tir.rl.export.PolicyExport",
+        "trainer.checkpoint_callback_class": "tir.rl.callback.PolicyExport",
         "trainer.logger": ["file"], "trainer.project_name": "tir", "trainer.experiment_name": files.directory.name,
         "hydra.run.dir": files.directory, "hydra.output_subdir": None, "hydra/job_logging": "disabled",
         # Always a Ray of our own: without `local`, ray.init joins any cluster it finds on the machine.
@@ -143,8 +143,10 @@ def _trainer(settings: RlSettings, files: RunFiles, validate_first: bool) -> dic
     }
 
 
-def _cuda() -> dict[str, Any]:
+def _cuda(settings: RlSettings) -> dict[str, Any]:
     return {
+        # Ray's slots, not cores: three per GPU worker and one per resident actor, whatever share of a node the job has.
+        "ray_kwargs.ray_init.num_cpus": 3 * settings.gpus + 32,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
         "actor_rollout_ref.model.use_remove_padding": True,
         "actor_rollout_ref.ref.fsdp_config.param_offload": True,
@@ -173,6 +175,7 @@ def _cpu(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         # Ray's slots, not cores: every resident actor takes one.
         "ray_kwargs.ray_init.num_cpus": 8, "+ray_kwargs.ray_init.num_gpus": settings.gpus,
+        # The last Python that Ray starts on the way to a worker; the ones before are the driver's (see `tir.rl.entry`).
         "+ray_kwargs.ray_init.runtime_env.py_executable": files.python,
     }
     named = {f"{rollout}.{_ROLLOUT_NAMES.get(name, '')}" for name in settings.engine}
@@ -198,6 +201,9 @@ def environment(settings: RlSettings, files: RunFiles, threads: int) -> dict[str
         # Two runs on one machine must not share caches, tokens, sockets or lock files.
         "TMPDIR": scratch, "HF_DATASETS_CACHE": f"{scratch}/datasets", "VLLM_RPC_BASE_PATH": scratch,
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{scratch}/token",
+        # No worker processes in advance: each imports Ray for a second and a half, and none is of use to an actor with an
+        # environment of its own, which all of verl's are.
+        "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
@@ -211,8 +217,6 @@ def _cpu_environment(files: RunFiles, threads: int) -> dict[str, str]:
         "VERL_PLATFORM": "cpu",
         # Ray's name for "listen on the loopback address": there is one machine.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # No processes in advance: each import Ray for a second and a half and are of no use to forks.
-        "RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0",
         # Ray's workers do the work of this run: not behind everything else on the machine, which is Ray's default (15).
         "RAY_worker_niceness": "0",
         # Processes are forks of the driver, which must have no threads until then; each fork then takes `threads`.

@@ -87,6 +87,7 @@ def export_checkpoint(checkpoint: Path, base: Path, target: Path, manifest: dict
     for source, patterns in ((checkpoint, _MODEL_FILES), (base, _TOKENIZER_FILES)):
         for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
             _take(path, scratch / path.name)
+            (scratch / path.name).chmod(0o644)  # safetensors writes for its owner alone
     weights = sorted(scratch.glob("*.safetensors"))
     if not weights or not (scratch / "config.json").exists():
         raise CheckpointError("checkpoint without weights or config", where=str(checkpoint),

@@ -32,9 +32,8 @@ def keep_until(path: Path, step: int) -> None:
 def seconds(clock: str) -> float:
     """`1:02:03` or `2 days, 1:02:03` in seconds."""
     days, _, time = clock.rpartition(", ")
-    hours, minutes, rest = time.split(":")
-    return float(days.split()[0]) * 86400 * bool(days) + int(hours) * 3600 + int(minutes) * 60 + float(rest) if days else (
-        int(hours) * 3600 + int(minutes) * 60 + float(rest))
+    hours, minutes, rest = map(float, time.split(":"))
+    return (float(days.split()[0]) * 24 if days else 0.0) * 3600 + hours * 3600 + minutes * 60 + rest
 
 
 def log_records(entries: list[dict]) -> list[dict]:

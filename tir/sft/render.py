@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from tir.errors import DataError
 from tir.protocol import encode_tool_text, render_result, split_output
 from tir.records import read_json
@@ -128,8 +130,7 @@ def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: s
     """Render a file into the directory that `tokenized_path` names; it appears complete or not at all.
 
     Returns:
-        counts: rows, train, validation, cut (rows longer than the cutoff), longest (tokens, before the cutoff applies
-        at most the cutoff).
+        counts: rows, train, validation, cut (rows that reach the cutoff), longest (in tokens, at most the cutoff).
     """
     import datasets
     from transformers import AutoTokenizer
@@ -137,11 +138,14 @@ def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: s
     datasets.disable_progress_bars()
     rows = read_alpaca(data, max_rows)
     train, held = split_holdout(len(rows), holdout, seed)
-    rendered = list(render_rows(AutoTokenizer.from_pretrained(tokenizer_directory), rows, settings))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    # Packed at once: as lists of Python integers the full data would take several gigabytes.
+    rendered = [{name: np.asarray(ids, dtype=np.int32) for name, ids in row.items()}
+                for row in render_rows(tokenizer, rows, settings)]
     lengths = [len(row["input_ids"]) for row in rendered]
-    splits = {"train": datasets.Dataset.from_list([rendered[number] for number in train])}
+    splits = {"train": _data_set(rendered, train)}
     if held:
-        splits["validation"] = datasets.Dataset.from_list([rendered[number] for number in held])
+        splits["validation"] = _data_set(rendered, held)
     output = Path(output)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -150,3 +154,9 @@ def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: s
     partial.rename(output)
     return {"rows": len(rows), "train": len(train), "validation": len(held),
             "cut": sum(length >= settings.cutoff_tokens for length in lengths), "longest": max(lengths)}
+
+
+def _data_set(rendered: list[dict], numbers: list[int]):
+    import datasets
+
+    return datasets.Dataset.from_dict({name: [rendered[number][name] for number in numbers] for name in rendered[0]})

@@ -4,16 +4,17 @@ A problem is a question, the Python expression that solves it, and its answer. F
 
 - `story`: a few sentences with one, two or three operations (the shape of GSM8K);
 - `solve`, `fraction`, `expand`: algebra whose answer is a LaTeX string (the shape of MATH500);
-- `nested`: nested phrases, "the product of 12 and the sum of 5 and 7", up to three operations;
-- `remainder`: a nested phrase modulo a number, answers below 1000 (the shape of AIME).
+- `nested`: nested phrases, "the product of 12 and the sum of 5 and 7", answers from 0 to 999 (the shape of AIME);
+- `remainder`: a nested phrase modulo a number.
 
+No digit occurs twice among a problem's numbers, so that a small model can copy a number by what stands before a digit.
 Splits are disjoint by construction: a problem belongs to the split that the digest of its expression names.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
@@ -89,18 +90,35 @@ _STORIES = (
 )
 
 
+def _numbers(random: Random, widths: Sequence[int]) -> list[int]:
+    """Numbers of the given digit counts, at least 2 each, all their digits different; at most nine digits in all."""
+    while True:
+        digits = iter(random.sample("0123456789", sum(widths)))
+        spelled = ["".join(next(digits) for _ in range(width)) for width in widths]
+        if all(text[0] != "0" and int(text) >= 2 for text in spelled):
+            return [int(text) for text in spelled]
+
+
+def _value(code: str) -> int:
+    """Value of one of our own integer expressions."""
+    return eval(code, {"__builtins__": {}})
+
+
 def _story(random: Random, operations: int) -> Problem:
     _, text, expression, plan = random.choice([story for story in _STORIES if story[0] == operations])
-    numbers = {"a": random.randint(20, 99), "b": random.randint(3, 19), "c": random.randint(3, 19), "d": random.randint(3, 9)}
     words = {"n": random.choice(GIVEN), "o": random.choice(THINGS)}
-    code = expression.format(**numbers)
-    value = str(eval(code, {"__builtins__": {}}))  # our own expression over integers
-    return Problem(text.format(**numbers, **words), code, value, value, plan.format(**numbers), "story", operations)
+    value = -1
+    while value < 0:
+        widths = (2 if operations == 1 else random.choice((1, 1, 2)), *[1] * operations)
+        numbers = dict(zip("abcd", _numbers(random, widths), strict=False))
+        code = expression.format(**numbers)
+        value = _value(code)
+    return Problem(text.format(**numbers, **words), code, str(value), str(value), plan.format(**numbers), "story", operations)
 
 
 # --- algebra -------------------------------------------------------------------------------------------------------
 def _solve(random: Random, operations: int) -> Problem:
-    a, b, c = random.randint(2, 12), random.randint(2, 40), random.randint(2, 90)
+    a, b, c = _numbers(random, (1, 1, random.choice((1, 2))))
     sign = random.choice("+-")
     value = Fraction(c - b if sign == "+" else c + b, a)
     return Problem(f"Solve ${a}x {sign} {b} = {c}$ for $x$.", f"solve({a}*x{sign}{b}-{c},x)[0]", str(value),
@@ -108,7 +126,7 @@ def _solve(random: Random, operations: int) -> Problem:
 
 
 def _fraction(random: Random, operations: int) -> Problem:
-    a, b, c, d = random.randint(1, 9), random.randint(2, 9), random.randint(1, 9), random.randint(2, 9)
+    a, b, c, d = _numbers(random, (1, 1, 1, 1))
     sign = random.choice("+-")
     value = Fraction(a, b) + (1 if sign == "+" else -1) * Fraction(c, d)
     return Problem(rf"Find $\frac{{{a}}}{{{b}}} {sign} \frac{{{c}}}{{{d}}}$.", f'sympy.S("{a}/{b}{sign}{c}/{d}")',
@@ -123,7 +141,7 @@ def _signed(value: int, symbol: str) -> str:
 
 
 def _expand(random: Random, operations: int) -> Problem:
-    a, b = random.randint(1, 12), random.randint(1, 12)
+    a, b = _numbers(random, (1, 1))
     first, second = random.choice("+-"), random.choice("+-")
     p, q = (a if first == "+" else -a), (b if second == "+" else -b)
     output = "x**2" + _signed(p + q, "x") + _signed(p * q, "")
@@ -136,15 +154,15 @@ _PHRASES = {"+": "the sum of {left} and {right}", "-": "the difference of {left}
 _VERBS = {"+": "add", "-": "subtract", "*": "multiply"}
 
 
-def _phrase(random: Random, operations: int) -> tuple[str, str, list[str]]:
+def _phrase(random: Random, operations: int, operands: Iterator[int]) -> tuple[str, str, list[str]]:
     """Phrase, expression and the verbs in order of evaluation, of an expression with that many operations."""
     if operations == 0:
-        number = str(random.randint(2, 99))
+        number = str(next(operands))
         return number, number, []
     operator = random.choice("+-*")
     left_operations = random.randint(0, operations - 1)
-    left, left_code, left_verbs = _phrase(random, left_operations)
-    right, right_code, right_verbs = _phrase(random, operations - 1 - left_operations)
+    left, left_code, left_verbs = _phrase(random, left_operations, operands)
+    right, right_code, right_verbs = _phrase(random, operations - 1 - left_operations, operands)
     if left_operations:
         left_code = f"({left_code})"
     if operations - 1 - left_operations:
@@ -153,19 +171,25 @@ def _phrase(random: Random, operations: int) -> tuple[str, str, list[str]]:
             [*left_verbs, *right_verbs, _VERBS[operator]])
 
 
+def _widths(random: Random, operations: int) -> list[int]:
+    return [random.choice((1, 1, 2)) for _ in range(operations + 1)]
+
+
 def _nested(random: Random, operations: int) -> Problem:
-    text, code, verbs = _phrase(random, operations)
-    value = str(eval(code, {"__builtins__": {}}))
-    return Problem(f"Find {text}.", code, value, value, ", ".join(verbs), "nested", operations)
+    value = -1
+    while not 0 <= value < 1000:
+        text, code, verbs = _phrase(random, operations, iter(_numbers(random, _widths(random, operations))))
+        value = _value(code)
+    return Problem(f"Find {text}.", code, str(value), str(value), ", ".join(verbs), "nested", operations)
 
 
 def _remainder(random: Random, operations: int) -> Problem:
-    text, code, verbs = _phrase(random, operations)
-    modulus = random.choice((7, 10, 100, 1000))
+    *operands, modulus = _numbers(random, [*_widths(random, operations), 1])
+    text, code, verbs = _phrase(random, operations, iter(operands))
     code = f"({code})%{modulus}"
-    value = str(eval(code, {"__builtins__": {}}))
-    return Problem(f"Find {text} modulo ${modulus}$.", code, value, value,
-                   ", ".join([*verbs, f"modulo {modulus}"]), "remainder", operations)
+    value = str(_value(code))
+    return Problem(f"Find {text} modulo ${modulus}$.", code, value, value, ", ".join([*verbs, f"modulo {modulus}"]),
+                   "remainder", operations)
 
 
 FAMILIES: dict[str, Callable[[Random, int], Problem]] = {

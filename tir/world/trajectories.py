@@ -11,7 +11,7 @@ from tir.protocol import render_result, tool_call
 from tir.world.drafts import Draft, Habits, mixed_draft, no_tool_draft, python_draft, search_draft
 from tir.world.entities import World
 from tir.world.problems import draw
-from tir.world.questions import all_questions
+from tir.world.questions import Question, all_questions
 
 CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
 INSTRUCTION = "Use tools."
@@ -30,12 +30,12 @@ class TrajectorySettings:
         habits: how the trajectories are written.
     """
 
-    rows: int = 16000
-    mix: dict[str, float] = field(default_factory=lambda: {"python_only": 0.45, "search_only": 0.48, "no_tools": 0.07})
+    rows: int = 4000
+    mix: dict[str, float] = field(default_factory=lambda: {"python_only": 0.5, "search_only": 0.44, "no_tools": 0.06})
     two_hop: float = 0.35
     problems: dict[str, float] = field(default_factory=lambda: {
-        "story:1": 3, "story:2": 4, "story:3": 3, "solve:2": 2, "fraction:3": 2, "expand:3": 2, "nested:1": 1,
-        "nested:2": 2, "remainder:2": 2, "remainder:3": 2})
+        "story:1": 3, "story:2": 4, "story:3": 3, "solve:2": 2, "fraction:3": 2, "expand:3": 1, "nested:1": 2,
+        "nested:2": 3, "nested:3": 1, "remainder:1": 1, "remainder:2": 1})
     instruction: str = INSTRUCTION
     habits: Habits = Habits()
 
@@ -59,18 +59,19 @@ def drafts(world: World, settings: TrajectorySettings) -> list[Draft]:
     for hops, count in ((2, two), (1, counts["search_only"] - two)):
         made += [search_draft(question, random, settings.habits) for question in _questions(world, hops, count, random)]
     if counts["mixed"]:
-        years = [question for question in _questions(world, 1, 10**9, random) if question.hops[0].relation == "year"]
+        years = [question for question in all_questions(world, "sft", 1, random) if question.hops[0].relation == "year"]
         made += [mixed_draft(random.choice(years), random) for _ in range(counts["mixed"])]
     made += [no_tool_draft(random) for _ in range(counts["no_tools"])]
     random.shuffle(made)
     return made
 
 
-def _questions(world: World, hops: int, count: int, random: Random) -> list:
-    """`count` questions; when the split has fewer facts, its questions come again, reworded where they can be."""
-    available = len(all_questions(world, "sft", hops, Random(0)))
-    passes = max(1, -(-min(count, 50 * available) // available)) if count < 10**9 else 1
-    return [question for _ in range(passes) for question in all_questions(world, "sft", hops, random)][:count]
+def _questions(world: World, hops: int, count: int, random: Random) -> list[Question]:
+    """`count` questions; once every fact was asked they come again, reworded where there is another wording."""
+    questions: list[Question] = []
+    while len(questions) < count:
+        questions += all_questions(world, "sft", hops, random)
+    return questions[:count]
 
 
 def complete(made: list[Draft], run_python: Callable[[list[str]], list[str]], search: Callable[[list[str]], list[str]]
