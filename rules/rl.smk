@@ -1,8 +1,8 @@
 # Reinforcement learning with verl: one run per arm and seed. Arms differ in nothing but the advantage.
 
 STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
-# verl imports these by name, so that no import statement leads to them.
-PLUGINS = ["tir.rl.agent_loop", "tir.rl.cpu_platform"]
+# Started or imported by name, so that no import statement leads to them.
+PLUGINS = ["tir.rl.agent_loop", "tir.rl.cpu_platform", "tir.answers.math_worker"]
 
 
 def rl_code(wildcards):

@@ -42,7 +42,7 @@ rule scores:
     """Each trajectory scored by every metric of its task."""
     input:
         image=image("analysis"),
-        code=code("scripts.score_traces", "tir.scoring.math_worker"),
+        code=code("scripts.score_traces", "tir.answers.math_worker"),
         traces="traces/{model}/{benchmark}.jsonl",
     output:
         "scores/{model}/{benchmark}.jsonl",

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tir.errors import DataError, InfrastructureFault, ToolUnavailable
-from tir.scoring import math, qa
-from tir.scoring.math_text import items, number, read
+from tir.answers import math, qa
+from tir.answers.math_text import items, number, read
 from tir.scoring.score import judgement_index, metric_value, score_trace, score_traces
-from tir.scoring.verifier import Verifier, default_verifier
+from tir.answers.verifier import Verifier, default_verifier
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("TIR_SHARED", ROOT.parent / "shared")) / "data" / "benchmarks"
@@ -325,7 +325,7 @@ for line in sys.stdin:
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
     """Command of a worker that hangs, dies or babbles on demand and otherwise compares strings."""
-    from tir.scoring.verifier import KNOWN_PAIRS
+    from tir.answers.verifier import KNOWN_PAIRS
 
     script = tmp_path / "stub.py"
     script.write_text(STUB)

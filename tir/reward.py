@@ -19,8 +19,8 @@ from typing import Literal
 
 from tir.errors import DataError
 from tir.protocol import TOOLS, Segment, executed_tools, extract_answer, format_fault
-from tir.scoring.math import math_equal
-from tir.scoring.qa import token_f1
+from tir.answers.math import math_equal
+from tir.answers.qa import token_f1
 
 BROKEN = -1.0
 ABILITIES = ("math", "qa")

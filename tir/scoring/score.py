@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tir.errors import DataError, InfrastructureFault
-from tir.scoring import math, qa
-from tir.scoring.verifier import Verifier, default_verifier
+from tir.answers import math, qa
+from tir.answers.verifier import Verifier, default_verifier
 
 TASKS = ("math", "qa", "web")
 METRICS = ("em", "f1", "acc", "char_f1", "math_equal", "judge", "correct")

@@ -31,7 +31,7 @@ KNOWN_PAIRS = (  # (prediction, gold, equal): what a broken parser, time-out or 
     (r"2\sqrt{13}", r"3\sqrt{13}", False),
 )
 _ROOT = Path(__file__).resolve().parents[2]
-_COMMAND = (sys.executable, "-P", "-m", "tir.scoring.math_worker")
+_COMMAND = (sys.executable, "-P", "-m", "tir.answers.math_worker")
 
 
 @dataclass

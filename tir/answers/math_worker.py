@@ -4,7 +4,7 @@ Protocol, one JSON object a line. In: `{"prediction": str, "gold": str, "deadlin
 or `{"error": str}`; the first line out is `{"ready": true}`. The process limits itself: an alarm with the default
 action ends it even while C code holds the interpreter (`9^{9^{9^9}}`), and its address space is bounded.
 
-Run by `tir.scoring.verifier` only. It imports nothing of the project.
+Run by `tir.answers.verifier` only. It imports nothing of the project.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tir.scoring.math_text import LONGEST, Expression, items, number, read, units_agree
-from tir.scoring.qa import gold_list
-from tir.scoring.verifier import Verifier, default_verifier
+from tir.answers.math_text import LONGEST, Expression, items, number, read, units_agree
+from tir.answers.qa import gold_list
+from tir.answers.verifier import Verifier, default_verifier
 
 
 def math_normalize(text: object) -> str:
