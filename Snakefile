@@ -52,6 +52,7 @@ include: "rules/data.smk"
 include: "rules/retrieval.smk"
 include: "rules/sft.smk"
 include: "rules/rl.smk"
+include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
 

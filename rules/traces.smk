@@ -44,6 +44,7 @@ rule scores:
         image=image("analysis"),
         code=code("scripts.score_traces", "tir.answers.math_worker"),
         traces="traces/{model}/{benchmark}.jsonl",
+        judge=judgement,
     output:
         "scores/{model}/{benchmark}.jsonl",
     log:
@@ -51,7 +52,11 @@ rule scores:
     container:
         container_of("analysis")
     params:
-        config=lambda w: params(task=cfg.benchmarks[w.benchmark].task),
+        config=lambda w: params(
+            task=cfg.benchmarks[w.benchmark].task,
+            **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),
+        ),
+        judge=lambda w: f"--judge {judgement(w)[0]} " if judgement(w) else "",
     shell:
-        "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --output {output} "
+        "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --output {output} {params.judge}"
         "--params {params.config:q} 2>&1 | tee {log}"

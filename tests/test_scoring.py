@@ -388,6 +388,7 @@ def test_score_record_of_each_task():
         "math_equal": True,
         "judge": None,
         "correct": True,
+        "decided_by": "rules",
     }
     row = score_trace(_trace("New York City", ["NYC", "New York"]), task="qa")
     assert row["f1"] == pytest.approx(0.8) and row["correct"] and row["math_equal"] is None
@@ -399,6 +400,17 @@ def test_the_judge_decides_where_there_is_one():
     judged = {"verdict": True, "cached": False}
     row = score_trace(_trace("twelve", ["12"]), task="math", judge=judged)
     assert row["correct"] and not row["math_equal"] and row["judge"] == judged and metric_value(row, "judge") == 1
+    assert row["decided_by"] == "judge"
+    row = score_trace(_trace("twelve", ["12"]), task="math", judge=judged, judge_decides=False)
+    assert not row["correct"] and row["judge"] == judged and row["decided_by"] == "rules"
+
+
+def test_a_reply_without_verdict_never_becomes_one():
+    [index] = [judgement_index([{"id": "q1", "sample": 0, "verdict": None, "cached": False}])]
+    row = score_traces([_trace("12", ["12"])], task="math", judgements=index)[0][0]
+    assert row["judge"]["verdict"] is None and row["correct"] and row["decided_by"] == "rules"
+    with pytest.raises(DataError, match="has no judge"):
+        metric_value(row, "judge")
 
 
 def test_no_answer_is_data_and_scores_zero():

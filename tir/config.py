@@ -116,6 +116,7 @@ class Models(Model):
 
     base: Source
     published: Source | None = Field(None, description="a finished checkpoint to compare with")
+    judge: Source | None = Field(None, description="the judge's model, where it is one of its own")
 
 
 # --- tools and retrieval -------------------------------------------------------------------------------------------
@@ -320,6 +321,26 @@ class TraceSet(Model):
     n: int | None = Field(None, ge=1, description="first items taken; null takes all")
 
 
+class Judge(Model):
+    """A language model that reads what rules cannot settle (the WebThinker/Tool-Star judge; paper section 4)."""
+
+    kind: Literal["server", "rules"] = Field("server", description="rules: nobody is asked, and tables say so")
+    engine: Literal["vllm", "transformers"] = Field("vllm", description="server a job starts for itself")
+    model: Name = Field("judge", description="directory under models/ that is served")
+    name: str = Field("Qwen2.5-72B-Instruct", description="served model name; part of every cache key")
+    gpus: int = Field(4, ge=1, le=64, description="tensor parallelism")
+    decides: bool = Field(True, description="verdicts make `correct`; false stores them and lets the rules decide")
+    rule_first: bool = Field(True, description="ask only about answers that rules do not settle")
+    audit: int = Field(20, ge=0, description="items per file that rules settled and the judge reads all the same")
+    choices: bool = Field(True, description="demand one of two words by structured outputs (vLLM); else trust the reply")
+    seed: int = Field(0, ge=0)
+    max_tokens: int = Field(16, ge=1, le=4096)
+    attempts: int = Field(5, ge=1, le=100, description="requests for one answer")
+    concurrency: int = Field(50, ge=1, le=10_000)
+    max_unreadable: Share = Field(0.0, description="share of replies that may be no verdict; they are reported")
+    min_calibration: Share = Field(0.8, description="share of the calibration set a judge must get right")
+
+
 class Statistics(Model):
     """Resampling."""
 
@@ -344,6 +365,7 @@ class Config(Model):
     evaluation: Evaluation = Evaluation()
     tables: dict[Name, Table]
     trace_analysis: list[TraceSet] = Field([], description="pooled by Tables 3 and 4 and Figure 3")
+    judge: Judge = Judge(kind="rules")
     statistics: Statistics = Statistics()
 
     @field_validator("arms", mode="before")
@@ -361,11 +383,18 @@ class Config(Model):
         for chosen in self.trace_analysis:
             self._check_row("trace_analysis", chosen.model)
             self._check_benchmark("trace_analysis", chosen.benchmark)
+        if self.judge.kind == "server" and self.judge.model == "judge" and self.model.judge is None:
+            raise ValueError("judge.kind is server, but model.judge is not set; set it, or judge: {kind: rules}")
         sources = [self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus, self.model.base,
                    *(benchmark.source for benchmark in self.benchmarks.values())]
         if any(source.kind == "world" for source in sources) and self.world is None:
             raise ValueError("a source of kind world needs a `world:` section")
         return self
+
+    def judged(self) -> list[TraceSet]:
+        """Trajectories that the judge reads: those of the trace analysis whose task it decides, as in the paper."""
+        asked = ("math", "web") if self.judge.kind == "server" else ()
+        return [each for each in self.trace_analysis if self.benchmarks[each.benchmark].task in asked]
 
     def _check_row(self, where: str, model: str) -> None:
         if model == "published" and self.model.published is None:

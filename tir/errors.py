@@ -63,3 +63,7 @@ class ToolUnavailable(InfrastructureFault):
 
 class EngineFault(InfrastructureFault):
     """The generation engine died or refused a request it should accept."""
+
+
+class JudgeUnavailable(InfrastructureFault):
+    """The judge's server cannot be reached, or its replies cannot be read as verdicts."""

@@ -1,9 +1,10 @@
 """From trace records to score records: every metric of every trajectory, and one verdict.
 
-A score record holds `id, sample, em, f1, acc, char_f1, math_equal, judge, correct`. All metrics that a task admits
+A score record holds `id, sample, em, f1, acc, char_f1, math_equal, judge, correct, decided_by`. All metrics that a task admits
 are stored, because the paper mixes them (exact match for math, token F1 for QA, a judge in the pilot); which of them a
 table shows is the table's choice. `correct` is the paper's binary criterion (section 5.3): the judge's verdict for math
-where there is one, else mathematical equality; F1 at a threshold for QA.
+where there is one, else mathematical equality; F1 at a threshold for QA. `decided_by` says which of the two it was:
+"judge" (which includes what rules settled before it was asked) or "rules".
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def score_trace(
     *,
     task: str,
     judge: Mapping | None = None,
+    judge_decides: bool = True,
     f1_threshold: float = 0.5,
     verifier: Verifier | None = None,
 ) -> dict:
@@ -36,7 +38,8 @@ def score_trace(
     Args:
         trace: a trace record; its `answer` is None where the model gave none (a model fault: scored 0).
         task: math, qa or web, from the benchmark's configuration.
-        judge: `{verdict: bool, cached: bool}` if a judge read this answer.
+        judge: `{verdict: bool or None, cached: bool}` if a judge read this answer; None is a reply that was no verdict.
+        judge_decides: whether its verdict makes `correct`; else it is stored and the rules decide.
         f1_threshold: token F1 from which a QA answer counts as correct (paper section 5.3: 0.5).
         verifier: workers for symbolic comparison.
 
@@ -56,12 +59,14 @@ def score_trace(
     if not golds:
         raise DataError("trace has no gold answer", where=where)
     measured = _math_metrics(answer, golds, verifier) if task == "math" else _text_metrics(answer, golds)
+    judged = judge_decides and task != "qa" and judge is not None and judge["verdict"] is not None
     return {
         "id": trace["id"],
         "sample": trace["sample"],
         **measured,
         "judge": dict(judge) if judge is not None else None,
-        "correct": _correct(task, measured, judge, f1_threshold),
+        "correct": judge["verdict"] if judged else _correct(task, measured, f1_threshold),
+        "decided_by": "judge" if judged else "rules",
     }
 
 
@@ -70,6 +75,7 @@ def score_traces(
     *,
     task: str,
     judgements: Judgements | None = None,
+    judge_decides: bool = True,
     f1_threshold: float = 0.5,
     workers: int = 1,
     deadline: float = 5.0,
@@ -79,6 +85,7 @@ def score_traces(
 
     Args:
         judgements: `{(id, sample): {verdict, cached}}`; with it, every trajectory must have one.
+        judge_decides: see `score_trace`.
         workers: symbolic comparisons at once.
         deadline: seconds a symbolic comparison may take before it is tried a second, last time.
         max_timeout_share: share of comparisons that may time out before the run stops; at least two may.
@@ -93,7 +100,9 @@ def score_traces(
     verifier = Verifier(workers, deadline) if (workers, deadline) != (1, 5.0) else default_verifier()
     if task == "math":
         verifier.self_test()
-    score = partial(score_trace, task=task, f1_threshold=f1_threshold, verifier=verifier)
+    score = partial(
+        score_trace, task=task, judge_decides=judge_decides, f1_threshold=f1_threshold, verifier=verifier
+    )
     before = vars(verifier.counts).copy()
     with ThreadPoolExecutor(workers) as pool:
         records = list(pool.map(lambda trace: score(trace, judge=_find(judgements, trace)), traces))
@@ -110,10 +119,14 @@ def score_traces(
 
 def judgement_index(rows: Iterable[Mapping]) -> dict[tuple[str, int], dict]:
     """Rows of a judge's file (`id, sample, verdict, cached`) by trajectory."""
-    return {
-        (row["id"], row["sample"]): {"verdict": bool(row["verdict"]), "cached": bool(row.get("cached", False))}
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        verdict = row["verdict"]
+        found[row["id"], row["sample"]] = {
+            "verdict": None if verdict is None else bool(verdict),
+            "cached": bool(row.get("cached", False)),
+        }
+    return found
 
 
 def metric_value(record: Mapping, metric: str) -> float:
@@ -151,11 +164,11 @@ def _text_metrics(answer: str | None, golds: list) -> dict:
     }
 
 
-def _correct(task: str, measured: Mapping, judge: Mapping | None, f1_threshold: float) -> bool:
+def _correct(task: str, measured: Mapping, f1_threshold: float) -> bool:
     if task == "math":
-        return bool(judge["verdict"]) if judge is not None else measured["math_equal"]
+        return measured["math_equal"]
     if task == "web":  # golds are often Chinese, where token F1 is all or nothing
-        return bool(judge["verdict"]) if judge is not None else measured["char_f1"] >= f1_threshold
+        return measured["char_f1"] >= f1_threshold
     return measured["f1"] >= f1_threshold
 
 

@@ -126,6 +126,10 @@ class Inputs:
         """Verdict of each trajectory, by (id, sample)."""
         return {(record["id"], record["sample"]): bool(record["correct"]) for record in self.scores(model, benchmark)}
 
+    def judged(self, model: str, benchmark: str) -> int:
+        """How many of these verdicts are a judge's; the others are the rules'."""
+        return sum(record.get("decided_by") == "judge" for record in self.scores(model, benchmark))
+
     def _by_item(self, model: str, benchmark: str, metric: str) -> dict[Any, list[float]]:
         table: dict[Any, dict[int, float]] = {}
         for record in self.scores(model, benchmark):

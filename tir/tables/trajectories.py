@@ -71,6 +71,15 @@ def behaviours(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> list[Behavi
     return found
 
 
+def criterion(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> str:
+    """Who called the trajectories correct, as a sentence."""
+    by = {"the judge": [], "the rules": []}
+    for each in sets:
+        by["the judge" if inputs.judged(each["model"], each["benchmark"]) else "the rules"].append(each["benchmark"])
+    said = "; ".join(f"{who} for {', '.join(dict.fromkeys(names))}" for who, names in by.items() if names)
+    return f"Correct according to {said} (rules: mathematical equality, or token F1 of 0.5)."
+
+
 def category(python: int, search: int) -> str:
     """Tool category of a trajectory from its calls of each tool."""
     if python and search:
@@ -126,6 +135,7 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         bigram_rows(found, statistics),
         notes=[
             "lo and hi: Wilson, occurrences as if independent; clustered: trajectories resampled.",
+            criterion(inputs, params["sets"]),
             *(
                 f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered), Fisher p = {p}."
                 for first, second, difference, lo, hi, p in tests
@@ -165,7 +175,10 @@ def first_tool_offsets(name: str, inputs: Inputs, params: Mapping[str, Any]) -> 
             "Median characters before the first tool tag",
             columns,
             rows,
-            notes=["Trajectories without a tool have no offset and are left out of the medians."],
+            notes=[
+                "Trajectories without a tool have no offset and are left out of the medians.",
+                criterion(inputs, params["sets"]),
+            ],
         )
     }
 

@@ -1,0 +1,39 @@
+# What the judge says of trajectories. The cache is no output: it outlives results, and a rerun asks nothing twice.
+
+JUDGE_ENDPOINT = SITE.get("judge_endpoint", "none")
+
+
+def judgement(wildcards):
+    """The verdicts a score file reads: none where the judge is not asked."""
+    asked = any(
+        wildcards.benchmark == each.benchmark
+        and wildcards.model in cfg.model_ids(each.model)
+        for each in cfg.judged()
+    )
+    return [f"judge/{wildcards.model}/{wildcards.benchmark}.jsonl"] if asked else []
+
+
+rule judge:
+    """Verdicts of the judge where rules do not settle an answer; its own server, or one that the site keeps."""
+    input:
+        image=image("eval"),
+        code=code("scripts.judge_traces", "tir.judge.server", "tir.answers.math_worker"),
+        words="tir/judge/calibration.yaml",
+        model=f"models/{cfg.judge.model}/manifest.json",
+        traces="traces/{model}/{benchmark}.jsonl",
+    output:
+        "judge/{model}/{benchmark}.jsonl",
+        "judge/{model}/{benchmark}.jsonl.report.json",
+    log:
+        "logs/judge/{model}/{benchmark}.log",
+    benchmark:
+        "benchmarks/judge/{model}/{benchmark}.tsv"
+    container:
+        container_of("eval")
+    params:
+        config=lambda w: params(cfg.judge, task=cfg.benchmarks[w.benchmark].task),
+        model=f"models/{cfg.judge.model}",
+    shell:
+        "{PYTHON[rl]} -m scripts.judge_traces --traces {input.traces} --model {params.model} "
+        "--endpoint {JUDGE_ENDPOINT:q} --cache cache/judge.sqlite --server-log {log}.server --output {output[0]} "
+        "--params {params.config:q} 2>&1 | tee {log}"

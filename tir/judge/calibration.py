@@ -1,0 +1,34 @@
+"""How far a judge can be believed: its verdicts on a small set of answers that are beyond dispute."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tir.judge.client import JudgeClient
+from tir.judge.prompt import messages
+from tir.statistics import wilson
+
+
+@cache
+def calibration_set() -> list[dict[str, Any]]:
+    """Rows {question, gold, output, verdict}."""
+    return yaml.safe_load(Path(__file__).with_name("calibration.yaml").read_text(encoding="utf-8"))
+
+
+def calibrate(client: JudgeClient) -> dict[str, Any]:
+    """Judge the calibration set: n, right, unreadable, Wilson's 95 % interval, and the rows it got wrong."""
+    rows = calibration_set()
+    found = client.ask(messages(row["question"], [row["gold"]], row["output"]) for row in rows)
+    right = sum(each.verdict is row["verdict"] for each, row in zip(found, rows, strict=True))
+    lo, hi = wilson(right, len(rows))
+    wrong = [
+        f"{row['gold']} / {row['output']}: {each.verdict}"
+        for each, row in zip(found, rows, strict=True)
+        if each.verdict is not row["verdict"]
+    ]
+    return {"n": len(rows), "right": right, "unreadable": sum(each.verdict is None for each in found),
+            "lo": round(lo, 3), "hi": round(hi, 3), "wrong": wrong}
