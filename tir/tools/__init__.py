@@ -24,6 +24,7 @@ def make_tools(names: Sequence[str], settings: dict[str, Any], endpoint: str | N
             from tir.tools.python_tool import PythonTool
 
             tools["python"] = stack.enter_context(PythonTool(**settings["python"]))
+            tools["python"].start()  # a machine whose sandbox is too weak is refused now, not at the first call
         if "search" in names:
             from tir.retrieval.client import SearchClient
             from tir.tools.search_tool import SearchTool

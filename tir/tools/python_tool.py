@@ -1,122 +1,176 @@
 """The Python tool: model-written code in, what it printed out (upstream `evaluation/python_executor.py`).
 
-Differences from upstream, each an option or a fault removed: a call that ends its process (`exit()`, a crash) yields
-an error text instead of ending the evaluator; nothing is refused by regular expression; output printed before an
-exception is not lost to the limits; a preloaded worker forks per call instead of building a process pool per call.
+Calls run in sandboxed forks of preloaded workers (`tir.tools.sandbox`), as many at once as there are cores. What the
+model sees can differ from upstream only by the named options below; `UPSTREAM` holds upstream's values of them. Not an
+option: a call that ends its process (`exit()`, a crash, all its memory) yields an error text, where upstream's ends the
+evaluator.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import os
 import queue
-import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from typing import Any
 
-from tir.errors import ToolUnavailable
+from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.base import ToolResult, cap
+from tir.tools.sandbox import levels
+from tir.tools.sandbox.worker import Worker
+from tir.tools.sandbox.zygote import Settings
 
-_ZYGOTE = Path(__file__).with_name("zygote.py")
-_STARTUP_SECONDS = 60.0
+UPSTREAM: dict[str, Any] = {"timeout_s": 5.0, "output_chars": 400, "empty_output": "", "timeout_text": "'Timed Out'",
+                            "unnamed_errors": "empty", "refuse": ("input(", "os.system(")}
+_MOST_WORKERS = 16
 
 
 class PythonTool:
-    """A pool of preloaded workers, started on first use, each running one call at a time.
+    """A pool of workers, each running one call at a time and replaced after so many.
 
     Args:
         timeout_s: wall-clock limit of a call in seconds (upstream code 5, the paper's text 30).
         memory_mb: address space of a call in MiB.
         output_chars: cap on the payload, both ends kept (upstream 400).
-        workers: calls that may run at once.
         empty_output: payload of code that prints nothing; upstream RL says "Done", upstream evaluation "".
+        timeout_text: payload of a call that ran too long; `{timeout_s}` stands for the limit.
+        unnamed_errors: an exception without words is shown as its `type`, or upstream's `empty` text.
+        refuse: code with one of these strings fails unrun and without a word; upstream `input(` and `os.system(`.
+        minimum_level: sandbox level (`tir.tools.sandbox.levels`) below which nothing is run.
+        workers: calls that may run at once; None takes the cores this process may use, at most 16.
         queue_timeout_s: longest wait for a free worker; beyond it the call raises `ToolUnavailable`.
+        recycle_after: calls after which a worker is replaced.
+        without: barriers left out on purpose; for tests.
+
+    Raises (`run`, `call`): `ToolUnavailable` if the call waited too long or its worker failed, `ConfigError` if this
+    machine does not reach `minimum_level`. Running too long is a `timeout` result.
     """
 
-    def __init__(self, *, timeout_s: float = 5.0, memory_mb: int = 2048, output_chars: int = 400, workers: int = 2,
-                 empty_output: str = "Done", queue_timeout_s: float = 120.0):
-        self.timeout_s, self.memory_mb, self.output_chars = timeout_s, memory_mb, output_chars
-        self.empty_output, self.queue_timeout_s, self.workers = empty_output, queue_timeout_s, workers
-        self._idle: queue.LifoQueue[subprocess.Popen | None] = queue.LifoQueue()
-        for _ in range(workers):
+    def __init__(self, *, timeout_s: float = 5.0, memory_mb: int = 2048, output_chars: int = 400,
+                 empty_output: str = "Done", timeout_text: str = "timed out after {timeout_s} s",
+                 unnamed_errors: str = "type", refuse: tuple[str, ...] | list[str] = (), minimum_level: int = 2,
+                 workers: int | None = None, queue_timeout_s: float = 300.0, recycle_after: int = 1000,
+                 without: tuple[str, ...] = ()):
+        self.timeout_s, self.output_chars, self.empty_output = timeout_s, output_chars, empty_output
+        self.timeout_text, self.unnamed_errors, self.refuse = timeout_text, unnamed_errors, tuple(refuse)
+        self.minimum_level, self.queue_timeout_s, self.recycle_after = minimum_level, queue_timeout_s, recycle_after
+        self.workers = workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+        # Four bytes is the longest UTF-8 character; a few more for white space that is stripped.
+        self._settings = Settings(timeout_s, memory_mb, max(65536, 8 * output_chars), tuple(without))
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        for _ in range(self.workers):
             self._idle.put(None)
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="python-tool")
-        self._closed = threading.Event()
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="python-tool")
+        self._told = False
 
     async def call(self, body: str) -> ToolResult:
         """Run code; the event loop stays free."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.run, body)
-
-    def run_many(self, codes: list[str]) -> list[ToolResult]:
-        """Run many programs, `workers` at a time, results in order."""
-        return list(self._threads.map(self.run, codes))
+        future = self._threads.submit(self._run, body)
+        waiter = asyncio.wrap_future(future)
+        await asyncio.wait({waiter}, timeout=self.queue_timeout_s)
+        if not future.done() and future.cancel():
+            raise self._waited_too_long()
+        return await waiter
 
     def run(self, code: str) -> ToolResult:
         """Run one program and wait for it."""
+        future: Future[ToolResult] = self._threads.submit(self._run, code)
+        try:
+            return future.result(timeout=self.queue_timeout_s)
+        except NotYet:
+            if future.cancel():
+                raise self._waited_too_long() from None
+            return future.result()
+
+    def run_many(self, codes: list[str]) -> list[ToolResult]:
+        """Run many programs, `workers` at a time, results in order; there is no limit on waiting."""
+        return list(self._threads.map(self._run, codes))
+
+    def start(self) -> int:
+        """Start a worker now and return the sandbox level it reached; refuses a machine that is too weak."""
+        return self._threads.submit(self._start_one).result()
+
+    def _start_one(self) -> int:
+        with self._worker() as worker:
+            return levels.level(worker.missing)
+
+    def _run(self, code: str) -> ToolResult:
         started = time.monotonic()
-        try:
-            worker = self._idle.get(timeout=self.queue_timeout_s)
-        except queue.Empty:
-            raise ToolUnavailable("no Python worker became free", where="tools.python",
-                                  why=f"waited {self.queue_timeout_s:g} s", remedy="raise tools.python.workers") from None
-        try:
-            worker = worker if worker and worker.poll() is None else self._start()
-            answer = self._ask(worker, code)
-        except (OSError, ValueError) as error:
-            # The worker itself died: not the model's fault, and the next call gets a fresh one.
-            worker.kill() if worker else None
-            worker = None
-            raise ToolUnavailable("the Python worker died", where="tools.python", why=str(error)) from error
-        finally:
-            self._idle.put(worker)
+        if any(text in code for text in self.refuse):
+            return ToolResult("", "error", time.monotonic() - started)
+        with self._worker() as worker:
+            answer = worker.ask(code, self.timeout_s)
+        if answer["status"] == "fault":
+            raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"])
         return self._result(answer, time.monotonic() - started)
 
-    def _result(self, answer: dict, seconds: float) -> ToolResult:
-        output = answer["stdout"].strip()
-        if answer["status"] == "ok":
-            return ToolResult(cap(output, self.output_chars) if output else self.empty_output, "ok", seconds)
-        return ToolResult(cap(answer["error"], self.output_chars), answer["status"], seconds)
+    @contextlib.contextmanager
+    def _worker(self):
+        """A worker for one call. There are as many as threads, so one is always there, though maybe not started yet."""
+        worker = self._idle.get_nowait()
+        try:
+            worker = self._ready(worker)
+            yield worker
+        except BaseException as error:
+            if worker:
+                worker.kill()
+            worker = None
+            if isinstance(error, OSError):
+                # The worker itself died: not the model's fault, and the next call gets a fresh one.
+                raise ToolUnavailable("the Python worker died", where="tools.python", why=str(error)) from error
+            raise
+        finally:
+            self._idle.put(worker)
 
-    def _start(self) -> subprocess.Popen:
-        """Start a worker and wait until it has imported what calls may use."""
-        worker = subprocess.Popen([sys.executable, "-I", str(_ZYGOTE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-                                  env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
-        timer = threading.Timer(_STARTUP_SECONDS, worker.kill)
-        timer.start()
-        line = worker.stdout.readline()
-        timer.cancel()
-        if not line:
-            raise OSError("it did not start")
+    def _result(self, answer: dict[str, str], seconds: float) -> ToolResult:
+        status, output = answer["status"], answer["stdout"].strip()
+        if status == "ok":
+            return ToolResult(cap(output, self.output_chars) if output else self.empty_output, "ok", seconds)
+        if status == "timeout":
+            return ToolResult(self.timeout_text.replace("{timeout_s}", f"{self.timeout_s:g}"), "timeout", seconds)
+        text = answer["text"]
+        if answer["type"] == "SystemExit":
+            text = text if text.startswith(("killed", "exited")) else f"SystemExit: {text}"
+        elif not text and self.unnamed_errors == "type":
+            text = answer["type"]
+        return ToolResult(cap(text, self.output_chars), "error", seconds)
+
+    def _ready(self, worker: Worker | None) -> Worker:
+        """A live worker that has calls left, and whose sandbox is strong enough."""
+        if worker and worker.alive and worker.calls < self.recycle_after:
+            return worker
+        if worker:
+            worker.close()
+        worker = Worker(self._settings)
+        reached = levels.level(worker.missing)
+        if not self._told:
+            self._told = True
+            print(levels.describe(worker.missing), file=sys.stderr)
+        if reached < self.minimum_level:
+            worker.close()
+            raise ConfigError(
+                f"the Python sandbox reaches level {reached}, minimum_level is {self.minimum_level}", where="tools.python",
+                why="; ".join(f"no {name} ({why})" for name, why in worker.missing.items()),
+                remedy="; or ".join([levels.REMEDIES[name] for name in worker.missing]
+                                    + [f"accept it in config.yaml:  tools: {{python: {{minimum_level: {reached}}}}}"]))
         return worker
 
-    def _ask(self, worker: subprocess.Popen, code: str) -> dict:
-        request = {"code": code, "timeout_s": self.timeout_s, "memory_mb": self.memory_mb,
-                   # Bytes beyond the cap are read and dropped; four bytes is the longest UTF-8 character.
-                   "output_bytes": max(65536, 4 * self.output_chars)}
-        guard = threading.Timer(self.timeout_s + 10.0, worker.kill)
-        guard.start()
-        try:
-            worker.stdin.write(json.dumps(request) + "\n")
-            worker.stdin.flush()
-            line = worker.stdout.readline()
-        finally:
-            guard.cancel()
-        if not line:
-            raise OSError(f"exit status {worker.poll()}")
-        return json.loads(line)
+    def _waited_too_long(self) -> ToolUnavailable:
+        return ToolUnavailable("no Python worker became free", where="tools.python",
+                               why=f"waited {self.queue_timeout_s:g} s for one of {self.workers}",
+                               remedy="give the job more cores, or have fewer trajectories in flight")
 
     def close(self) -> None:
-        """End all workers."""
+        """Finish what runs, end all workers."""
         self._threads.shutdown(wait=True)
         while not self._idle.empty():
             worker = self._idle.get_nowait()
             if worker:
-                worker.stdin.close()
-                worker.wait(timeout=10)
+                worker.close()
 
     def __enter__(self):
         return self

@@ -1,0 +1,62 @@
+"""The barriers of one worker, probed and then built as far as they can be before a call is known."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tir.tools.sandbox import files, namespaces, syscalls
+from tir.tools.sandbox.levels import BARRIERS
+
+
+@dataclass(frozen=True)
+class Barriers:
+    """What stands around each call; None where a barrier is missing.
+
+    Attributes:
+        namespaces: this worker's `Namespaces`.
+        seccomp: a filter for the first process of a PID namespace; without namespaces each call builds its own.
+        landlock: rules that let a call write `directory` only.
+        readable: what a call may read.
+        directory: its working directory, the only one it may write.
+    """
+
+    namespaces: namespaces.Namespaces | None
+    seccomp: Any | None
+    landlock: Any | None
+    readable: tuple[str, ...]
+    directory: str
+
+    def within(self, directory: str) -> Barriers:
+        """The same around another directory."""
+        landlock = _rules(self.readable, directory) if self.landlock else None
+        return replace(self, landlock=landlock, directory=directory)
+
+
+def build(without: tuple[str, ...] = ()) -> tuple[Barriers, dict[str, str]]:
+    """Probe each barrier and build it; this process is in its namespaces afterwards.
+
+    Args:
+        without: barriers to leave out.
+
+    Returns:
+        The barriers, and those that are missing with the reason.
+    """
+    readable = tuple(namespaces.system_files())
+    probes = {"namespaces": lambda: namespaces.probe(readable), "seccomp": syscalls.probe, "landlock": files.probe}
+    found = {name: "left out on request" if name in without else probes[name]() for name in BARRIERS}
+    missing = {name: reason for name, reason in found.items() if reason}
+    # Inside the new root only real paths exist, so later imports must look there.
+    sys.path[:] = dict.fromkeys(os.path.realpath(path) for path in sys.path)
+    return Barriers(
+        namespaces=None if "namespaces" in missing else namespaces.Namespaces(readable),
+        seccomp=None if "seccomp" in missing else syscalls.build_filter(pid=1),
+        landlock=None if "landlock" in missing else _rules(readable, "/tmp"),
+        readable=readable, directory="/tmp"), missing
+
+
+def _rules(readable: tuple[str, ...], directory: str):
+    return files.build_rules([path for path in readable if os.path.exists(path)],
+                             [path for path in namespaces.DEVICES if os.path.exists(path)], directory)

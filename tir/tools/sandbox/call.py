@@ -1,0 +1,104 @@
+"""The child's side of a call: shut every door, run the code, report.
+
+Order matters. Descriptors are closed once the user namespace is written; Landlock forbids mounting, so it comes after
+the mounts; seccomp forbids the calls all of the above are made of, so it comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import sys
+
+from tir.tools.sandbox import syscalls
+from tir.tools.sandbox.barriers import Barriers
+
+_THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
+_REPORT_CHARS = 4096
+READY = b"ready\n"
+
+
+def run(code: str, globals_: dict, barriers: Barriers, stdout: int, report: int, *, timeout_s: float,
+        memory_mb: int) -> None:
+    """Run code with everything shut; never returns.
+
+    Args:
+        code: the program.
+        globals_: its global names, already holding the preamble.
+        barriers: what stands around it.
+        stdout, report: descriptors. `READY` is written to `report` before the code runs, its outcome after it.
+        timeout_s: seconds of CPU time, rounded up; the wall clock is the parent's.
+        memory_mb: MiB of address space.
+    """
+    try:
+        _shut(barriers, stdout, report, timeout_s, memory_mb)
+        os.write(3, READY)
+    except BaseException as error:  # noqa: BLE001  (the parent must hear of it: this is not the code's fault)
+        os.write(report, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS])
+        os._exit(1)
+    outcome = _execute(code, globals_)
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+    with contextlib.suppress(BaseException):
+        os.write(3, json.dumps(outcome).encode())
+    os._exit(0)
+
+
+def _shut(barriers: Barriers, stdout: int, report: int, timeout_s: float, memory_mb: int) -> None:
+    os.setsid()
+    if barriers.namespaces:
+        barriers.namespaces.enter_call()
+    os.chdir(barriers.directory)
+    os.environ.clear()
+    _only_own_descriptors(stdout, report)
+    if barriers.landlock:
+        barriers.landlock.apply()
+    memory, seconds = memory_mb * 2**20, int(timeout_s) + 1
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0,
+              resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
+              resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}
+    if barriers.namespaces:
+        # Counted per user namespace; without one it would count what this user runs elsewhere.
+        limits[resource.RLIMIT_NPROC] = _THREADS
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    if barriers.seccomp:
+        (barriers.seccomp if barriers.namespaces else syscalls.build_filter(os.getpid())).load()
+
+
+def _only_own_descriptors(stdout: int, report: int) -> None:
+    """0: nothing, 1: the output, 2: nowhere, 3: the report; no other."""
+    stdout, report, null = os.dup(stdout), os.dup(report), os.open(os.devnull, os.O_RDWR)
+    # Sources are above 3 in a worker, so no copy overwrites another.
+    for target, source in ((0, null), (1, stdout), (2, null), (3, report)):
+        os.dup2(source, target)
+    os.closerange(4, DESCRIPTORS)
+    sys.stdin = io.StringIO()
+    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace")
+
+
+def _execute(code: str, globals_: dict) -> dict[str, str]:
+    """What came of the code: an empty object, or the type and text of what it raised."""
+    try:
+        exec(compile(code, "<string>", "exec"), globals_)
+    except MemoryError as error:
+        globals_.clear()
+        return {"type": "MemoryError", "text": _text(error) or "out of memory"}
+    except BaseException as error:  # noqa: BLE001  (whatever model code raises is data)
+        return {"type": type(error).__name__, "text": _text(error)}
+    return {}
+
+
+def _text(error: BaseException) -> str:
+    """An exception's own words; a hostile `__str__` has none."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001
+        return ""
+    half = _REPORT_CHARS // 2
+    return text if len(text) <= _REPORT_CHARS else text[:half] + text[-half:]
