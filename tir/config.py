@@ -129,7 +129,7 @@ class PythonToolConfig(Model):
     memory_mb: int = Field(2048, ge=256, le=65536, description="MiB of address space")
     output_chars: int = Field(400, ge=16, le=100_000, description="cap on the payload, both ends kept")
     empty_output: str = Field("Done", description='payload of code that prints nothing; upstream RL "Done", evaluation ""')
-    timeout_text: str = Field("timed out after {timeout_s} s", description="payload of a call that ran too long")
+    timeout_text: str | None = Field(None, description="payload of a call that ran too long; null names the limit")
     unnamed_errors: Literal["type", "empty"] = Field("type", description="payload of an exception without words")
     refuse: list[str] = Field([], description="code with one of these strings fails unrun; upstream input( and os.system(")
     minimum_level: int = Field(2, ge=0, le=3, description="sandbox level below which nothing runs; tir/tools/sandbox/levels.py")

@@ -37,7 +37,7 @@ class PythonTool:
         memory_mb: address space of a call in MiB.
         output_chars: cap on the payload, both ends kept (upstream 400).
         empty_output: payload of code that prints nothing; upstream RL says "Done", upstream evaluation "".
-        timeout_text: payload of a call that ran too long; `{timeout_s}` stands for the limit.
+        timeout_text: payload of a call that ran too long; None says after how many seconds.
         unnamed_errors: an exception without words is shown as its `type`, or upstream's `empty` text.
         refuse: code with one of these strings fails unrun and without a word; upstream `input(` and `os.system(`.
         minimum_level: sandbox level (`tir.tools.sandbox.levels`) below which nothing is run.
@@ -51,7 +51,7 @@ class PythonTool:
     """
 
     def __init__(self, *, timeout_s: float = 5.0, memory_mb: int = 2048, output_chars: int = 400,
-                 empty_output: str = "Done", timeout_text: str = "timed out after {timeout_s} s",
+                 empty_output: str = "Done", timeout_text: str | None = None,
                  unnamed_errors: str = "type", refuse: tuple[str, ...] | list[str] = (), minimum_level: int = 2,
                  workers: int | None = None, queue_timeout_s: float = 300.0, recycle_after: int = 1000,
                  without: tuple[str, ...] = ()):
@@ -131,7 +131,7 @@ class PythonTool:
         if status == "ok":
             return ToolResult(cap(output, self.output_chars) if output else self.empty_output, "ok", seconds)
         if status == "timeout":
-            return ToolResult(self.timeout_text.replace("{timeout_s}", f"{self.timeout_s:g}"), "timeout", seconds)
+            return ToolResult(answer["text"] if self.timeout_text is None else self.timeout_text, "timeout", seconds)
         text = answer["text"]
         if answer["type"] == "SystemExit":
             text = text if text.startswith(("killed", "exited")) else f"SystemExit: {text}"
