@@ -33,7 +33,11 @@ rule fetch_model:
     log:
         "logs/fetch_model/{model}.log",
     wildcard_constraints:
-        model="published|judge" if cfg.model.base.kind == "world" else "base|published|judge",
+        model=(
+            "published|judge"
+            if cfg.model.base.kind == "world"
+            else "base|published|judge"
+        ),
     params:
         source=lambda w: params(getattr(cfg.model, w.model)),
     shell:
