@@ -188,7 +188,7 @@ def shaping_shift(advantage: torch.Tensor, scores: torch.Tensor, groups: list[to
 
 def _relative_position(eligible: torch.Tensor, groups: list[torch.Tensor], features: StructuralFeatures) -> torch.Tensor:
     """(p_i - mean p) / mean L over a group's eligible members, in characters; zero elsewhere (Lin & Xu, section 3.3)."""
-    position = torch.zeros(len(eligible))
+    position = torch.zeros(len(eligible), device=eligible.device)
     for rows in groups:
         members = rows[eligible[rows]]
         if len(members):

@@ -113,9 +113,12 @@ def detect_structural_features(responses: torch.Tensor, response_mask: torch.Ten
         mask = mask & attention_mask.bool()
     mask, ids = mask.cpu().numpy(), responses.cpu().numpy()
     table = _table(tokenizer)
+    if ids.size and (ids.min() < 0 or ids.max() >= table.size):
+        # A model's vocabulary is padded beyond its tokenizer's; such an id decodes to nothing.
+        ids = np.where((ids >= 0) & (ids < table.size), ids, table.size)
     ends_of_text = _without_final_specials(ids, mask, table.special)
     if not table.exact:
-        read = [_read_texts(_texts(ids[row, :end], mask[row, :end], tokenizer)) for row, end in enumerate(ends_of_text)]
+        read = [_read_texts(_texts(ids[row, :end], mask[row, :end], table, tokenizer)) for row, end in enumerate(ends_of_text)]
         return _collect([found for found, _ in read], [length for _, length in read])
     return _scan(ids, mask, ends_of_text, table, tokenizer)
 
@@ -150,7 +153,7 @@ def _scan(ids, mask, ends_of_text, table, tokenizer) -> StructuralFeatures:
             found[row] += [(name, before + inside) for name, inside in names]
     for row in np.nonzero((kinds & _PARTIAL).any(axis=1))[0].tolist():
         # Characters split over tokens: count them by decoding, run by run, as the segments hold them.
-        found[row], chars[row] = _read_texts(_texts(ids[row, : ends_of_text[row]], live[row], tokenizer))
+        found[row], chars[row] = _read_texts(_texts(ids[row, : ends_of_text[row]], live[row], table, tokenizer))
     return _collect(found, chars)
 
 
@@ -167,11 +170,12 @@ def _tags_at(ids, live, position: int, table) -> list[tuple[str, int]]:
             for match in _ACTION_BYTES.finditer(window) if match.start() < len(first)]
 
 
-def _texts(ids, live, tokenizer) -> list[str]:
+def _texts(ids, live, table, tokenizer) -> list[str]:
     """Decoded policy texts of a row, one per unbroken run."""
     kept = np.nonzero(live[: len(ids)])[0]
     runs = np.split(kept, np.nonzero(np.diff(kept) > 1)[0] + 1) if len(kept) else []
-    return [tokenizer.decode(ids[run].tolist(), skip_special_tokens=False) for run in runs]
+    return [tokenizer.decode(part[part < table.size].tolist(), skip_special_tokens=False)
+            for part in (ids[run] for run in runs)]
 
 
 # --- the table of token bytes --------------------------------------------------------------------------------------
@@ -181,7 +185,8 @@ class _TokenTable:
     """Bytes of every token of a byte-level tokenizer, and what they imply.
 
     Attributes:
-        exact: the tokenizer decodes by joining token bytes; otherwise the other fields are empty.
+        size: ids are below this; `size` itself stands for any id the tokenizer does not know, which is empty.
+        exact: the tokenizer decodes by joining token bytes; otherwise `pieces` and `kind` are missing.
         pieces: bytes by id.
         kind: uint16 by id: characters of the token, and the flags `_MAY_OPEN` (an opening tag can begin in it) and
             `_PARTIAL` (it holds an incomplete character).
@@ -190,14 +195,14 @@ class _TokenTable:
 
     def __init__(self, tokenizer):
         self.special = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
+        self.size = max(len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values()))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self.exact = backend is not None and type(backend.decoder).__name__ == "ByteLevel"
         if not self.exact:
             return
-        size = max(len(tokenizer), *(i + 1 for i in tokenizer.get_vocab().values()))
         to_byte = {char: byte for byte, char in _byte_alphabet().items()}
-        added = {token_id for token_id in tokenizer.added_tokens_decoder}
-        self.pieces = [b""] * size
+        added = set(tokenizer.added_tokens_decoder)
+        self.pieces = [b""] * (self.size + 1)
         for token, token_id in tokenizer.get_vocab().items():
             plain = token_id in added or any(char not in to_byte for char in token)
             self.pieces[token_id] = token.encode() if plain else bytes(to_byte[char] for char in token)

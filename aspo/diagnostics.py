@@ -30,6 +30,7 @@ def shaping_diagnostics(scores: torch.Tensor, index: Sequence, features: Structu
         sign_flips: trajectories whose advantage changes sign.
         zero_variance_groups: groups whose rewards are all equal, where the whole gradient is phi.
         phi_only_share: share of the total |shaped advantage| that such groups carry.
+        variance_ratio/{math,qa}: variance of the shaped advantage over that of A; below 1, phi reduces variance.
     """
     is_math = torch.as_tensor(is_math, dtype=torch.bool)
     groups = group_rows(index)
@@ -43,6 +44,8 @@ def shaping_diagnostics(scores: torch.Tensor, index: Sequence, features: Structu
             for outcome, of_outcome in (("correct", correct), ("wrong", ~correct)):
                 chosen = of_task & of_outcome
                 metrics[f"aspo/fire/{name}/{task}/{outcome}"] = _mean((term[chosen] != 0).float())
+    for task, of_task in (("math", is_math), ("qa", ~is_math)):
+        metrics[f"aspo/variance_ratio/{task}"] = _variance(shaped[of_task]) / max(_variance(advantage[of_task]), 1e-12)
     flat = [rows for rows in groups if len(rows) > 1 and bool((scores[rows] == scores[rows[0]]).all())]
     total = float(shaped.abs().sum())
     metrics["aspo/shift_share"] = float(shift.abs().sum()) / max(float((advantage.abs() + shift.abs()).sum()), 1e-12)
@@ -54,3 +57,7 @@ def shaping_diagnostics(scores: torch.Tensor, index: Sequence, features: Structu
 
 def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
+
+
+def _variance(values: torch.Tensor) -> float:
+    return float(values.var()) if len(values) > 1 else 0.0

@@ -14,6 +14,8 @@ The data set must carry the task of a row in `ability` ("math", or anything else
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 import transfer_queue
 from omegaconf import OmegaConf
@@ -58,7 +60,14 @@ class ASPOTrainer(PPOTrainerSync):
 
 
 def aspo_config(algorithm) -> ASPOConfig:
-    """The coefficients under `algorithm.aspo` of a verl configuration; `norm_by_std` follows verl's own switch."""
+    """The coefficients under `algorithm.aspo` of a verl configuration; `norm_by_std` follows verl's own switch.
+
+    Raises `ValueError` for an unknown name or a value out of range.
+    """
     values = OmegaConf.to_container(algorithm.aspo, resolve=True) if "aspo" in algorithm else {}
+    known = [field.name for field in fields(ASPOConfig)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"algorithm.aspo.{name}: no such coefficient; there are {', '.join(known)}")
     values.setdefault("norm_by_std", bool(algorithm.get("norm_adv_by_std_in_grpo", True)))
     return ASPOConfig(**values)

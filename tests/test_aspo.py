@@ -163,6 +163,8 @@ def test_diagnostics_count_what_they_name():
     assert metrics["aspo/fire/closure/math/correct"] == pytest.approx(2 / 3)
     assert metrics["aspo/fire/backtrack/math/wrong"] == 1.0
     assert all(value == 0 for name, value in metrics.items() if "/qa/" in name)
+    shaped = torch.tensor([0.5, 0.5, 0.5, -1.5]) + 0.5 * shaping_term(rows, is_math, PAPER)[:4]
+    assert metrics["aspo/variance_ratio/math"] == pytest.approx(float(shaped.var()) / 1.0, rel=1e-4)
     assert metrics["aspo/zero_variance_groups"] == 1.0 and metrics["aspo/phi_only_share"] == 0.0
     # Three correct ones have A = .5; the one that rethinks is shifted by -.408, which does not flip it.
     assert metrics["aspo/sign_flips"] == 0.0 and 0 < metrics["aspo/shift_share"] < 1

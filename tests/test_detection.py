@@ -100,7 +100,7 @@ TAG = st.sampled_from([f"<{slash}{name}>" for name in ("think", "python", "searc
 NOISE = st.sampled_from(["<", ">", "<<", "</", " <", ">\n", "><", "pyt", "hon>", "<think", "é", "世", "🙂", "\x00", " a b ", "\\boxed{",
                          *SPECIALS, "\ufffd"])
 TEXT = st.lists(st.one_of(TAG, NOISE, st.text(max_size=6)), max_size=12).map("".join)
-IDS = st.one_of(TEXT.map(encode), st.lists(st.integers(0, len(qwen_like_tokenizer()) - 1), max_size=24))
+IDS = st.one_of(TEXT.map(encode), st.lists(st.integers(0, len(qwen_like_tokenizer()) + 8), max_size=24))
 ROW = st.lists(st.tuples(st.sampled_from(["model", "model", "tool"]), IDS), max_size=6)
 
 
@@ -126,6 +126,12 @@ def plain(responses, mask, tokenizer):
     return counts
 
 
+def timed(call, *arguments) -> float:
+    started = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - started
+
+
 def test_cost_grows_linearly():
     tokenizer, seconds = qwen_like_tokenizer(), []
     text = encode("<think>some words of thought go here. </think><python>print(1)</python>" + "plain words " * 60)
@@ -133,9 +139,7 @@ def test_cost_grows_linearly():
         responses = torch.tensor([text * 8] * rows)
         mask = torch.ones_like(responses)
         detect_structural_features(responses, mask, tokenizer)
-        started = time.perf_counter()
-        detect_structural_features(responses, mask, tokenizer)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(min(timed(detect_structural_features, responses, mask, tokenizer) for _ in range(5)))
     assert seconds[1] < 60 * max(seconds[0], 1e-3)  # 8 times the work; a quadratic reader would take 64 times
     assert plain(responses[:1], mask[:1], tokenizer) == [8]
 
