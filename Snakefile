@@ -38,6 +38,7 @@ PYTHON = {
     **SITE.get("python", {}),
 }
 ENDPOINT = SITE.get("retrieval_endpoint", "none")
+HELPER_ENDPOINT = SITE.get("helper_endpoint", "none")
 
 
 wildcard_constraints:

@@ -48,7 +48,7 @@ if cfg.world:
             "benchmarks/world_trajectories.tsv"
         threads: 2
         params:
-            config=params(cfg.world, tools=cfg.tools),
+            config=params(cfg.world, tools=cfg.tools.of("math", "qa")),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
             "--params {params.config:q} 2>&1 | tee {log}"

@@ -35,7 +35,9 @@ rule rl:
         container_of("rl")
     threads: 16
     params:
-        config=lambda w: params(cfg.rl, tools=cfg.tools, device=cfg.device),
+        config=lambda w: params(
+            cfg.rl, tools=cfg.tools.of("math", "qa"), device=cfg.device
+        ),
         arm=lambda w: params(
             estimator=cfg.arms[w.arm].estimator,
             coefficients=cfg.arms[w.arm].coefficients(),

@@ -3,7 +3,12 @@
 
 def needs_index(wildcards):
     task = cfg.benchmarks[wildcards.benchmark].task
-    return ["index/manifest.json"] if "search" in cfg.tools.routes[task] else []
+    route = cfg.evaluation_tools.of(task)["routes"][task]
+    return ["index/manifest.json"] if "search" in route else []
+
+
+def needs_cassette(wildcards):
+    return cfg.evaluation_tools.cassettes(cfg.benchmarks[wildcards.benchmark].task)
 
 
 rule traces:
@@ -15,6 +20,7 @@ rule traces:
         questions="data/benchmarks/{benchmark}.jsonl",
         prompt="data/system_prompt.txt",
         index=needs_index,
+        cassette=needs_cassette,
     output:
         "traces/{model}/{benchmark}.jsonl",
     log:
@@ -27,14 +33,15 @@ rule traces:
     params:
         config=lambda w: params(
             cfg.evaluation,
-            tools=cfg.tools,
+            tools=cfg.evaluation_tools.of(cfg.benchmarks[w.benchmark].task),
             device=cfg.device,
             task=cfg.benchmarks[w.benchmark].task,
             n=cfg.benchmarks[w.benchmark].n,
         ),
     shell:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
-        "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --output {output} "
+        "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --helper-endpoint {HELPER_ENDPOINT:q} "
+        "--output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"
 
 

@@ -8,10 +8,11 @@ from tir.cli import parser, run
 from tir.data.benchmarks import load_items
 from tir.engines import make_engine
 from tir.engines.base import Sampling
+from tir.helpers import make_helpers
 from tir.records import file_digest, read_json
 from tir.retrieval.sidecar import retrieval_server
 from tir.rollout import RolloutSettings
-from tir.tools import make_tools
+from tir.tools import by_tag, make_tools
 from tir.traces import TraceJob, generate_traces
 
 
@@ -22,6 +23,7 @@ def main() -> None:
     arguments.add_argument("--system-prompt", required=True, help="text file")
     arguments.add_argument("--index", required=True, help="index directory")
     arguments.add_argument("--endpoint", default="none", help="a standing retrieval server, or none")
+    arguments.add_argument("--helper-endpoint", default="none", help="an OpenAI-compatible server for helpers, or none")
     arguments.add_argument("--output", required=True)
     options = arguments.parse_args()
     asyncio.run(generate(options))
@@ -31,10 +33,10 @@ async def generate(options) -> None:
     wanted, tools = options.params, options.params["tools"]
     names = tools["routes"][wanted["task"]]
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
+    prompt = f"\n{prompt}\n" if wanted["prompt_newlines"] else prompt
     job = TraceJob(
         task=wanted["task"], system_prompt=prompt, samples=wanted["samples"],
-        settings=RolloutSettings(max_response_tokens=wanted["max_response_tokens"], tool_budget=tools["budget"],
-                                 leading_space=tools["leading_space"], tool_tokens=tools["result_tokens"]),
+        settings=RolloutSettings.of(tools, wanted["max_response_tokens"]),
         sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
     work = {"params": wanted, "model": read_json(Path(options.model) / "manifest.json"),
             "items": file_digest(options.items), "prompt": prompt}
@@ -47,9 +49,10 @@ async def generate(options) -> None:
         engine = make_engine(wanted["engine"]["kind"], options.model, device=wanted["device"],
                              dtype=wanted["engine"]["dtype"], max_batch=wanted["engine"]["max_batch"])
         stack.push_async_callback(engine.close)
-        toolbox = stack.enter_context(make_tools(names, tools, endpoint))
+        toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint)), names)
+        helpers = stack.enter_context(make_helpers(wanted["helpers"], options.helper_endpoint))
         await generate_traces(engine, engine.tokenizer, toolbox, load_items(options.items, wanted["n"]), job,
-                              options.output, work=work)
+                              options.output, work=work, helpers=helpers)
 
 
 if __name__ == "__main__":

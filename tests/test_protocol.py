@@ -1,5 +1,8 @@
 """The protocol: what counts as an action, a call, an answer and a fault, and what tool text can never do."""
 
+import re
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +26,7 @@ def test_reads_a_trajectory():
 
 @pytest.mark.parametrize(("text", "call"), [
     ("<python>print(1)</python>", ("python", "print(1)")), ("<search> who </search>\n", ("search", " who ")),
+    ("<python>1</python><", ("python", "1")), ("<search>a</search>.\n\n", ("search", "a")), ("<python>1</python></search>", None),
     ("print(1)</python>", None), ("<python>a</python> more", None), ("<python>a<python>b</python>", ("python", "b")),
 ])
 def test_tool_call(text, call):
@@ -36,6 +40,35 @@ def test_tool_call(text, call):
 ])
 def test_last_boxed(text, boxed):
     assert last_boxed(text) == boxed
+
+
+def plain_last_boxed(text: str) -> str | None:
+    """What it must agree with: from each opening brace, last first, count until the depth is zero."""
+    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
+        depth = 1
+        for position in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[start:position]
+    return None
+
+
+@given(st.lists(st.sampled_from([r"\boxed{", r"\boxed {", "\\boxed\n{", r"\boxed", "{", "}", "}}", "x", " ", r"\frac{1}{2}"]),
+                max_size=40).map("".join))
+@settings(max_examples=1000, deadline=None)
+def test_last_boxed_agrees_with_counting_braces(text):
+    assert last_boxed(text) == plain_last_boxed(text)
+
+
+def test_last_boxed_takes_time_in_proportion():
+    def seconds(count: int) -> float:
+        text = r"\boxed{" * count
+        started = time.process_time()
+        last_boxed(text)
+        return time.process_time() - started
+
+    # A ratio of like work, forty times apart: a quadratic reading is 1,600 times apart.
+    assert seconds(200_000) < 400 * max(seconds(5_000), 1e-4)
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -10,7 +10,7 @@ from qwen_like import qwen_like_tokenizer
 from tir.data.benchmarks import Item
 from tir.engines.base import Completion, Sampling
 from tir.errors import SearchUnavailable
-from tir.protocol import STOP_STRINGS
+from tir.protocol import STOP_STRINGS, format_fault
 from tir.rollout import BUDGET_NOTICE, RolloutSettings, rollout
 from tir.tools.base import ToolResult
 from tir.traces import TraceJob, generate_traces
@@ -22,14 +22,14 @@ ANSWER = r"<answer>\boxed{1}</answer><|im_end|>"
 class Script:
     """An engine that writes the given turns, one per call, for every trajectory."""
 
-    def __init__(self, *turns: str, seconds: float = 0.0):
-        self.turns, self.seconds, self.prompts = turns, seconds, {}
+    def __init__(self, *turns: str, seconds: float = 0.0, stops=()):
+        self.turns, self.seconds, self.stops, self.prompts = turns, seconds, stops, {}
 
     async def generate(self, prompt_ids, *, max_tokens, sampling, stop, request_id):
-        assert stop == STOP_STRINGS
         seen = self.prompts.setdefault(request_id, [])
         if seen and list(prompt_ids) == seen[0]:
             seen.clear()  # a retried trajectory starts over
+        assert stop == (self.stops[len(seen)] if self.stops else STOP_STRINGS)
         text = self.turns[min(len(seen), len(self.turns) - 1)]
         seen.append(list(prompt_ids))
         await asyncio.sleep(self.seconds)
@@ -78,19 +78,53 @@ def test_token_in_token_out():
 
 def test_budget_is_told_once_then_ends():
     tool = Echo()
-    found = go(Script(CALL), {"python": tool}, RolloutSettings(tool_budget=2))
+    found = go(Script(CALL), {"python": tool}, RolloutSettings(budget=2))
     assert len(tool.calls) == 2 and found.executed["python"] == 2 and found.emitted["python"] == 4
     assert found.finish == "budget" and BUDGET_NOTICE in found.segments[-2].text
+
+
+def test_a_budget_may_be_by_tag():
+    python, search = Echo("p"), Echo("s")
+    found = go(Script(CALL, CALL, "<search>x</search>", CALL, ANSWER), {"python": python, "search": search},
+               RolloutSettings(budget={"python": 2, "search": 1}))
+    assert found.executed == {"python": 2, "search": 1} and found.finish == "answer"
+    assert BUDGET_NOTICE in found.segments[-2].text and found.emitted == {"python": 3, "search": 1}
+
+
+def test_upstream_rl_ends_beyond_the_budget_with_an_end_token_that_is_trained_on():
+    found = go(Script(CALL), {"python": Echo()}, RolloutSettings(budget=1, over_budget="end"))
+    assert found.finish == "budget" and found.emitted["python"] == 2 and found.executed["python"] == 1
+    assert found.response_ids[-1] == qwen_like_tokenizer().eos_token_id and found.response_mask[-1] == 1
+    assert len(found.response_ids) == len(found.response_log_probs) and format_fault(found.segments)
+
+
+def test_upstream_evaluation_goes_on_beyond_the_budget_without_stop_strings():
+    engine = Script(CALL, CALL, "<result>made up</result>" + CALL + ANSWER, stops=(STOP_STRINGS, STOP_STRINGS, ()))
+    found = go(engine, {"python": Echo()}, RolloutSettings(budget={"python": 1}, over_budget="continue"))
+    assert found.finish == "answer" and found.executed["python"] == 1
+    assert [segment.by for segment in found.segments] == ["model", "tool", "model", "model"]
+
+
+def test_a_call_whose_last_token_carries_more_is_executed():
+    tokenizer, text = qwen_like_tokenizer(), "<python>print(1)</python><"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][-1:]) == "><"  # as Qwen2.5 merges
+    tool = Echo()
+    found = go(Script(text, ANSWER), {"python": tool})
+    assert tool.calls == ["print(1)"] and found.segments[0].text == text and found.finish == "answer"
+
+
+def test_caps_may_be_by_tag_and_hold_in_tokens():
+    text = "x" * 300 + "漢字🙂" * 100 + "END"
+    for settings, most in ((RolloutSettings(result_tokens=50), 50), (RolloutSettings(result_tokens={"python": 60, "search": 9}), 60)):
+        found = go(Script(CALL, ANSWER), {"python": Echo(text)}, settings)
+        assert len(found.segments[1].token_ids) <= most and "END" in found.segments[1].text
+    for uncapped in (RolloutSettings(result_tokens=None), RolloutSettings(result_tokens={"search": 9})):
+        assert text in go(Script(CALL, ANSWER), {"python": Echo(text)}, uncapped).segments[1].text
 
 
 def test_length_ends_and_leaves_no_half_result():
     found = go(Script(CALL, ANSWER), {"python": Echo("x" * 500)}, RolloutSettings(max_response_tokens=60))
     assert found.finish == "length" and len(found.response_ids) <= 60 and found.segments[-1].by == "model"
-
-
-def test_long_results_lose_their_middle():
-    found = go(Script(CALL, ANSWER), {"python": Echo("a" * 900 + "END")}, RolloutSettings(tool_tokens=50))
-    assert len(found.segments[1].token_ids) <= 60 and "END" in found.segments[1].text
 
 
 def test_an_absent_tool_is_said():

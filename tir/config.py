@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tir.config_errors import render_errors
 from tir.errors import ConfigError
+from tir.presets import with_preset
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -139,21 +140,68 @@ class SearchToolConfig(Model):
     """The search tool."""
 
     top_k: int = Field(5, ge=1, le=100, description="passages per query; upstream code 5, its author says 10")
-    output_chars: int = Field(8000, ge=16, le=100_000, description="cap on the payload")
+    output_chars: int | None = Field(8000, ge=16, le=100_000, description="cap on the payload; null: none")
     timeout_s: float = Field(60.0, gt=0, le=600, description="seconds to wait for an answer")
 
 
-class Tools(Model):
-    """Tools of a rollout, the same in training and evaluation."""
+class WebSearchToolConfig(Model):
+    """The web search tool. The provider's key is read from the environment (TAVILY_API_KEY), never from here."""
 
-    budget: int = Field(3, ge=0, le=100, description="executed calls per trajectory, all tools together")
+    provider: Literal["tavily"] = "tavily"
+    mode: Literal["replay", "record", "live"] = Field(
+        "replay", description="replay: the cassette alone, no network; record: the cassette, and what it lacks from the "
+                              "provider; live: always the provider")
+    cassette: str = Field("data/web.sqlite", description="recorded answers, by query, provider and parameters")
+    top_k: int = Field(10, ge=1, le=20, description="results per query; upstream 10")
+    depth: Literal["basic", "advanced"] = Field("basic", description="Tavily's search_depth; advanced costs twice")
+    layout: Literal["titled", "snippets"] = Field(
+        "titled", description="titled: title, then snippet, a blank line between; snippets: run together, as upstream")
+    output_chars: int | None = Field(8000, ge=16, le=100_000, description="cap on the payload; null: none")
+    timeout_s: float = Field(20.0, gt=0, le=600, description="seconds to wait for an answer")
+    retry_budget_s: float = Field(120.0, ge=0, le=3600, description="seconds after which a fault or a full quota is final")
+    concurrency: int = Field(8, ge=1, le=256, description="requests in flight")
+    url: str = Field("https://api.tavily.com", pattern=r"^https?://", description="the provider's address")
+
+
+Tag = Literal["python", "search"]
+
+
+class Tools(Model):
+    """Tools of a rollout, the same in training and evaluation unless `evaluation.tools` says otherwise."""
+
+    budget: Annotated[int, Field(ge=0, le=100)] | dict[Tag, Annotated[int, Field(ge=0, le=100)]] = Field(
+        3, description="executed calls per trajectory, all tools together, or by tag")
+    over_budget: Literal["notice", "end", "continue"] = Field(
+        "notice", description="a call too many. notice: told so once; end: an end token is appended (upstream RL); "
+                              "continue: unanswered, and later calls too (upstream evaluation)")
     leading_space: bool = Field(False, description="a space before <result>; upstream RL yes, evaluation no")
-    result_tokens: int = Field(1024, ge=8, le=100_000, description="cap on one injected result, tokens")
-    routes: dict[Literal["math", "qa", "web"], list[Literal["python", "search"]]] = Field(
-        default={"math": ["python", "search"], "qa": ["python", "search"], "web": ["python", "search"]},
-        description="tools that answer, by task")
+    result_tokens: Annotated[int, Field(ge=8, le=100_000)] | dict[Tag, Annotated[int, Field(ge=8, le=100_000)]] | None = Field(
+        1024, description="cap on one injected result, tokens, for all tools or by tag; null: none, as upstream")
+    routes: dict[Literal["math", "qa", "web"], list[Literal["python", "search", "web_search"]]] = Field(
+        default={"math": ["python", "search"], "qa": ["python", "search"], "web": ["python", "web_search"]},
+        description="tools that answer, by task; search and web_search answer the same tag")
     python: PythonToolConfig = PythonToolConfig()
     search: SearchToolConfig = SearchToolConfig()
+    web_search: WebSearchToolConfig = Field(WebSearchToolConfig(), description="search of the web, for routes that name it")
+
+    @model_validator(mode="after")
+    def _one_per_tag(self) -> Tools:
+        for task, route in self.routes.items():
+            if {"search", "web_search"} <= set(route):
+                raise ValueError(f"routes.{task} has both search and web_search, which answer the same tag; keep one")
+        return self
+
+    def of(self, *tasks: str) -> dict[str, Any]:
+        """What the given tasks read of this: their routes, and the tools on them."""
+        routes = {task: self.routes.get(task, []) for task in tasks}
+        used = {name for route in routes.values() for name in route}
+        unused = {"python", "search", "web_search"} - used
+        return {**self.model_dump(mode="json", exclude=unused), "routes": routes}
+
+    def cassettes(self, task: str) -> list[str]:
+        """The recorded answers that decide a task's results."""
+        replayed = "web_search" in self.routes.get(task, []) and self.web_search.mode == "replay"
+        return [self.web_search.cassette] if replayed else []
 
 
 class Encoder(Model):
@@ -285,6 +333,36 @@ class EngineConfig(Model):
     max_batch: int = Field(64, ge=1, le=65536, description="rows decoded at once (transformers)")
 
 
+class HelperConfig(Model):
+    """A helper that asks another model, through an OpenAI-compatible server (the profile's `site.helper_endpoint`)."""
+
+    model: str = Field(description="the server's name of the model; upstream's debugger Qwen2.5-72B-Instruct")
+    uses: int = Field(1, ge=1, le=10, description="interventions per trajectory; upstream 1")
+    max_tokens: int = Field(2048, ge=16, le=100_000, description="longest reply")
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="seconds to wait for a reply")
+
+
+class RefinerConfig(HelperConfig):
+    """The chain refiner: rewrites a response that has grown too long."""
+
+    at_tokens: int = Field(3072, ge=16, description="response tokens that call for it; upstream 8192 of the whole sequence")
+
+
+class RollbackConfig(Model):
+    """Rollback: a failed call is taken back to the line before it, and the model goes on from there."""
+
+    uses: int = Field(1, ge=1, le=10, description="per trajectory; upstream 1")
+    temperature: float = Field(0.7, gt=0, le=10, description="of the turn after; greedy decoding would write the same again")
+
+
+class HelpersConfig(Model):
+    """Inference-time helpers of Tool-Star, each off unless it is named; never used in training."""
+
+    debugger: HelperConfig | None = Field(None, description="repairs code that failed and runs it again")
+    rollback: RollbackConfig | None = None
+    refiner: RefinerConfig | None = None
+
+
 class Evaluation(Model):
     """Trace generation."""
 
@@ -294,7 +372,10 @@ class Evaluation(Model):
     repetition_penalty: float = Field(1.0, gt=0, le=10, description="upstream evaluation uses 1.1")
     samples: int = Field(1, ge=1, le=10_000, description="trajectories per item")
     max_response_tokens: int = Field(4096, ge=16)
+    prompt_newlines: bool = Field(False, description="a line break before and after the system prompt, as upstream")
     seed: int = Field(0, ge=0)
+    helpers: HelpersConfig = HelpersConfig()
+    tools: Tools | None = Field(None, description="where evaluation's tools differ from `tools`; null: nowhere")
 
 
 _MODEL_PATTERN = r"^(published|sft|sft-epoch\d+|[A-Za-z][\w.]*@\d+)$"
@@ -356,6 +437,8 @@ class Config(Model):
     """The experiment."""
 
     device: Literal["cuda", "cpu"] = "cuda"
+    preset: Literal["fixed", "upstream_rl", "upstream_eval", "upstream"] = Field(
+        "fixed", description="conventions of the rollout, under what this configuration says itself; see tir/presets.py")
     data: Data
     benchmarks: dict[Name, Benchmark] = Field(min_length=1)
     world: World | None = None
@@ -371,6 +454,11 @@ class Config(Model):
     trace_analysis: list[TraceSet] = Field([], description="pooled by Tables 3 and 4 and Figure 3")
     judge: Judge = Judge(kind="rules")
     statistics: Statistics = Statistics()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        return with_preset(value) if isinstance(value, Mapping) else value
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -415,6 +503,11 @@ class Config(Model):
     def _check_benchmark(self, where: str, name: str) -> None:
         if name not in self.benchmarks:
             raise ValueError(f"{where} names the benchmark {name}; benchmarks has {', '.join(self.benchmarks)}")
+
+    @property
+    def evaluation_tools(self) -> Tools:
+        """The tools that trace generation uses."""
+        return self.evaluation.tools or self.tools
 
     def model_ids(self, model: str) -> list[str]:
         """Model ids behind a row's model expression: one per seed for `arm@step`, else itself."""

@@ -67,3 +67,7 @@ class EngineFault(InfrastructureFault):
 
 class JudgeUnavailable(InfrastructureFault):
     """The judge's server cannot be reached, or its replies cannot be read as verdicts."""
+
+
+class HelperUnavailable(InfrastructureFault):
+    """The server of an inference-time helper cannot be reached or answers nonsense."""

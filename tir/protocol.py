@@ -27,6 +27,11 @@ STOP_STRINGS = ("</python>", "</search>")
 
 _OPEN_ACTION = re.compile(r"<(think|python|search|answer)>")
 _RESULT = re.compile(r"<result>.*?</result>", re.DOTALL)
+_BOXED = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"[{}]")
+# The token that completes a closing tag may carry more: Qwen2.5 merges `>` with the punctuation and line breaks after
+# it (`><`, `>\n\n`), never with letters or digits. That tail is in the ids and stays; the call stands before it.
+_CALL_END = re.compile(r"</(python|search)>(?:[^\w\s]|_)*\s*\Z")
 
 
 @dataclass
@@ -73,17 +78,16 @@ def actions(segments: Iterable[Segment]) -> list[str]:
 def tool_call(text: str) -> ToolCall | None:
     """The call that a model segment ends with, or None.
 
-    The body runs from the last opening tag to the closing tag at the end (white space after it is allowed: the last
-    sampled token may carry a newline). An unopened closing tag is no call.
+    The body runs from the last opening tag to the closing tag at the end, which only what its last token may carry can
+    follow. An unopened closing tag is no call.
     """
-    stripped = text.rstrip()
-    for tool in TOOLS:
-        close, opening = f"</{tool}>", f"<{tool}>"
-        if stripped.endswith(close):
-            start = stripped.rfind(opening)
-            if start >= 0:
-                return ToolCall(tool, stripped[start + len(opening) : -len(close)])
-    return None
+    end = _CALL_END.search(text)
+    if end is None:
+        return None
+    tool = end.group(1)
+    opening = f"<{tool}>"
+    start = text.rfind(opening, 0, end.start())
+    return ToolCall(tool, text[start + len(opening) : end.start()]) if start >= 0 else None
 
 
 def render_result(payload: str, *, leading_space: bool = False) -> str:
@@ -105,14 +109,17 @@ def split_output(text: str) -> list[Segment]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` whose braces balance, or None."""
-    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start:position]
-    return None
+    r"""Content of the last `\boxed{...}` whose braces balance, or None. Linear in the text, however many stay open."""
+    boxed = {match.end() - 1 for match in _BOXED.finditer(text)}
+    best, stack = None, []
+    for match in _BRACE.finditer(text) if boxed else ():
+        if match.group() == "{":
+            stack.append(match.start())
+        elif stack:
+            opening = stack.pop()
+            if opening in boxed and (best is None or opening > best[0]):
+                best = (opening, match.start())
+    return None if best is None else text[best[0] + 1 : best[1]]
 
 
 def answer_text(text: str) -> str | None:

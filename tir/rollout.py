@@ -7,17 +7,21 @@ is tokenised again.
     prompt ids ─> engine ─> ids up to </python> | </search> | end
                     ▲                 │
                     └─ <result>..</result> ids (mask 0) ◀─ tool
+
+What upstream's two loops do differently is a setting here; `tir.presets` names the combinations.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from tir.engines.base import Engine, Sampling
-from tir.protocol import STOP_STRINGS, Segment, encode_tool_text, render_result, tool_call
-from tir.tools.base import Tool, ToolResult
+from tir.engines.base import Completion, Engine, Sampling
+from tir.helping import Helpers
+from tir.protocol import STOP_STRINGS, Segment, ToolCall, encode_tool_text, render_result, tool_call
+from tir.tools.base import Tool
 
 Finish = Literal["answer", "length", "budget"]
 BUDGET_NOTICE = "No tool calls are left. Give the final answer now."
@@ -25,19 +29,41 @@ BUDGET_NOTICE = "No tool calls are left. Give the final answer now."
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """Limits and conventions of a rollout (UPSTREAM compatibility flags of the study's stack).
+    """Limits and conventions of a rollout.
 
     Attributes:
         max_response_tokens: cap on model plus tool tokens of a trajectory.
-        tool_budget: executed calls in total (upstream RL and ours 3), whatever the tool.
+        budget: executed calls, in total whatever the tool (upstream RL and ours 3), or by tag (upstream evaluation 3
+            each; a tag that is not named has none).
+        over_budget: what a call beyond the budget meets. `notice`: a result that says so, and the end if the model
+            asks again. `end`: the trajectory ends with an end token that the policy did not draw but is trained on
+            (upstream RL). `continue`: no answer, and no stop string any more (upstream evaluation).
         leading_space: put a space before `<result>` (upstream RL yes, upstream evaluation no).
-        tool_tokens: cap on one injected result in tokens; longer ones lose their middle.
+        result_tokens: cap on one injected result in tokens, for all tools or by tag; longer ones lose their middle.
+            None, or a tag that is not named: no cap (upstream).
     """
 
     max_response_tokens: int = 4096
-    tool_budget: int = 3
+    budget: int | Mapping[str, int] = 3
+    over_budget: Literal["notice", "end", "continue"] = "notice"
     leading_space: bool = False
-    tool_tokens: int = 1024
+    result_tokens: int | Mapping[str, int] | None = 1024
+
+    @classmethod
+    def of(cls, tools: Mapping[str, Any], max_response_tokens: int) -> RolloutSettings:
+        """The settings of a `tir.config.Tools` as JSON; training and evaluation both read them here."""
+        names = ("budget", "over_budget", "leading_space", "result_tokens")
+        return cls(max_response_tokens, **{name: tools[name] for name in names if name in tools})
+
+    def allows(self, tag: str, executed: Mapping[str, int]) -> bool:
+        """Whether one more call of a tag is within the budget."""
+        if isinstance(self.budget, int):
+            return sum(executed.values()) < self.budget
+        return executed.get(tag, 0) < self.budget.get(tag, 0)
+
+    def cap(self, tag: str) -> int | None:
+        """Most tokens of a result of a tag, or None."""
+        return self.result_tokens.get(tag) if isinstance(self.result_tokens, Mapping) else self.result_tokens
 
 
 @dataclass
@@ -46,9 +72,10 @@ class Trajectory:
 
     Attributes:
         segments: model and tool segments in order.
-        finish: `answer` (the model ended its text), `length` (cap reached) or `budget` (it asked for a tool again
-            after being told that none was left).
-        executed: calls that ran, by tool. emitted: calls the model asked for, by tool.
+        finish: `answer` (the model ended its text), `length` (cap reached) or `budget` (it asked for a tool when none
+            was left, and again after being told so).
+        executed: calls that ran, by tag. emitted: calls the model asked for, by tag.
+        helped: interventions of inference-time helpers, by name.
         seconds: wall time; tool_seconds: the part spent waiting for tools.
     """
 
@@ -56,6 +83,7 @@ class Trajectory:
     finish: Finish = "answer"
     executed: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
+    helped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     tool_seconds: float = 0.0
 
@@ -76,33 +104,37 @@ class Trajectory:
                 for value in (segment.log_probs or [0.0] * len(segment.token_ids))]
 
 
-async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: dict[str, Tool],
-                  settings: RolloutSettings, sampling: Sampling, request_id: str) -> Trajectory:
+async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mapping[str, Tool],
+                  settings: RolloutSettings, sampling: Sampling, request_id: str, helpers: Helpers | None = None) -> Trajectory:
     """Run one trajectory to its end.
 
     Args:
         engine: any `tir.engines.base.Engine`.
         tokenizer: the policy's tokenizer, for decoding model tokens and encoding tool text.
         prompt_ids: rendered chat prompt.
-        tools: by tag name; a tag without a tool is answered by a notice.
+        tools: by tag; a tag without a tool is answered by a notice.
         settings, sampling: limits and decoding.
         request_id: unique name of this trajectory, for the engine's prefix cache and logs.
+        helpers: inference-time helpers; never in training, where the policy must have written what it is trained on.
 
     Raises:
-        InfrastructureFault: a tool or the engine failed; the trajectory must be retried, not scored.
+        InfrastructureFault: a tool, a helper or the engine failed; the trajectory must be retried, not scored.
     """
     trajectory = Trajectory(executed=dict.fromkeys(tools, 0), emitted=dict.fromkeys(tools, 0))
-    started, context, warned = time.monotonic(), list(prompt_ids), False
+    started, stop, warned = time.monotonic(), STOP_STRINGS, False
+    helping = helpers.begin(trajectory, tokenizer) if helpers else None
     while True:
-        left = settings.max_response_tokens - (len(context) - len(prompt_ids))
+        if helping:
+            sampling = await helping.before_turn(prompt_ids, sampling)
+        response = trajectory.response_ids
+        left = settings.max_response_tokens - len(response)
         if left <= 0:
             trajectory.finish = "length"
             break
-        completion = await engine.generate(context, max_tokens=left, sampling=sampling, stop=STOP_STRINGS,
+        completion = await engine.generate([*prompt_ids, *response], max_tokens=left, sampling=sampling, stop=stop,
                                            request_id=request_id)
         text = tokenizer.decode(_without_end(completion, tokenizer), skip_special_tokens=False)
         trajectory.segments.append(Segment("model", text, list(completion.token_ids), list(completion.log_probs)))
-        context += completion.token_ids
         if completion.finish != "stop":
             trajectory.finish = "answer" if completion.finish == "eos" else "length"
             break
@@ -110,41 +142,57 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: dict[
         if call is None:
             continue  # a closing tag without an opening one: the model goes on writing
         trajectory.emitted[call.tool] = trajectory.emitted.get(call.tool, 0) + 1
-        if sum(trajectory.executed.values()) >= settings.tool_budget:
-            if warned:
-                trajectory.finish = "budget"
-                break
-            payload, warned = BUDGET_NOTICE, True
-        elif call.tool not in tools:
-            payload = f"The {call.tool} tool is not available."
+        if settings.allows(call.tool, trajectory.executed):
+            payload = await _run(call, tools, trajectory, helping)
+            if payload is None:
+                continue  # the call was rolled back: the model writes it anew
+        elif settings.over_budget == "continue":
+            stop = ()
+            continue
+        elif settings.over_budget == "end":
+            trajectory.segments.append(Segment("model", "", [tokenizer.eos_token_id], [0.0]))
+            trajectory.finish = "budget"
+            break
+        elif warned:
+            trajectory.finish = "budget"
+            break
         else:
-            result: ToolResult = await tools[call.tool].call(call.body)
-            trajectory.executed[call.tool] += 1
-            trajectory.tool_seconds += result.seconds
-            payload = result.text
-        segment = _tool_segment(tokenizer, payload, settings)
-        room = settings.max_response_tokens - (len(context) - len(prompt_ids))
-        if len(segment.token_ids) >= room:
+            payload, warned = BUDGET_NOTICE, True
+        segment = tool_segment(tokenizer, payload, settings.cap(call.tool), leading_space=settings.leading_space)
+        if len(segment.token_ids) >= settings.max_response_tokens - len(trajectory.response_ids):
             trajectory.finish = "length"
             break
         trajectory.segments.append(segment)
-        context += segment.token_ids
     trajectory.seconds = time.monotonic() - started
     return trajectory
 
 
-def _without_end(completion, tokenizer) -> list[int]:
+async def _run(call: ToolCall, tools: Mapping[str, Tool], trajectory: Trajectory, helping) -> str | None:
+    """Execute a call within the budget; None if a helper took it back."""
+    if call.tool not in tools:
+        return f"The {call.tool} tool is not available."
+    result = await tools[call.tool].call(call.body)
+    trajectory.executed[call.tool] += 1
+    trajectory.tool_seconds += result.seconds
+    if helping and result.status != "ok":
+        result = await helping.after_failure(call, result, tools[call.tool])
+    return None if result is None else result.text
+
+
+def _without_end(completion: Completion, tokenizer) -> list[int]:
     """The ids without a closing control token, which is not part of the text."""
     ids = completion.token_ids
     return ids[:-1] if completion.finish == "eos" and ids and ids[-1] in tokenizer.all_special_ids else ids
 
 
-def _tool_segment(tokenizer, payload: str, settings: RolloutSettings) -> Segment:
-    """Encode a result, shortening a payload that exceeds the per-call token cap."""
-    text = render_result(payload, leading_space=settings.leading_space)
+def tool_segment(tokenizer, payload: str, most_tokens: int | None, *, leading_space: bool = False) -> Segment:
+    """Encode a result; a payload that makes it longer than `most_tokens` loses its middle."""
+    text = render_result(payload, leading_space=leading_space)
     ids = encode_tool_text(tokenizer, text)
-    if len(ids) > settings.tool_tokens:
-        keep = max(1, int(len(payload) * settings.tool_tokens / len(ids) / 2) - 2)
-        text = render_result(payload[:keep] + "..." + payload[-keep:], leading_space=settings.leading_space)
+    keep = len(payload) // 2
+    while most_tokens is not None and len(ids) > most_tokens and keep:
+        # Tokens per character vary along the text, so one cut in proportion may not do.
+        keep = min(keep - 1, int(keep * most_tokens / len(ids)))
+        text = render_result(f"{payload[:keep]}...{payload[len(payload) - keep:]}", leading_space=leading_space)
         ids = encode_tool_text(tokenizer, text)
     return Segment("tool", text, ids)

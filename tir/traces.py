@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from tir.data.benchmarks import Item
 from tir.engines.base import Engine, Sampling
 from tir.errors import InfrastructureFault
+from tir.helping import Helpers
 from tir.prompts import render_prompt
 from tir.protocol import extract_answer, first_tool_offset
 from tir.records import ResumableWriter
@@ -48,7 +49,7 @@ class TraceJob:
 
 
 async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], items: list[Item], job: TraceJob,
-                          output: str | os.PathLike, *, work: dict) -> None:
+                          output: str | os.PathLike, *, work: dict, helpers: Helpers | None = None) -> None:
     """Write `output` (JSON Lines, item order, then sample).
 
     Args:
@@ -57,6 +58,7 @@ async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], 
         job: what to run.
         output: the finished file.
         work: names the work for resuming: parameters and input digests.
+        helpers: inference-time helpers, if any.
     """
     writer = ResumableWriter(output, work=work, key=("id", "sample"))
     wanted = [(item, sample) for item in items for sample in range(job.samples)]
@@ -67,7 +69,7 @@ async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], 
 
     async def one(item: Item, sample: int) -> None:
         async with slots:
-            trajectory = await _with_retries(engine, tokenizer, dict(tools), item, sample, job)
+            trajectory = await _with_retries(engine, tokenizer, tools, item, sample, job, helpers)
         if progress.done == 0 and not writer.done:
             show_first(item, trajectory, job.system_prompt)
         writer.add(record(item, sample, job.task, trajectory))
@@ -79,13 +81,14 @@ async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], 
     writer.finish((item.id, sample) for item, sample in wanted)
 
 
-async def _with_retries(engine, tokenizer, tools, item: Item, sample: int, job: TraceJob) -> Trajectory:
+async def _with_retries(engine, tokenizer, tools, item: Item, sample: int, job: TraceJob,
+                        helpers: Helpers | None) -> Trajectory:
     prompt_ids = render_prompt(tokenizer, job.system_prompt, item.question)
     sampling = replace(job.sampling, seed=None if job.sampling.seed is None else job.sampling.seed + sample)
     async for attempt in AsyncRetrying(retry=retry_if_exception_type(InfrastructureFault), reraise=True,
                                        stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(0.5, 10)):
         with attempt:
-            return await rollout(engine, tokenizer, prompt_ids, tools, job.settings, sampling, f"{item.id}-{sample}")
+            return await rollout(engine, tokenizer, prompt_ids, tools, job.settings, sampling, f"{item.id}-{sample}", helpers)
     raise AssertionError("unreachable: the last attempt raises")
 
 
@@ -99,6 +102,7 @@ def record(item: Item, sample: int, task: str, trajectory: Trajectory) -> dict:
         "answer": extract_answer(segments),
         "n_python": trajectory.executed.get("python", 0), "n_search": trajectory.executed.get("search", 0),
         "emitted": trajectory.emitted,
+        **({"helped": trajectory.helped} if trajectory.helped else {}),
         "first_tool_offset": first_tool_offset(segments),
         "finish": trajectory.finish,
         "usage": {"model_tokens": model_tokens, "response_tokens": len(trajectory.response_ids)},

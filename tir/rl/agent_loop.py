@@ -41,7 +41,7 @@ from tir.records import read_json
 from tir.reward import Reward, RewardSettings, reward
 from tir.rl.server_engine import ServerEngine, end_ids, request_seed
 from tir.rollout import RolloutSettings, Trajectory, rollout
-from tir.tools import make_tools
+from tir.tools import by_tag, make_tools
 from tir.tools.base import Tool
 
 _ATTEMPTS = 3
@@ -77,8 +77,7 @@ def loop_resources(path: str) -> LoopResources:
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return LoopResources(
-        settings=RolloutSettings(max_response_tokens=values["max_response_tokens"], tool_budget=tools["budget"],
-                                 leading_space=tools["leading_space"], tool_tokens=tools["result_tokens"]),
+        settings=RolloutSettings.of(tools, values["max_response_tokens"]),
         reward=RewardSettings(**values["reward"]), routes=routes, seed=values["seed"], records=Path(values["records"]),
         tools=stack.enter_context(make_tools(names, tools, values["endpoint"])),
         threads=ThreadPoolExecutor(2, thread_name_prefix="reward"))
@@ -117,7 +116,7 @@ class TirAgentLoop(AgentLoopBase):
         prompt_ids = render_prompt(self.tokenizer, system, user)
         seed = None if validation else request_seed(resources.seed, global_steps, int(index), session_id)
         sampling = Sampling(sampling_params["temperature"], sampling_params["top_p"], seed=seed)
-        tools = {name: resources.tools[name] for name in resources.routes[ability]}
+        tools = by_tag(resources.tools, resources.routes[ability])
         # The search client has retried for its own budget by the time it gives up.
         again = retry_if_exception_type(InfrastructureFault) & retry_if_not_exception_type(SearchUnavailable)
         async for attempt in AsyncRetrying(retry=again, reraise=True, stop=stop_after_attempt(_ATTEMPTS),

@@ -27,9 +27,9 @@ class Tool(Protocol):
     async def call(self, body: str) -> ToolResult: ...
 
 
-def cap(text: str, limit: int) -> str:
+def cap(text: str, limit: int | None) -> str:
     """Shorten to `limit` characters plus dots, keeping both ends (upstream `python_executor.py`: 200 + ... + 200)."""
-    if len(text) <= limit:
+    if limit is None or len(text) <= limit:
         return text
     half = limit // 2
     return text[:half] + "..." + text[-half:]

@@ -14,10 +14,10 @@ class SearchTool:
 
     Args:
         client: a `SearchClient`; its faults pass through as `SearchUnavailable`.
-        output_chars: cap on the payload in characters.
+        output_chars: cap on the payload in characters; None: none.
     """
 
-    def __init__(self, client: SearchClient, *, output_chars: int = 8000):
+    def __init__(self, client: SearchClient, *, output_chars: int | None = 8000):
         self.client, self.output_chars = client, output_chars
 
     async def call(self, body: str) -> ToolResult:

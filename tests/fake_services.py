@@ -1,0 +1,125 @@
+"""Local stand-ins for services on the network, on real ports: Tavily's search and an OpenAI-compatible chat.
+
+Each speaks its service's own schema, status codes and error bodies (compared with the services' public clients), and
+misbehaves on request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = "tvly-dev-0123456789abcdefSECRET"
+TOO_FAST = "Your request has been blocked due to excessive requests. Please reduce the rate of requests."
+USED_UP = "This request exceeds your plan's set usage limit. Please upgrade your plan or contact support"
+
+
+class FakeService:
+    """A server whose `answer(path, headers, body)` gives `(status, headers, bytes or JSON)`.
+
+    Attributes:
+        plan: answers to give first, each such a triple or a function of the body; then `answer` takes over.
+        seen: bodies of all requests, in order.
+    """
+
+    def __init__(self, answer: Callable):
+        self.answer, self.plan, self.seen, self.most_at_once = answer, [], [], 0
+        self._now, self._lock, service = 0, threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with service._lock:
+                    service.seen.append(body)
+                    service._now += 1
+                    service.most_at_once = max(service.most_at_once, service._now)
+                    planned = service.plan.pop(0) if service.plan else None
+                if planned is None:
+                    status, headers, content = service.answer(self.path, self.headers, body)
+                else:
+                    status, headers, content = planned(body) if callable(planned) else planned
+                with service._lock:
+                    service._now -= 1
+                content = content if isinstance(content, bytes) else json.dumps(content).encode()
+                with contextlib.suppress(OSError):  # a client that gave up
+                    self.send_response(status)
+                    for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
+                        self.send_header(name, str(value))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+            handle_error = staticmethod(lambda *_: None)  # a client that closed its connection
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FakeService]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+def slow(seconds: float, then: tuple) -> Callable:
+    """A planned answer that comes late."""
+
+    def answer(_body):
+        time.sleep(seconds)
+        return then
+
+    return answer
+
+
+def tavily_error(status: int, text: str, **headers) -> tuple:
+    return status, headers, {"detail": {"error": text}}
+
+
+def tavily(path: str, headers, body: dict) -> tuple:
+    """Tavily's POST /search."""
+    if path != "/search":
+        return 404, {}, {"detail": "Not Found"}
+    if headers["authorization"] != f"Bearer {KEY}":
+        return tavily_error(401, "Unauthorized: missing or invalid API key.")
+    if len(body["query"]) > 400:
+        return tavily_error(400, "Query is too long. Max query length is 400 characters.")
+    if body.get("search_depth", "basic") not in ("basic", "advanced") or not 0 <= body.get("max_results", 5) <= 20:
+        return 422, {}, {"detail": [{"loc": ["body", "search_depth"], "msg": "bad value", "type": "value_error"}]}
+    results = [{"title": f"{body['query']} {rank}", "url": f"https://site{rank}.example.org/page?q={rank}",
+                "content": f"About <strong>{body['query']}</strong> &amp; more, {rank}.", "score": 1 - rank / 50, "raw_content": None}
+               for rank in range(1, body.get("max_results", 5) + 1)]
+    if results:
+        results[0]["published_date"] = "2024-03-01T10:00:00Z"
+    return 200, {}, {"query": body["query"], "follow_up_questions": None, "answer": None, "images": [], "results": results,
+                     "response_time": 0.67, "request_id": "00000000-0000-4000-8000-000000000000"}
+
+
+def chat(reply: Callable[[str], str]) -> Callable:
+    """POST /v1/chat/completions, whose reply is a function of the last message."""
+
+    def answer(path: str, _headers, body: dict) -> tuple:
+        if path != "/v1/chat/completions":
+            return 404, {}, {"detail": "Not Found"}
+        if body["model"] == "absent":
+            return 404, {}, {"error": {"message": "The model `absent` does not exist.", "type": "NotFoundError", "code": 404}}
+        content = reply(body["messages"][-1]["content"])
+        return 200, {}, {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+
+    return answer
