@@ -63,9 +63,7 @@ rule sft:
         container_of("sft")
     threads: 16
     params:
-        config=params(
-            cfg.sft, device=cfg.device, leading_space=cfg.tools.leading_space
-        ),
+        config=params(cfg.sft, device=cfg.device, leading_space=cfg.tools.leading_space),
     shell:
         "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/full "
         "--models-dir models --params {params.config:q} 2>&1 | tee {log}"
