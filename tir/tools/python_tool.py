@@ -104,8 +104,8 @@ class PythonTool:
             return ToolResult("", "error", time.monotonic() - started)
         with self._worker() as worker:
             answer = worker.ask(code, self.timeout_s)
-        if answer["status"] == "fault":
-            raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"])
+            if answer["status"] == "fault":
+                raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"])
         return self._result(answer, time.monotonic() - started)
 
     @contextlib.contextmanager
@@ -116,11 +116,11 @@ class PythonTool:
             worker = self._ready(worker)
             yield worker
         except BaseException as error:
+            # Whatever went wrong is not the model's fault; the next call gets a fresh worker.
             if worker:
                 worker.kill()
             worker = None
             if isinstance(error, OSError):
-                # The worker itself died: not the model's fault, and the next call gets a fresh one.
                 raise ToolUnavailable("the Python worker died", where="tools.python", why=str(error)) from error
             raise
         finally:

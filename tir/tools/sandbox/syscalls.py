@@ -15,7 +15,7 @@ try:
 except (ImportError, OSError, RuntimeError) as error:  # the package or libseccomp itself is not there
     pyseccomp, _missing = None, str(error)
 
-_ALLOWED = """
+ALLOWED = """
     access arch_prctl brk chdir chmod clock_getres clock_gettime clock_nanosleep close close_range copy_file_range
     creat dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2
     fadvise64 fallocate fchdir fchmod fchmodat fcntl fdatasync flock fstat fstatfs fsync ftruncate futex getcwd getdents
@@ -72,7 +72,7 @@ def build_filter(pid: int):
     allow, equal = pyseccomp.ALLOW, pyseccomp.EQ
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     rules.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
-    for name in _ALLOWED:
+    for name in ALLOWED:
         # A name this architecture (or this libseccomp) does not know is refused by being absent.
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
             rules.add_rule(allow, name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tir.tools.sandbox import zygote
 
 _ROOT = Path(__file__).resolve().parents[3]
-_STARTUP_S, _GRACE_S = 120.0, 10.0
+_STARTUP_S, _GRACE_S = 120.0, 45.0  # a call may take 30 s to be set up where the machine is busy
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _PROGRAM = f"import sys, json; sys.path.insert(0, sys.argv[1]); from {zygote.__name__} import Settings, serve; " \
            "del sys.path[0]; serve(Settings(**json.loads(sys.argv[2])))"

@@ -56,6 +56,7 @@ except OSError:
 print(json.dumps(seen))
 """
 _PR_SET_CHILD_SUBREAPER = 36
+_SETUP_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def _call(code: str, globals_: dict, barriers: Barriers, settings: Settings) -> 
             barriers = barriers.within(stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="tir-call-", ignore_cleanup_errors=True)))
         try:
-            deadline = time.monotonic() + settings.timeout_s
             child = barriers.namespaces.fork() if barriers.namespaces else os.fork()
         except OSError as error:
             os.close(stdout_write), os.close(report_write)
@@ -126,7 +126,9 @@ def _call(code: str, globals_: dict, barriers: Barriers, settings: Settings) -> 
                      memory_mb=settings.memory_mb)
         os.close(stdout_write), os.close(report_write)
         output, report = Ends(settings.output_bytes), Ends(65536)
-        timed_out = _collect(child, {stdout_read: output, report_read: report}, deadline)
+        # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
+        ready = _collect(child, {report_read: report}, _SETUP_S, until_ready=True)
+        timed_out = ready and _collect(child, {stdout_read: output, report_read: report}, settings.timeout_s)
         status = _end(child)
     return _answer(timed_out, status, output, report.value, settings)
 
@@ -171,23 +173,27 @@ class Ends:
         return bytes(self._head + self._tail[-self._half :])
 
 
-def _collect(child: int, streams: dict[int, Ends], deadline: float) -> bool:
-    """Read until the child has ended or closed its pipes; True if the time was up first."""
-    waiting = set(streams)
+def _collect(child: int, streams: dict[int, Ends], seconds: float, until_ready: bool = False) -> bool:
+    """Read until the child has ended or closed its pipes.
+
+    Returns:
+        Whether it ran out of time; with `until_ready`, whether it reported that the code starts.
+    """
+    waiting, deadline = set(streams), time.monotonic() + seconds
     while waiting:
         left = deadline - time.monotonic()
         if left <= 0:
-            return True
-        ended = False
+            return not until_ready
         ready = select.select(list(waiting), [], [], min(left, 0.2))[0]
-        if not ready:
-            # A left-over process may hold a pipe open; the call ends with the child all the same.
-            ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         for pipe in ready:
-            data = os.read(pipe, 65536)
+            # One line at most before the code starts, so nothing of its report is read early.
+            data = os.read(pipe, len(call.READY) if until_ready else 65536)
             streams[pipe].add(data) if data else waiting.discard(pipe)
-        if ended:
-            return False
+            if until_ready and streams[pipe].value == call.READY:
+                return True
+        # A left-over process may hold a pipe open; the call ends with the child all the same.
+        if not ready and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            break
     return False
 
 
