@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tir.cli import parser, run
 from tir.data.sources import write_manifest
+from tir.model_files import check_weights
 from tir.records import read_json, write_provenance
 from tir.retrieval.sidecar import retrieval_server
 from tir.rl.launch import RunInputs, train
@@ -31,6 +32,7 @@ def main() -> None:
                            help="the arm: estimator and its coefficients, JSON")
     options = arguments.parse_args()
     settings = rl_settings(options.params, seed=options.seed, **options.coefficients)
+    check_weights(options.model)
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
     directory = Path(options.run_dir)
     with contextlib.ExitStack() as stack:

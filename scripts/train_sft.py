@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tir import cli
+from tir.model_files import check_weights
 from tir.settings import from_params
 from tir.sft.recipe import SftSettings
 from tir.sft.train import train
@@ -15,6 +16,7 @@ def main() -> None:
     parse.add_argument("--run-dir", required=True, help="directory of the run's state and log")
     parse.add_argument("--models-dir", required=True, help="directory that receives sft-epoch{n}")
     arguments = parse.parse_args()
+    check_weights(arguments.base)
     train(arguments.base, arguments.data, arguments.run_dir, arguments.models_dir,
           from_params(SftSettings, arguments.params, "sft"))
 

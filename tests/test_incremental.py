@@ -39,7 +39,7 @@ def finished(tmp_path_factory) -> Path:
         if "\t" in line and not line.startswith("output_file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    snakemake(directory, "--touch")
+    snakemake(directory, "--touch", "--forceall")  # without force, jobs that look up to date are not recorded
     assert planned(directory) == set()
     return directory
 
@@ -119,8 +119,10 @@ def test_the_rollout_loop_reruns_what_rolls_out(workflow):
 
 
 def test_touching_a_file_reruns_nothing(workflow):
-    (workflow / "tir/rollout.py").touch()
-    (workflow / "tir/engines/base.py").touch()
+    for part in ("aspo", "tir", "scripts"):
+        for file in (workflow / part).rglob("*.py"):
+            file.touch()
+    (workflow / "config.yaml").touch()
     assert planned(workflow) == set()
 
 

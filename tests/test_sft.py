@@ -19,7 +19,8 @@ from tir.errors import CheckpointError, ConfigError, DataError, InfrastructureFa
 from tir.protocol import encode_tool_text, split_output
 from tir.records import read_json, read_jsonl, write_json, write_jsonl
 from tir.sft import train as training
-from tir.sft.checkpoints import is_whole, safetensors_complete, whole_checkpoints
+from tir.model_files import weights_fault
+from tir.sft.checkpoints import is_whole, whole_checkpoints
 from tir.sft.log import keep_until, log_records, read_trainer_log, seconds
 from tir.sft.recipe import SftSettings, deepspeed_config, plan_steps, render_recipe
 from tir.sft.render import IGNORE, RenderSettings, prompt_text, read_alpaca, render_rows, split_holdout, write_tokenized
@@ -179,7 +180,7 @@ def test_half_written_checkpoints_are_not_taken(tmp_path):
     (broken[2] / "model.safetensors").write_bytes((broken[2] / "model.safetensors").read_bytes()[:-3])
     (broken[3] / "model.safetensors").write_bytes(b"\0" * 5)
     assert is_whole(whole) and not any(map(is_whole, broken))
-    assert not safetensors_complete(broken[2] / "model.safetensors")
+    assert weights_fault(broken[2] / "model.safetensors")
     assert whole_checkpoints(tmp_path) == {3: whole} and not any(path.exists() for path in broken)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -29,6 +30,12 @@ def run(main: Callable[[], None]) -> None:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         if os.environ.get("TIR_TRACEBACK"):
             traceback.print_exc()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"\nno space left: {error}.\n  try: df -h .  # free some, then run the same command again; what is complete is kept",
+              file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
         print(f"\ninterrupted ({stop or 'Ctrl-C'}): what is complete is kept; run the same command to continue.", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Checkpoints: which are whole, and how one becomes a model directory.
 
 A checkpoint that was being written when its process died must never be taken up. The Trainer writes `trainer_state.json`
-last, so a checkpoint counts as whole if that file parses and names its own step, and every weight file is as long as
+last, so a checkpoint counts as whole if that file parses and names its own step, and every weights file is as long as
 its header says.
 """
 
@@ -11,31 +11,17 @@ import json
 import os
 import re
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 from tir.errors import CheckpointError
-from tir.records import file_digest, read_json, write_json
+from tir.model_files import weights_fault
+from tir.records import file_digest, write_json
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _MODEL_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
                     "merges.txt", "chat_template.jinja")
-
-
-def safetensors_complete(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
-    try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                return False
-            header = json.loads(file.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        return path.stat().st_size == 8 + length + end
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return False
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -47,7 +33,7 @@ def is_whole(checkpoint: Path) -> bool:
         return False
     weights = list(checkpoint.glob("*.safetensors"))
     return bool(match and weights and state.get("global_step") == int(match[1])
-                and all(safetensors_complete(path) for path in weights))
+                and not any(map(weights_fault, weights)))
 
 
 def whole_checkpoints(output: Path) -> dict[int, Path]:
@@ -96,16 +82,3 @@ def export_checkpoint(checkpoint: Path, base: Path, target: Path, manifest: dict
     write_json(scratch / "manifest.json", manifest | {"sha256": {path.name: file_digest(path) for path in weights}})
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)
-
-
-def read_model_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of a model directory; raises `CheckpointError` if it is missing or names other weights' files."""
-    path = Path(directory) / "manifest.json"
-    if not path.exists():
-        raise CheckpointError("not a finished model", where=str(directory), why="no manifest.json")
-    manifest = read_json(path)
-    digests = manifest.get("sha256") if isinstance(manifest, dict) else None
-    for name in digests if isinstance(digests, dict) else ():
-        if not (Path(directory) / name).exists():
-            raise CheckpointError("weights missing", where=str(Path(directory) / name), why="the manifest names them")
-    return manifest

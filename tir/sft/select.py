@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tir.errors import DataError
+from tir.model_files import read_model_manifest
 from tir.records import read_jsonl, write_json
-from tir.sft.checkpoints import read_model_manifest
 
 
 def eval_losses(records: Sequence[dict]) -> dict[int, float]:
