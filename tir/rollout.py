@@ -124,14 +124,13 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
     started, stop, warned = time.monotonic(), STOP_STRINGS, False
     helping = helpers.begin(trajectory, tokenizer) if helpers else None
     while True:
-        if helping:
-            sampling = await helping.before_turn(prompt_ids, sampling)
+        drawing = await helping.before_turn(prompt_ids, sampling) if helping else sampling
         response = trajectory.response_ids
         left = settings.max_response_tokens - len(response)
         if left <= 0:
             trajectory.finish = "length"
             break
-        completion = await engine.generate([*prompt_ids, *response], max_tokens=left, sampling=sampling, stop=stop,
+        completion = await engine.generate([*prompt_ids, *response], max_tokens=left, sampling=drawing, stop=stop,
                                            request_id=request_id)
         text = tokenizer.decode(_without_end(completion, tokenizer), skip_special_tokens=False)
         trajectory.segments.append(Segment("model", text, list(completion.token_ids), list(completion.log_probs)))
@@ -150,7 +149,8 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
             stop = ()
             continue
         elif settings.over_budget == "end":
-            trajectory.segments.append(Segment("model", "", [tokenizer.eos_token_id], [0.0]))
+            if len(trajectory.response_ids) < settings.max_response_tokens:
+                trajectory.segments.append(Segment("model", "", [tokenizer.eos_token_id], [0.0]))
             trajectory.finish = "budget"
             break
         elif warned:

@@ -1,7 +1,7 @@
-"""Throughput and latency of this server beside one built as upstream's, on the same index, in one run.
+"""Throughput and latency of this server beside one built as upstream's, on the same vectors, in one run.
 
-Upstream's server (UPSTREAM.md 1.7) searches inside an `async def` handler: one query at a time, and nothing else is
-answered meanwhile. `upstream_app` is that design over our own index, so that the difference measured is the serving.
+Upstream's server (UPSTREAM.md 1.7) searches a float32 `IndexFlatIP` inside an `async def` handler: one query at a time,
+and nothing else is answered meanwhile. `upstream_app` is that design, with the same encoder and as many threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,12 @@ from pydantic import BaseModel
 
 from tir.records import file_digest, read_json, write_json
 from tir.retrieval.corpus import scan
-from tir.retrieval.index import MANIFEST, Index
+from tir.retrieval.dense import DenseIndex
+from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, resolve_model
+from tir.retrieval.index import FORMAT, MANIFEST, Index
+from tir.retrieval.scan import top
+
+BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,14 @@ class UpstreamRequest(BaseModel):
     top_n: int = 10
 
 
-def upstream_app(index: Index) -> FastAPI:
-    """FastAPI application that blocks its event loop for every search, as upstream's does."""
+def upstream_app(index: DenseIndex, threads: int) -> FastAPI:
+    """FastAPI application that blocks its event loop for every search, as upstream's does; holds float32 vectors."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    flat = faiss.IndexFlatIP(index.dim)
+    for shard in index.shards:
+        flat.add(np.asarray(shard, dtype=np.float32))
     app = FastAPI()
 
     @app.get("/health")
@@ -50,37 +61,71 @@ def upstream_app(index: Index) -> FastAPI:
 
     @app.post("/search")
     async def search(body: UpstreamRequest):
-        passages = index.search([body.query], body.top_n)[0]
-        return [{"id": passage.id, "contents": passage.contents} for passage in passages]
+        rows = flat.search(index.encoder.encode([body.query], kind="query"), body.top_n)[1][0]
+        return [dict(zip(("id", "contents"), index.corpus.row(int(row)), strict=True)) for row in rows]
 
     return app
 
 
-def tile_index(source: Path, target: Path, rows: int, seed: int = 0) -> None:
-    """Write an index of about `rows` rows: `source`'s corpus over and over, its vectors with a little noise.
+def generated_block(number: int, rows: int, dim: int) -> np.ndarray:
+    """Block `number` of the generated vectors: (rows, dim) float32 of unit norm, the same ones every time."""
+    block = np.random.default_rng([number, dim]).standard_normal((rows, dim), dtype=np.float32)
+    return block / np.linalg.norm(block, axis=1, keepdims=True)
 
-    It makes the scan what it is at paper scale, the larger part of a request, with a corpus of a few megabytes.
-    """
-    manifest = read_json(source / MANIFEST)
-    copies = max(1, rows // manifest["count"])
-    count = copies * manifest["count"]
-    if (target / MANIFEST).exists() and read_json(target / MANIFEST)["count"] == count:
+
+def generate_index(target: Path, encoder: EncoderConfig, rows: int) -> None:
+    """Write an index of `rows` generated vectors over a corpus of as many short rows; kept if it is there already."""
+    if (target / MANIFEST).exists() and read_json(target / MANIFEST)["count"] == rows:
         return
     target.mkdir(parents=True, exist_ok=True)
-    text, random = (source / "corpus.jsonl").read_bytes(), np.random.default_rng(seed)
-    with open(target / "corpus.jsonl", "wb") as file:
-        for _ in range(copies):
-            file.write(text)
+    loaded, shards = Encoder(encoder), []
+    with open(target / "corpus.jsonl", "w", encoding="utf-8") as file:
+        for row in range(rows):
+            file.write(f'{{"id": "{row}", "contents": "\\"Title {row}\\"\\nthe text of passage {row} of many others"}}\n')
     found = scan(target / "corpus.jsonl")
     np.save(target / "offsets.npy", found.offsets)
-    vectors = np.concatenate([np.load(source / shard["file"]) for shard in manifest["shards"]]).astype(np.float32)
-    shards = []
-    for copy in range(copies):
-        noisy = vectors + random.standard_normal(vectors.shape, dtype=np.float32) * np.float32(0.02)
-        path = target / f"vectors-{copy:05d}.npy"
-        np.save(path, (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float16))
-        shards.append({"file": path.name, "rows": len(noisy), "sha256": file_digest(path)})
-    write_json(target / MANIFEST, {**manifest, "count": count, "corpus_sha256": found.sha256, "shards": shards})
+    for number, start in enumerate(range(0, rows, BLOCK_ROWS)):
+        path, count = target / f"vectors-{number:05d}.npy", min(BLOCK_ROWS, rows - start)
+        np.save(path, generated_block(number, count, loaded.dim).astype(np.float16))
+        shards.append({"file": path.name, "rows": count, "sha256": file_digest(path)})
+    write_json(target / MANIFEST, {
+        "format": FORMAT, "backend": "dense", "settings": encoder.identity(), "corpus_sha256": found.sha256,
+        "model_sha256": model_digest(loaded.directory), "count": rows, "dim": loaded.dim, "dtype": "float16",
+        "shard_rows": BLOCK_ROWS, "shards": shards})
+
+
+def random_encoder(target: Path, like: str) -> Path:
+    """Write a BERT of e5-base-v2's shape (12 layers of 768) with random weights: it costs what the real one costs.
+
+    Args:
+        target: the model directory, kept if it is there already.
+        like: an encoder whose tokenizer (BERT's, of 30,522 pieces) it takes.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if (target / "model.safetensors").exists():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "tokenizer.json").write_bytes((resolve_model(like) / "tokenizer.json").read_bytes())
+    dim, wide, words = 768, 3072, 30_522
+    write_json(target / "config.json", {
+        "model_type": "bert", "hidden_size": dim, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu",
+        "intermediate_size": wide, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "vocab_size": words, "pad_token_id": 0})
+    shapes = {"embeddings.word_embeddings": (words, dim), "embeddings.position_embeddings": (512, dim),
+              "embeddings.token_type_embeddings": (2, dim), "embeddings.LayerNorm": (dim,)}
+    for layer in range(12):
+        name = f"encoder.layer.{layer}"
+        shapes |= {f"{name}.attention.self.{part}": (dim, dim) for part in ("query", "key", "value")}
+        shapes |= {f"{name}.attention.output.dense": (dim, dim), f"{name}.attention.output.LayerNorm": (dim,),
+                   f"{name}.intermediate.dense": (wide, dim), f"{name}.output.dense": (dim, wide),
+                   f"{name}.output.LayerNorm": (dim,)}
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
+    weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items() if not name.endswith("embeddings")}
+    save_file(weights, target / "model.safetensors")
+    return target
 
 
 def make_queries(index: Index, count: int, seed: int = 0) -> list[str]:
@@ -160,13 +205,22 @@ def part_times(index: Index, queries: Sequence[str], batch: int) -> tuple[float,
     return encode, search
 
 
-def exact_share(index: Index, directory: Path, queries: Sequence[str], k: int = 5) -> float:
-    """Share of queries whose k passages and order equal a float64 product over all stored vectors."""
-    vectors = np.concatenate([np.load(path) for path in sorted(directory.glob("vectors-*.npy"))]).astype(np.float64)
-    embedded = index.encoder.encode(queries, kind="query")
-    found = index.search_vectors(embedded, k)[1]
-    same = 0
-    for query, rows in zip(embedded.astype(np.float64), found, strict=True):
-        truth = np.round(vectors @ query, 6)
-        same += np.array_equal(np.lexsort((np.arange(len(truth)), -truth))[:k], rows)
-    return same / len(queries)
+def recall(index: DenseIndex, queries: np.ndarray, blocks: Iterable[np.ndarray], k: int = 5) -> tuple[float, float]:
+    """Recall@k of the index against an exact float32 search.
+
+    Args:
+        queries: (n, dim) float32 embeddings.
+        blocks: float32 (rows, dim), the vectors to compare with, in row order.
+
+    Returns:
+        The share of the exact k best that the index finds, and the share of queries of which it finds all k.
+    """
+    scores, rows, first = np.full((len(queries), k), -np.inf, dtype=np.float32), np.zeros((len(queries), k), dtype=np.int64), 0
+    for block in blocks:
+        found = queries @ block.T
+        best = np.argpartition(-found, min(k, len(block)) - 1, axis=1)[:, :k]
+        scores, rows = top(np.hstack([scores, np.take_along_axis(found, best, 1)]), np.hstack([rows, best + first]), k)
+        first += len(block)
+    answered = np.concatenate([index.search_vectors(queries[start : start + 256], k)[1] for start in range(0, len(queries), 256)])
+    hits = (answered[:, :, None] == rows[:, None, :]).any(axis=2).mean(axis=1)
+    return float(hits.mean()), float((hits == 1.0).mean())

@@ -21,6 +21,9 @@ class DenseIndex:
     """Exact inner-product search with the encoder that made the vectors.
 
     Args and errors: see `tir.retrieval.index.load_index`.
+
+    Attributes:
+        shards: the float16 matrices, memory-mapped, in row order.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any], *, model: str | None, device: str, threads: int,
@@ -29,8 +32,8 @@ class DenseIndex:
         self._count, self.dim = manifest["count"], manifest["dim"]
         if verify is None:
             verify = self._count * self.dim * 2 < VERIFY_BELOW_BYTES
-        self._shards = [_open_shard(directory, shard, self.dim, verify) for shard in manifest["shards"]]
-        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        self.shards = [_open_shard(directory, shard, self.dim, verify) for shard in manifest["shards"]]
+        self._starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
         if self._starts[-1] != self._count:
             raise DataError("shards do not add up", where=str(directory), remedy=REMEDY,
                             why=f"{self._starts[-1]} rows, not {self._count}")
@@ -45,7 +48,7 @@ class DenseIndex:
             raise CheckpointError("encoder is not the one the index was built with", where=str(self.encoder.directory),
                                   why=f"sha256 {found[:12]}, manifest says {manifest['model_sha256'][:12]}",
                                   remedy="restore that model, or build the index again with this one")
-        self._scanner = GpuScanner(self._shards) if device == "cuda" else CpuScanner(self._shards, threads)
+        self._scanner = GpuScanner(self.shards) if device == "cuda" else CpuScanner(self.shards, threads)
 
     def __len__(self) -> int:
         return self._count
@@ -63,7 +66,7 @@ class DenseIndex:
         vectors = np.empty((*rows.shape, self.dim), dtype=np.float16)
         for shard in np.unique(shard_of):
             here = shard_of == shard
-            vectors[here] = self._shards[shard][rows[here] - self._starts[shard]]
+            vectors[here] = self.shards[shard][rows[here] - self._starts[shard]]
         return rescore(queries, vectors, rows, k)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
