@@ -66,3 +66,6 @@ clean-results:
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo
+
+bench-tools: .venv/rl/.complete
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(SOAK),--soak)

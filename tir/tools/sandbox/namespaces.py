@@ -63,7 +63,8 @@ def _make_read_only(target: str) -> None:
 
 def system_files() -> list[str]:
     """What code may read: the Python installation's libraries, the system's shared libraries, time zones."""
-    wanted = [*sys.path, os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/lib64", "/lib", "/lib64",
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    wanted = [*sys.path, *libraries, os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/lib64", "/lib", "/lib64",
               "/etc/ld.so.cache", "/usr/share/zoneinfo"]
     real = sorted({os.path.realpath(path) for path in wanted if path and os.path.exists(path)})
     return [path for path in real if not any(path.startswith(other + "/") for other in real)]

@@ -17,6 +17,8 @@ from tir.tools.sandbox import zygote
 _ROOT = Path(__file__).resolve().parents[3]
 _STARTUP_S, _GRACE_S = 120.0, 45.0  # a call may take 30 s to be set up where the machine is busy
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Of the caller's environment only this passes, to the worker: an interpreter from a software module needs it to start.
+_LIBRARIES = "LD_LIBRARY_PATH"
 _PROGRAM = f"import sys, json; sys.path.insert(0, sys.argv[1]); from {zygote.__name__} import Settings, serve; " \
            "del sys.path[0]; serve(Settings(**json.loads(sys.argv[2])))"
 
@@ -40,7 +42,8 @@ class Worker:
         self._received = bytearray()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=_ENVIRONMENT, bufsize=0)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0,
+            env=_ENVIRONMENT | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ})
         self.missing: dict[str, str] = self._line(_STARTUP_S)["missing"]
 
     @property

@@ -1,0 +1,69 @@
+"""Measured figures of one run as one table, whoever measured them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row.
+
+    Attributes:
+        subject: what was measured: the code, and its setting.
+        measure: the quantity, with its unit.
+        value: the figure.
+        goal: the bar it is held against, e.g. `<= 25`; printed beside the figure, never asserted.
+    """
+
+    subject: str
+    measure: str
+    value: float
+    goal: str = ""
+
+
+def show(title: str, figures: Iterable[Figure]) -> None:
+    """Print one part of the table."""
+    rows = [("", "measure", "value", "goal")] + [(row.subject, row.measure, _number(row.value), row.goal) for row in figures]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    print(f"\n{title}")
+    for subject, measure, value, goal in rows:
+        print(f"  {subject:<{widths[0]}}  {measure:<{widths[1]}}  {value:>{widths[2]}}  {goal}".rstrip(), flush=True)
+
+
+def _number(value: float) -> str:
+    digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 4)}f}"
+
+
+def seconds(function: Callable[[], object], repeats: int, warm: int = 1) -> list[float]:
+    """Wall time of each of several calls, sorted."""
+    for _ in range(warm):
+        function()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return sorted(times)
+
+
+def interleaved(functions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Wall times of several functions called in turn, so that a busy machine hits all of them alike; each sorted."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for number, function in enumerate(functions):
+            started = time.perf_counter()
+            function()
+            times[number].append(time.perf_counter() - started)
+    return [sorted(found) for found in times]
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """A value of a sorted list by its rank."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
