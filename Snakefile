@@ -42,10 +42,11 @@ HELPER_ENDPOINT = SITE.get("helper_endpoint", "none")
 
 
 wildcard_constraints:
-    model=r"published|sft|sft-epoch\d+|[A-Za-z][\w.]*-step\d+-seed\d+",
+    model=r"published|sft|sft-epoch\d+|sft-(?!epoch)[a-z]\w*|[A-Za-z][\w.]*-step\d+-seed\d+",
     benchmark="|".join(cfg.benchmarks),
     arm="|".join(sorted(cfg.arms)).replace(".", r"\."),
     seed=r"\d+",
+    size=r"(n\d+/)?",
 
 
 include: "rules/containers.smk"
@@ -65,5 +66,11 @@ localrules:
 rule all:
     default_target: True
     input:
-        expand("results/{table}.csv", table=TABLES),
-        expand("results/{figure}.png", figure=FIGURES),
+        expand("results/{table}.csv", table=TARGETS.tables),
+        "results/claims.json",
+        [
+            f"results/{size}{name}.csv"
+            for name, size in MADE
+            if size and cfg.full_size.in_all
+        ],
+        expand("results/{figure}.png", figure=TARGETS.figures),

@@ -5,7 +5,7 @@ JUDGE_ENDPOINT = SITE.get("judge_endpoint", "none")
 
 def judgement(wildcards):
     """The verdicts a score file reads: none where the judge is not asked."""
-    asked = any(
+    asked = not wildcards.size and any(
         wildcards.benchmark == each.benchmark
         and wildcards.model in cfg.model_ids(each.model)
         for each in cfg.judged()

@@ -82,3 +82,54 @@ rule select_checkpoint:
     shell:
         "{PYTHON[workflow]} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
         "--output models/sft 2>&1 | tee {log}"
+
+
+for run in cfg.sft_pilots:
+
+    rule:
+        name:
+            f"sft_{run}"
+        input:
+            image=image("sft"),
+            code=code("scripts.train_sft"),
+            base="models/base/manifest.json",
+            data="data/sft.json",
+        output:
+            models=expand(
+                f"runs/sft/{run}/models/sft-epoch{{epoch}}/manifest.json",
+                epoch=range(1, cfg.pilot(run).epochs + 1),
+            ),
+            log=f"runs/sft/{run}/log.jsonl",
+        log:
+            f"logs/sft/{run}.log",
+        benchmark:
+            f"benchmarks/sft/{run}.tsv"
+        container:
+            container_of("sft")
+        threads: 16
+        params:
+            config=params(cfg.pilot(run), device=cfg.device),
+            run=run,
+        shell:
+            "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/{params.run} "
+            "--models-dir runs/sft/{params.run}/models --params {params.config:q} 2>&1 | tee {log}"
+
+    rule:
+        name:
+            f"select_{run}"
+        input:
+            code=code("scripts.select_checkpoint"),
+            models=expand(
+                f"runs/sft/{run}/models/sft-epoch{{epoch}}/manifest.json",
+                epoch=range(1, cfg.pilot(run).epochs + 1),
+            ),
+            log=f"runs/sft/{run}/log.jsonl",
+        output:
+            f"models/sft-{run}/manifest.json",
+        log:
+            f"logs/select_{run}.log",
+        params:
+            run=run,
+        shell:
+            "{PYTHON[workflow]} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
+            "--output models/sft-{params.run} 2>&1 | tee {log}"

@@ -1,4 +1,4 @@
-# What a model does on a benchmark, and what that is worth.
+# What a model does on a benchmark, and what that is worth. `size` is empty, or `n500/` for the full test sets.
 
 
 def needs_index(wildcards):
@@ -22,11 +22,11 @@ rule traces:
         index=needs_index,
         cassette=needs_cassette,
     output:
-        "traces/{model}/{benchmark}.jsonl",
+        "{size}traces/{model}/{benchmark}.jsonl",
     log:
-        "logs/traces/{model}/{benchmark}.log",
+        "logs/{size}traces/{model}/{benchmark}.log",
     benchmark:
-        "benchmarks/traces/{model}/{benchmark}.tsv"
+        "benchmarks/{size}traces/{model}/{benchmark}.tsv"
     container:
         container_of("eval")
     threads: 1
@@ -36,7 +36,7 @@ rule traces:
             tools=cfg.evaluation_tools.of(cfg.benchmarks[w.benchmark].task),
             device=cfg.device,
             task=cfg.benchmarks[w.benchmark].task,
-            n=cfg.benchmarks[w.benchmark].n,
+            n=cfg.full_size.n if w.size else cfg.benchmarks[w.benchmark].n,
         ),
     shell:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
@@ -50,12 +50,12 @@ rule scores:
     input:
         image=image("analysis"),
         code=code("scripts.score_traces", "tir.answers.math_worker"),
-        traces="traces/{model}/{benchmark}.jsonl",
+        traces="{size}traces/{model}/{benchmark}.jsonl",
         judge=judgement,
     output:
-        "scores/{model}/{benchmark}.jsonl",
+        "{size}scores/{model}/{benchmark}.jsonl",
     log:
-        "logs/scores/{model}/{benchmark}.log",
+        "logs/{size}scores/{model}/{benchmark}.log",
     container:
         container_of("analysis")
     params:

@@ -67,7 +67,8 @@ def planned(directory: Path) -> set[str]:
 
 def rules_of(jobs: set[str]) -> set[str]:
     """Names of rules, tables and figures under one name each."""
-    return {re.sub(r"^(table|figure)\d+$", r"\1", job.partition(":")[0]) for job in jobs}
+    names = {re.sub(r"^(table|figure)\d+(_n\d+)?$", r"\1", job.partition(":")[0]) for job in jobs}
+    return {"table" if name in ("claims", "arithmetic", "leakage") else name for name in names}
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -95,6 +95,7 @@ class Benchmark(Model):
     task: Literal["math", "qa", "web"] = Field(description="which tools and which scoring apply")
     metric: Literal["em", "f1", "acc", "math_equal", "char_f1", "judge"] = Field(description="metric the tables show")
     n: int = Field(30, ge=1, le=1_000_000, description="items taken from the head of the file")
+    standard: bool = Field(True, description="a column of tables that name no benchmarks")
     source: Source
 
 
@@ -378,14 +379,14 @@ class Evaluation(Model):
     tools: Tools | None = Field(None, description="where evaluation's tools differ from `tools`; null: nowhere")
 
 
-_MODEL_PATTERN = r"^(published|sft|sft-epoch\d+|[A-Za-z][\w.]*@\d+)$"
+_MODEL_PATTERN = r"^(published|sft|sft-[a-z]\w*|[A-Za-z][\w.]*@(\d+|first|last))$"
 
 
 class Row(Model):
     """A row of a table."""
 
     label: str
-    model: str = Field(description="published, sft, sft-epoch2, or arm@step",
+    model: str = Field(description="published, sft, sft-epoch2, sft-medium (a pilot), arm@step, arm@first or arm@last",
                        pattern=_MODEL_PATTERN)
     style: str | None = Field(None, description="palette entry in figures: published, sft, grpo, aspo, gamma_only")
     paper: str | None = Field(None, description="row of tir/tables/paper_reference.yaml to print beside it")
@@ -395,7 +396,8 @@ class Table(Model):
     """What a table of models shows."""
 
     rows: list[Row] = Field(min_length=1)
-    benchmarks: list[Name] | None = Field(None, description="columns; null takes all benchmarks")
+    benchmarks: list[Name] | None = Field(None, description="columns; null takes all standard benchmarks")
+    in_all: bool = Field(True, description="made by default; false: made when asked for, e.g. results/terms.csv")
 
 
 class TraceSet(Model):
@@ -426,6 +428,14 @@ class Judge(Model):
     min_calibration: Share = Field(0.8, description="share of the calibration set a judge must get right")
 
 
+class FullSize(Model):
+    """Tables at full test sets, under results/n{n}/."""
+
+    n: int = Field(500, ge=1, le=1_000_000, description="items per benchmark, or as many as it has")
+    tables: list[Name] = Field(["table5", "table6"], min_length=1, description="tables, or qa_bigrams")
+    in_all: bool = Field(False, description="made by default; false: made when asked for, results/n500/table5.csv")
+
+
 class Statistics(Model):
     """Resampling."""
 
@@ -447,11 +457,15 @@ class Config(Model):
     tools: Tools = Tools()
     retrieval: Retrieval
     sft: Sft = Sft()
+    sft_pilots: dict[Annotated[str, Field(pattern=r"^[a-z]\w*$")], dict[str, Any]] = Field(
+        default={}, description="smaller runs: name -> keys of `sft` that differ; the model is sft-{name}")
     rl: Rl = Rl()
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation = Evaluation()
     tables: dict[Name, Table]
+    full_size: FullSize | None = Field(None, description="also make tables with the full test sets")
     trace_analysis: list[TraceSet] = Field([], description="pooled by Tables 3 and 4 and Figure 3")
+    qa_analysis: list[TraceSet] = Field([], description="pooled by results/qa_bigrams.csv")
     judge: Judge = Judge(kind="rules")
     statistics: Statistics = Statistics()
 
@@ -465,6 +479,12 @@ class Config(Model):
     def _inherit(cls, value: Any) -> Any:
         return inherit(value) if isinstance(value, Mapping) else value
 
+    @field_validator("benchmarks", "tables", mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        # An overlay takes an entry away by setting it to null.
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
+
     @model_validator(mode="after")
     def _refers(self) -> Config:
         for name, table in self.tables.items():
@@ -472,9 +492,17 @@ class Config(Model):
                 self._check_row(f"tables.{name}", row.model)
             for benchmark in table.benchmarks or []:
                 self._check_benchmark(f"tables.{name}", benchmark)
-        for chosen in self.trace_analysis:
-            self._check_row("trace_analysis", chosen.model)
-            self._check_benchmark("trace_analysis", chosen.benchmark)
+        for section in ("trace_analysis", "qa_analysis"):
+            for chosen in getattr(self, section):
+                self._check_row(section, chosen.model)
+                self._check_benchmark(section, chosen.benchmark)
+        for name in self.full_size.tables if self.full_size else []:
+            if name not in (*self.tables, "qa_bigrams"):
+                raise ValueError(f"full_size.tables names {name}; tables has {', '.join(self.tables)}")
+        for name in self.sft_pilots:
+            if name == "full" or name.startswith("epoch"):
+                raise ValueError(f"sft_pilots.{name}: the main run and its epochs have that name")
+            self.pilot(name)
         if self.judge.kind == "server" and self.judge.model == "judge" and self.model.judge is None:
             raise ValueError("judge.kind is server, but model.judge is not set; set it, or judge: {kind: rules}")
         sources = [self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus, self.model.base,
@@ -491,12 +519,16 @@ class Config(Model):
     def _check_row(self, where: str, model: str) -> None:
         if model == "published" and self.model.published is None:
             raise ValueError(f"{where} shows `published`, but model.published is not set")
-        if model.startswith("sft-epoch") and int(model[9:]) > self.sft.epochs:
+        epoch = re.fullmatch(r"sft-epoch(\d+)", model)
+        if epoch and int(epoch[1]) > self.sft.epochs:
             raise ValueError(f"{where} shows {model}, but sft.epochs is {self.sft.epochs}")
+        if model.startswith("sft-") and not epoch and model[4:] not in self.sft_pilots:
+            raise ValueError(f"{where} shows {model}, but sft_pilots has {', '.join(self.sft_pilots) or 'none'}")
         arm, _, step = model.partition("@")
+        step = self._step(step)
         if step and arm not in self.arms:
             raise ValueError(f"{where} shows {model}, but arms has no {arm}; it has {', '.join(self.arms)}")
-        if step and (int(step) > self.rl.steps or int(step) % self.rl.save_every):
+        if step and (step > self.rl.steps or step % self.rl.save_every):
             raise ValueError(f"{where} shows {model}, but checkpoints are kept every {self.rl.save_every} steps "
                              f"up to {self.rl.steps}")
 
@@ -512,7 +544,21 @@ class Config(Model):
     def model_ids(self, model: str) -> list[str]:
         """Model ids behind a row's model expression: one per seed for `arm@step`, else itself."""
         arm, _, step = model.partition("@")
-        return [f"{arm}-step{step}-seed{seed}" for seed in self.rl.seeds] if step else [model]
+        return [f"{arm}-step{self._step(step)}-seed{seed}" for seed in self.rl.seeds] if step else [model]
+
+    def _step(self, step: str) -> int:
+        """A checkpoint's step: first and last are those that are kept; 0 for a model that has none."""
+        return {"first": self.rl.save_every, "last": self.rl.steps}.get(step) or int(step or 0)
+
+    def pilot(self, name: str) -> Sft:
+        """Settings of an SFT run: `full`, or a pilot's keys over it."""
+        if name == "full":
+            return self.sft
+        try:
+            return Sft.model_validate(self.sft.model_dump() | self.sft_pilots[name])
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"sft_pilots.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def inherit(arms: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from tir.errors import DataError
 from tir.plot_style import LOOKS, TEXT_WIDTH, line_style, look, ordered, style
+from tir.tables.curves import curve, validation_key
 from tir.tables.inputs import Inputs
 from tir.tables.training import sft_log
 
@@ -22,7 +22,6 @@ TELEMETRY = {
     "actor/pg_loss": "Policy loss",
     "response_length/mean": "Response length\n(tokens)",
 }
-_STEP_KEYS = ("step", "training/global_step")
 
 
 def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
@@ -146,26 +145,6 @@ def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def curve(runs: Mapping[int, Sequence[Mapping[str, Any]]], key: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which every seed logged a metric, and its values (seeds, steps); `DataError` if there are none."""
-    tables = [{_step(row): float(row[key]) for row in rows if row.get(key) is not None} for rows in runs.values()]
-    steps = sorted(set.intersection(*map(set, tables)))
-    if not steps:
-        logged = sorted({name for rows in runs.values() for row in rows for name in row if "/" in name})
-        raise DataError(f"metric {key} was not logged", where=f"arm {arm}", why=f"there are {', '.join(logged[:12])}")
-    return np.array(steps), np.array([[table[step] for step in steps] for table in tables])
-
-
-def validation_key(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    """The validation score among logged metrics: verl's `val-core/...` (first by name), else the fork's `val/...`."""
-    names = sorted({name for rows in runs.values() for row in rows for name in row if name.startswith("val")})
-    for prefix, part in (("val-core/", "/mean@"), ("val-core/", ""), ("val/", "score"), ("val", "score"), ("val", "")):
-        found = next((name for name in names if name.startswith(prefix) and part in name), None)
-        if found:
-            return found
-    raise DataError("no validation score was logged", where="metrics", why="no metric starts with val")
-
-
 def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool) -> None:
     """Mean over seeds, with the range of the seeds shaded."""
     drawn = line_style(look(arm)) | ({} if marker else {"marker": ""})
@@ -174,13 +153,6 @@ def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool
         axes.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=look(arm).colour, alpha=0.18, linewidth=0
         )
-
-
-def _step(row: Mapping[str, Any]) -> int:
-    for key in _STEP_KEYS:
-        if key in row:
-            return int(row[key])
-    raise DataError("a metrics record has no step", where="metrics", why=f"its keys are {', '.join(list(row)[:8])}")
 
 
 def _label_side(arm: str, position: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], leader: str) -> int:

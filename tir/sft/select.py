@@ -44,7 +44,7 @@ def select_checkpoint(log: str | Path, models: Sequence[str | Path], output: str
         chosen, source = min(candidates, key=lambda candidate: losses[candidate[0]["step"]])
     else:
         chosen, source = candidates[-1]
-    manifest = chosen | {"model": "sft", "selected": chosen["model"], "eval_loss": losses.get(chosen["step"]),
+    manifest = chosen | {"model": Path(output).name, "selected": chosen["model"], "eval_loss": losses.get(chosen["step"]),
                          "candidates": {item["model"]: losses.get(item["step"]) for item, _ in candidates}}
     _link_model(source, Path(output), manifest)
     return manifest

@@ -30,6 +30,9 @@ BUILDERS = {
     "table11": "tir.tables.accuracy:models_on_one_benchmark",
     "table12": "tir.tables.accuracy:models_on_one_benchmark",
     "table13": "tir.tables.training:sft_run",
+    "qa_bigrams": "tir.tables.trajectories:bigrams",
+    "leakage": "tir.tables.leakage:leakage",
+    "arithmetic": "tir.tables.arithmetic:arithmetic",
 }
 DEFAULT = "tir.tables.accuracy:benchmarks_by_model"  # a table that a laboratory adds has Table 5's layout
 

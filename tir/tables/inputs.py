@@ -33,7 +33,7 @@ class Inputs:
         metrics: `.../{arm}/seed{seed}/metrics.jsonl`, or directories.
         logs: `.../{run}/log.jsonl`, or directories.
         data: other data files (SFT trajectories), in order.
-        timings: Snakemake's benchmark files (`.tsv`), or directories.
+        timings: Snakemake's benchmark files (`benchmarks/**/*.tsv`), or directories.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Inputs:
             lambda path: (path.parents[1].name, int(path.parent.name.removeprefix("seed"))),
         )
         self._logs = _by_place(logs, "*/log.jsonl", lambda path: path.parent.name)
-        self._timings = _by_place(timings, "**/*.tsv", lambda path: path.stem)
+        self._timings = _by_place(timings, "**/*.tsv", _timing_key)
         self.data = [Path(path) for path in data]
         self._read: dict[Path, list[dict]] = {}
 
@@ -77,6 +77,14 @@ class Inputs:
     def traces(self, model: str, benchmark: str) -> list[dict]:
         """Trace records of a model on a benchmark."""
         return self._records(self._traces, (model, benchmark), "traces")
+
+    def has_scores(self, model: str, benchmark: str) -> bool:
+        """Whether score records of a model on a benchmark were given."""
+        return (model, benchmark) in self._scores
+
+    def has_traces(self, model: str, benchmark: str) -> bool:
+        """Whether trace records of a model on a benchmark were given."""
+        return (model, benchmark) in self._traces
 
     def arms(self) -> list[str]:
         """Arms with RL metrics, in order of their paths."""
@@ -104,7 +112,7 @@ class Inputs:
 
     @cached_property
     def timings(self) -> dict[str, float]:
-        """Wall-clock seconds by the stem of a Snakemake benchmark file; repeats are averaged."""
+        """Wall-clock seconds by a Snakemake benchmark file's place under `benchmarks/`; repeats are averaged."""
         return {name: _seconds(path) for name, path in self._timings.items()}
 
     def score_array(self, models: Sequence[str], benchmark: str, metric: str) -> np.ndarray:
@@ -201,6 +209,12 @@ def _by_place(paths: Paths, pattern: str, key) -> dict[Any, Path]:
                 raise DataError("two files for the same place", where=str(file), why=f"{found[key(file)]} is there too")
             found[key(file)] = file
     return found
+
+
+def _timing_key(path: Path) -> str:
+    """`traces/sft/gsm8k` of `benchmarks/traces/sft/gsm8k.tsv`; the stem of a file that lies elsewhere."""
+    parts = path.with_suffix("").parts
+    return "/".join(parts[parts.index("benchmarks") + 1 :]) if "benchmarks" in parts else path.stem
 
 
 def _seconds(path: Path) -> float:

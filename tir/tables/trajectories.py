@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -48,27 +48,30 @@ class Behaviour:
 def behaviours(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> list[Behaviour]:
     """Trajectories of `sets`: [{model, benchmark, task, n?}], the first n items of each, joined with their verdicts."""
     found = []
+    for each, trace, score in scored(inputs, sets):
+        executed = {"python": trace["n_python"], "search": trace["n_search"]}
+        done = tuple(actions(segments_of(trace)))
+        found.append(
+            Behaviour(
+                each["benchmark"], each["task"], done, executed, trace["first_tool_offset"], bool(score["correct"])
+            )
+        )
+    return found
+
+
+def scored(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping, dict, dict]]:
+    """(set, trace record, score record) of every trajectory of `sets`, the first n items of each."""
     for each in sets:
-        verdicts = inputs.correct(each["model"], each["benchmark"])
-        traces = inputs.traces(each["model"], each["benchmark"])
+        place = each["model"], each["benchmark"]
+        scores = {(record["id"], record["sample"]): record for record in inputs.scores(*place)}
+        traces = inputs.traces(*place)
         kept = set(list(dict.fromkeys(trace["id"] for trace in traces))[: each.get("n")])
         for trace in traces:
             key = (trace["id"], trace["sample"])
-            if key not in verdicts:
-                raise DataError("trajectory has no score", where=f"{each['model']}/{each['benchmark']}", why=f"{key}")
+            if key not in scores:
+                raise DataError("trajectory has no score", where="/".join(place), why=f"{key}")
             if trace["id"] in kept:
-                executed = {"python": trace["n_python"], "search": trace["n_search"]}
-                found.append(
-                    Behaviour(
-                        each["benchmark"],
-                        each["task"],
-                        tuple(actions(segments_of(trace))),
-                        executed,
-                        trace["first_tool_offset"],
-                        verdicts[key],
-                    )
-                )
-    return found
+                yield each, trace, scores[key]
 
 
 def criterion(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> str:
@@ -89,7 +92,7 @@ def category(python: int, search: int) -> str:
 
 def tool_categories(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Table 2: the SFT trajectories by the tools they use; input `data`: Alpaca rows with their text in `output`."""
-    counts = Counter(_text_category(row, str(path)) for path in inputs.data for row in read_rows(path))
+    counts = Counter(text_category(row, str(path)) for path in inputs.data for row in read_rows(path))
     total = sum(counts.values())
     if not total:
         raise DataError("no SFT trajectories", where=f"{name}: data", remedy="pass the SFT file with --data")
@@ -254,7 +257,8 @@ def _resampling(statistics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: statistics[key] for key in ("resamples", "seed", "level") if key in statistics}
 
 
-def _text_category(row: Mapping[str, Any], where: str) -> str:
+def text_category(row: Mapping[str, Any], where: str) -> str:
+    """Tool category of a fine-tuning row, from what the model wrote in its `output`."""
     if not isinstance(row.get("output"), str):
         raise DataError("SFT row has no text", where=where, why="its `output` is missing or no string")
     written = actions(split_output(row["output"]))

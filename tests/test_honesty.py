@@ -1,0 +1,114 @@
+"""Leakage and arithmetic: upstream's known faults are found in the real files, and a clean run is called clean."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pandas as pd
+import pytest
+from shared_data import SHARED, needs_shared
+
+from tir.data.benchmarks import load_items
+from tir.data.validation import load_parquet, select_validation
+from tir.errors import DataError
+from tir.tables import build
+from tir.tables.arithmetic import mean_of_cells, whole_number
+from tir.tables.inputs import Inputs
+
+TASKS = {"gsm8k": "math", "math500": "math", "aime24": "math", "aime25": "math", "hotpotqa": "qa", "2wiki": "qa",
+         "bamboogle": "qa", "musique": "qa", "webwalker": "web"}
+
+
+def records(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def facts(names=TASKS):
+    return [{"name": name, "label": name, "task": TASKS[name], "n": 30} for name in names]
+
+
+@needs_shared
+def test_upstreams_leaks_are_all_found():
+    files = [SHARED / "rl" / "train.parquet", SHARED / "rl" / "test.parquet"]
+    files += [SHARED / "benchmarks" / f"{name}.jsonl" for name in TASKS]
+    tables = build("leakage", Inputs(data=files), {"benchmarks": facts()})
+    found = {(row["file"], row["against"]): row for row in records(tables[""])}
+    shared = {pair: row["overlap"] for pair, row in found.items() if row["overlap"]}
+    assert shared == {("train", "hotpotqa"): 5, ("test", "aime24"): 30, ("test", "math500"): 30, ("test", "bamboogle"): 20,
+                      ("test", "musique"): 1}
+    first = [found["test", name]["overlap_in_first_n"] for name in ("aime24", "math500", "bamboogle", "musique")]
+    assert first == [30, 2, 5, 0]
+    kinds = {row["file"]: row for row in records(tables["files"])}
+    assert kinds["test"]["composition_of_first_50"] == "qa 50" and kinds["test"]["head_is_one_sided"] == "yes: only qa"
+    assert kinds["train"]["composition"] == "math 5000, qa 5000" and kinds["train"]["head_is_one_sided"] == "no"
+    assert kinds["train"]["duplicates"] >= 37
+
+
+@needs_shared
+def test_the_selected_validation_set_is_clean_and_the_head_is_not(tmp_path):
+    rows = load_parquet(SHARED / "rl" / "test.parquet")
+    questions = [item.question for name in TASKS for item in load_items(SHARED / "benchmarks" / f"{name}.jsonl")]
+    benchmarks = [SHARED / "benchmarks" / f"{name}.jsonl" for name in TASKS]
+    for select, clean in (("stratified", True), ("head", False)):
+        chosen, _ = select_validation(rows, questions, count=50, select=select, decontaminate=clean, seed=0)
+        path = tmp_path / select / "validation.parquet"
+        path.parent.mkdir()
+        chosen.to_parquet(path)
+        params = {"benchmarks": facts(), "decontaminated": "validation"}
+        if clean:
+            tables = build("leakage", Inputs(data=[path, *benchmarks]), params)
+            assert not any(row["overlap"] for row in records(tables[""]))
+            assert records(tables["files"])[0]["head_is_one_sided"] == "no"
+        else:
+            with pytest.raises(DataError, match="overlaps a benchmark.*bamboogle"):
+                build("leakage", Inputs(data=[path, *benchmarks]), params)
+
+
+def test_spelling_does_not_hide_an_overlap_and_sft_rows_are_read(tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "What is  2+2?", "answer": "4"}) + "\n")
+    (tmp_path / "sft.json").write_text(json.dumps([{"instruction": "i", "input": "WHAT is 2 + 2", "output": ""}] * 2))
+    frame = pd.DataFrame({"question": ["other"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"style": "rule"}]})
+    frame.to_parquet(tmp_path / "validation.parquet")
+    files = [tmp_path / name for name in ("sft.json", "validation.parquet", "gsm8k.jsonl")]
+    tables = build("leakage", Inputs(data=files), {"benchmarks": facts(["gsm8k"])})
+    rows = records(tables[""])
+    assert [(row["file"], row["overlap"]) for row in rows] == [("sft", 1), ("validation", 0), ("sft", 0)]
+    assert records(tables["files"])[0]["duplicates"] == 1
+
+
+def test_the_papers_impossible_cells_are_named():
+    rows = records(build("arithmetic", Inputs(data=[]), {})[""])
+    wrong = {(row["table"], row["row"], row["check"].partition(":")[0], row["printed"]) for row in rows if row["holds"] == "no"}
+    assert wrong == {(table, row, "MATH500", cell) for table in ("table5", "table6")
+                     for row, cell in (("GRPO @ 30", 40.6), ("ASPO @ 30", 38.9))}
+    assert len(rows) > 50
+
+
+@pytest.mark.parametrize(("score", "n", "holds"), [(73.3, 30, True), (40.6, 30, False), (46.7, 30, True), (38.9, 30, False)])
+def test_exact_match_must_be_a_whole_number_of_answers(score, n, holds):
+    assert whole_number(score, n, 1)[1] is holds
+
+
+def test_an_average_may_differ_from_its_rounded_cells_by_rounding_alone():
+    assert mean_of_cells([33.3, 33.3, 33.3], 33.4, 1)[1] and not mean_of_cells([33.3, 33.3, 33.3], 33.6, 1)[1]
+
+
+def test_a_doctored_table_stops_the_run(tmp_path):
+    def write(name, rows):
+        with open(tmp_path / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return tmp_path / name
+
+    detail = {"table": "table5", "model": "m", "benchmark": "GSM8K", "metric": "em", "score": "73.3333", "n": "30",
+              "seeds": "1", "samples": "1"}
+    good = [write("table5.csv", [{"model": "m", "A": "10.0", "B": "20.0", "Avg": "15.0"}]), write("table5_detail.csv", [detail])]
+    assert "2 checks, all hold" in build("arithmetic", Inputs(data=good), {})[""].notes[0]
+    bad = write("table6_detail.csv", [detail | {"score": "73.4000"}])
+    with pytest.raises(DataError, match="contradicts itself.*GSM8K"):
+        build("arithmetic", Inputs(data=[bad]), {})
+    bad = write("table6.csv", [{"model": "m", "A": "10.0", "B": "20.0", "Avg": "16.0"}])
+    with pytest.raises(DataError, match="Avg is the mean"):
+        build("arithmetic", Inputs(data=[bad]), {})

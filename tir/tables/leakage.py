@@ -1,0 +1,112 @@
+"""Leakage: which questions of training and validation stand in a benchmark, and what each file is made of.
+
+Upstream's validation file holds all 30 AIME24 items, 30 of MATH500, 20 of Bamboogle and one of MuSiQue, and its first
+50 rows are all QA: choosing a checkpoint on it is choosing on the benchmarks, and on QA alone. Questions are compared
+by their letters and digits, lower case.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tir.data.benchmarks import load_items
+from tir.data.validation import fold, load_parquet
+from tir.errors import DataError
+from tir.records import read_json
+from tir.tables.inputs import Inputs
+from tir.tables.layout import Table
+
+HEAD = 50  # rows of the paper's validation subset
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A file's questions, folded, in file order, with their kind (ability or task) where the file states one."""
+
+    name: str
+    folded: list[str]
+    kinds: list[str]
+
+    @property
+    def duplicates(self) -> int:
+        return len(self.folded) - len(set(self.folded))
+
+    def composition(self, rows: int | None = None) -> str:
+        """Kinds of the first rows and how many there are of each: "qa 50"."""
+        counts = Counter(self.kinds[:rows])
+        return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+
+
+def leakage(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
+    """Overlap of every training and validation file with every benchmark, and with each other.
+
+    Input `data`: Parquet files of RL, SFT rows (`.json`), benchmark files (`.jsonl`). Params: benchmarks: [{name,
+    label, task, n}]; decontaminated: name of the Parquet file that must be clean, or null.
+
+    Raises `DataError` if the file that must be clean is not.
+    """
+    known = {each["name"]: each for each in params["benchmarks"]}
+    files = [_read(Path(path), known) for path in inputs.data]
+    benchmarks = [each for each in files if each.name in known]
+    others = [each for each in files if each.name not in known]
+    if not benchmarks or not others:
+        raise DataError("nothing to compare", where=f"{name}: data", why="it needs benchmarks and training files")
+    rows = [_overlap(each, other, known[other.name]) for each in others for other in benchmarks]
+    rows += [_overlap(each, other, {}) for number, each in enumerate(others) for other in others[number + 1 :]]
+    clean = params.get("decontaminated")
+    leaks = [row for row in rows if row[0] == clean and row[1] in {each["label"] for each in known.values()} and row[3]]
+    if leaks:
+        raise DataError("the validation set overlaps a benchmark", where=clean, why=f"{leaks[0][3]} rows stand in {leaks[0][1]}",
+                        remedy=f"rm data/{clean}.parquet  # then run again; validation.decontaminate makes it clean")
+    overlapping = [row for row in rows if row[3]]
+    return {
+        "": Table(
+            "Questions that stand in two files",
+            ["file", "against", "rows", "overlap", "overlap_in_first_n", "first_n", "percent_of_against"],
+            rows,
+            notes=[
+                f"{len(overlapping)} of {len(rows)} pairs of files share questions.",
+                *(f"{each.name}: first {HEAD} rows: {each.composition(HEAD)}." for each in others if each.kinds),
+            ],
+        ),
+        "files": Table(
+            "What the files hold",
+            ["file", "rows", "duplicates", "composition", f"composition_of_first_{HEAD}", "head_is_one_sided"],
+            [
+                [each.name, len(each.folded), each.duplicates, each.composition(), each.composition(HEAD), _one_sided(each)]
+                for each in files
+            ],
+        ),
+    }
+
+
+def _overlap(each: Questions, other: Questions, facts: Mapping[str, Any]) -> list[Any]:
+    seen = set(each.folded)
+    first = facts.get("n") or len(other.folded)
+    shared = sum(question in seen for question in other.folded)
+    in_first = sum(question in seen for question in other.folded[:first])
+    return [each.name, facts.get("label", other.name), len(each.folded), shared, in_first, min(first, len(other.folded)),
+            f"{100 * shared / len(other.folded):.1f}"]
+
+
+def _one_sided(each: Questions) -> str:
+    """Whether a file of several kinds begins with one alone, so that its head is no sample of it."""
+    kinds, head = set(each.kinds), set(each.kinds[:HEAD])
+    if len(kinds) < 2:
+        return ""
+    return f"yes: only {head.pop()}" if len(head) == 1 else "no"
+
+
+def _read(path: Path, known: Mapping[str, Mapping]) -> Questions:
+    if path.suffix == ".parquet":
+        table = load_parquet(path)
+        return Questions(path.stem, [fold(each) for each in table["question"]], [str(each) for each in table["ability"]])
+    if path.suffix == ".json":
+        rows: Sequence[Mapping] = read_json(path)
+        return Questions(path.stem, [fold(row.get("input") or row.get("instruction", "")) for row in rows], [])
+    items = load_items(path)
+    return Questions(path.stem, [fold(item.question) for item in items], [known[path.stem]["task"]] * len(items))
