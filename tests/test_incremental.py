@@ -61,7 +61,8 @@ def planned(directory: Path) -> set[str]:
         wildcards = re.match(r"\s+wildcards: (.*)", line)
         if wildcards and rule:
             jobs.discard(rule)
-            jobs.add(f"{rule}:" + ",".join(part.split("=")[1] for part in wildcards.group(1).split(", ")))
+            values = [part.partition("=")[2] for part in wildcards.group(1).split(", ")]
+            jobs.add(f"{rule}:" + ",".join(filter(None, values)))
     return jobs
 
 
