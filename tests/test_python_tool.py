@@ -10,7 +10,8 @@ from processes import alive, descendants, sandbox_lacks, wait_until
 
 from tir.config import PythonToolConfig
 from tir.errors import ConfigError, ToolUnavailable
-from tir.tools.python_tool import UPSTREAM, PythonTool
+from tir.presets import PRESETS
+from tir.tools.python_tool import PythonTool
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,7 @@ def test_waiting_too_long_is_not_running_too_long():
         assert asyncio.run(crowd()).status == "ok"
 
 
+UPSTREAM = PRESETS["upstream_eval"]["tools"]["python"]
 GOLDEN = [("print(1+1)", "2"), ("a = 1", ""), ("1+1", ""), ("print(1/0)", "division by zero"),
           ("print(foo)", "name 'foo' is not defined"), ("x = = 1", "invalid syntax (<string>, line 1)"),
           ("# input(\nprint(1)", ""), ("import os; os.system('true')", ""), ("assert 1==2", ""),

@@ -19,7 +19,7 @@ from processes import alive, descendants, sandbox_lacks, wait_until
 
 import tir.tools.sandbox
 from tir.tools.python_tool import PythonTool
-from tir.tools.sandbox import syscalls
+from tir.tools.sandbox import namespaces, syscalls
 
 LIMIT_S, PATIENT_S, SLACK_S, BYTES, MEMORY_MB = 1.0, 20.0, 0.3, 2000, 512
 needs_all = pytest.mark.skipif(bool(sandbox_lacks()), reason=f"this kernel lacks {', '.join(sandbox_lacks())}")
@@ -221,6 +221,29 @@ def test_files_stay_closed_at_level_2(canaries, missing):
         for name in ("kill another", "kill the parent", "kill by thread", "read another's memory"):
             assert "BREACH" not in tool.run(canaries.fill_in(ALL["processes"][name])).text, name
         assert canaries.untouched()
+
+
+@needs_all
+def test_an_older_kernel_makes_mounts_read_only_one_by_one(monkeypatch):
+    monkeypatch.setattr(namespaces, "_SYS_MOUNT_SETATTR", 9999)  # a number no kernel has
+    sources = namespaces.system_files()
+    child = os.fork()
+    if child == 0:
+        try:
+            inside = namespaces.Namespaces(sources)
+            for path in (*sources, "/", "/dev/null"):
+                assert os.statvfs(path).f_flag & os.ST_RDONLY, path
+            call = inside.fork()
+            if call == 0:
+                inside.enter_call()
+                with open("/tmp/x", "w") as file, open("/dev/null", "w") as null:
+                    file.write("x"), null.write("x")
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(call, 0)[1]))
+        except BaseException as error:  # noqa: BLE001
+            print(error, file=sys.stderr, flush=True)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_files_are_open_at_level_1(canaries):

@@ -1,7 +1,7 @@
 """The Python tool: model-written code in, what it printed out (upstream `evaluation/python_executor.py`).
 
 Calls run in sandboxed forks of preloaded workers (`tir.tools.sandbox`), as many at once as there are cores. What the
-model sees can differ from upstream only by the named options below; `UPSTREAM` holds upstream's values of them. Not an
+model sees differs from upstream only by the named options below; `tir.presets` has upstream's values of them. Not an
 option: a call that ends its process (`exit()`, a crash, all its memory) yields an error text, where upstream's ends the
 evaluator.
 """
@@ -16,7 +16,6 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from typing import Any
 
 from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.base import ToolResult, cap
@@ -24,8 +23,6 @@ from tir.tools.sandbox import levels
 from tir.tools.sandbox.worker import Worker
 from tir.tools.sandbox.zygote import Settings
 
-UPSTREAM: dict[str, Any] = {"timeout_s": 5.0, "output_chars": 400, "empty_output": "", "timeout_text": "'Timed Out'",
-                            "unnamed_errors": "empty", "refuse": ("input(", "os.system(")}
 _MOST_WORKERS = 16
 
 

@@ -12,6 +12,7 @@ itself, and before Python 3.12 the standard library has none of these system cal
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -21,8 +22,11 @@ from collections.abc import Sequence
 _NEWNS, _NEWUTS, _NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
 # include/uapi/linux/mount.h
+_MS_RDONLY, _MS_REMOUNT = 0x1, 0x20
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _MNT_DETACH, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 0x2, 0x8000, 0x1
+_FLAGS_TO_KEEP = {os.ST_NOSUID: 0x2, os.ST_NODEV: 0x4, os.ST_NOEXEC: 0x8, os.ST_NOATIME: 0x400, os.ST_NODIRATIME: 0x800,
+                  os.ST_RELATIME: 0x200000}
 # Numbers of system calls that libc has no function for; mount_setattr is the same on every architecture.
 _SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -54,11 +58,19 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
     _check(_libc.mount(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
 
 
-def _make_read_only(target: str) -> None:
+def _make_read_only(root: str, mounts: Sequence[str]) -> None:
     """Recursively; other flags of the mounts stay as they are, which user namespaces insist on."""
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
-    _check(_libc.syscall(ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(-100), ctypes.c_char_p(target.encode()),
-                         ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes), ctypes.c_size_t(32)), f"mount_setattr {target}")
+    result = _libc.syscall(ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(-100), ctypes.c_char_p(root.encode()),
+                           ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes), ctypes.c_size_t(32))
+    if result != 0 and ctypes.get_errno() == errno.ENOSYS:
+        # Before kernel 5.12 one mount at a time, each with the flags it has.
+        for target in (*mounts, root):
+            has = os.statvfs(target).f_flag
+            keep = sum(flag for status, flag in _FLAGS_TO_KEEP.items() if has & status)
+            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | keep)
+        return
+    _check(result, f"mount_setattr {root}")
 
 
 def system_files() -> list[str]:
@@ -112,12 +124,14 @@ class Namespaces:
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
         _mount("tmpfs", _ASSEMBLY, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
         self._under_tmp: list[tuple[str, str]] = []
+        mounts = [_ASSEMBLY + path for path in (*sources, *filter(os.path.exists, DEVICES))]
         for number, source in enumerate(sources):
             _bind(source, _ASSEMBLY + source)
             if source.startswith("/tmp/"):
                 # A call's own /tmp will hide this one; a second way to it lets the call put it back.
                 kept = f"{_KEPT}/{number}"
                 _bind(source, _ASSEMBLY + kept)
+                mounts.append(_ASSEMBLY + kept)
                 self._under_tmp.append((kept, source))
         for device in filter(os.path.exists, DEVICES):
             _bind(device, _ASSEMBLY + device)
@@ -125,7 +139,7 @@ class Namespaces:
             if os.path.islink(link):
                 os.symlink(os.readlink(link), _ASSEMBLY + link)
         os.makedirs(_ASSEMBLY + "/tmp", exist_ok=True)
-        _make_read_only(_ASSEMBLY)
+        _make_read_only(_ASSEMBLY, mounts)
         os.chdir(_ASSEMBLY)
         number = _SYS_PIVOT_ROOT[os.uname().machine]
         _check(_libc.syscall(ctypes.c_long(number), ctypes.c_char_p(b"."), ctypes.c_char_p(b".")), "pivot_root")
