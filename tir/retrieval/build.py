@@ -22,7 +22,7 @@ from tir.errors import ConfigError, DataError
 from tir.records import atomic_path, digest, file_digest, read_json, write_json
 from tir.retrieval.bm25 import BM25Config, build_bm25
 from tir.retrieval.corpus import Corpus, CorpusScan, scan
-from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
+from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, model_revision
 from tir.retrieval.index import FORMAT, MANIFEST, VERIFY_BELOW_BYTES, index_digest
 
 CHUNK_ROWS = 2048  # rows encoded, and held as float32, at a time
@@ -63,6 +63,7 @@ def build_index(corpus: str | os.PathLike, output: str | os.PathLike, config: En
         "settings": config.identity(),
         "corpus_sha256": found.sha256,
         "model_sha256": model_digest(encoder.directory) if encoder else None,
+        "model_revision": model_revision(config.model, encoder.directory) if encoder else None,
         "count": found.rows,
     }
     work = digest({"index": index_digest(manifest), "shard_rows": shard_rows})

@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class EncoderConfig:
     """Everything that decides an embedding. What has no default must be stated.
 
     Args:
-        model: a directory, an importable package that carries the model, or a hub id ("owner/name").
+        model: a directory, an importable package that carries the model, or a hub id ("owner/name", "owner/name@revision").
         query_prefix: put before every query ("query: " for e5).
         passage_prefix: put before every passage ("passage: " for e5).
         max_query_tokens: queries are cut at this many tokens, special ones included (upstream 128).
@@ -90,7 +91,7 @@ def resolve_model(model: str) -> Path:
     """Directory that holds `config.json`, `tokenizer.json` and `model.safetensors` of `model`.
 
     Looked up in this order: a directory; an installed package that carries exactly one such directory (the hub is then
-    switched off for this process); a hub id, downloaded or from the hub's cache.
+    switched off for this process); a hub id, downloaded or from the hub's cache, `owner/name@revision` for one revision.
 
     Raises:
         CheckpointError: nothing is found; says what was tried.
@@ -112,12 +113,24 @@ def resolve_model(model: str) -> Path:
         try:
             from huggingface_hub import snapshot_download
 
-            return Path(snapshot_download(model, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+            repository, _, revision = model.partition("@")
+            return Path(snapshot_download(repository, revision=revision or None,
+                                          allow_patterns=["*.json", "*.txt", "*.safetensors"]))
         except Exception as error:
             raise CheckpointError("cannot fetch model from the hub", where=model, why=str(error).splitlines()[0],
                                   remedy="download it on a machine with a network and give its directory") from error
     raise CheckpointError("encoder not found", where=model, why="no such directory, package or hub id",
                           remedy="encoder: {model: DIRECTORY | PACKAGE | OWNER/NAME}")
+
+
+def model_revision(model: str, directory: Path) -> str | None:
+    """The revision of a hub's snapshot, or the version of the package that carries the model; None for a directory."""
+    if directory.parent.name == "snapshots":
+        return directory.name
+    try:
+        return metadata.version(model)
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def model_digest(directory: Path) -> str:
