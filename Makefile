@@ -68,4 +68,4 @@ bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo
 
 bench-tools: .venv/rl/.complete
-	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(SOAK),--soak)
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(SOAK),--soak) $(if $(ROWS),--rows $(ROWS)) $(if $(CORPUS),--corpus $(CORPUS))

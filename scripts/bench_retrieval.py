@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,54 +65,70 @@ def serve_upstream(directory: str, threads: int) -> None:
 
 def compare(arguments) -> str:
     """Run everything; returns the tables as Markdown."""
-    work, bandwidth = Path(arguments.work), bench.read_bandwidth()
+    bandwidth = bench.read_bandwidth()
     text = f"{arguments.threads} thread(s) per server; one thread reads {bandwidth / 1e9:.1f} GB/s from memory.\n"
-    if arguments.corpus:
-        build_index(arguments.corpus, work / "index", EncoderConfig(arguments.model, "", "", 128, 16, device="cpu"), shard_rows=1000)
-        text += side_by_side(work / "index", arguments, bandwidth, generated=False)
-    if arguments.rows:
-        model = bench.random_encoder(work / "encoder", arguments.model)
-        bench.generate_index(work / "generated", EncoderConfig(str(model), "query: ", "passage: ", 128, 16, device="cpu"), arguments.rows)
-        text += side_by_side(work / "generated", arguments, bandwidth, generated=True)
+    for directory, generated in indexes(Path(arguments.work), arguments.corpus, arguments.model, arguments.rows):
+        text += side_by_side(directory, arguments, bandwidth, generated=generated)
     return text
 
 
+def indexes(work: Path, corpus: str | None, model: str, rows: int) -> Iterator[tuple[Path, bool]]:
+    """Build what is to be measured: directories, and whether their vectors are generated."""
+    if corpus:
+        build_index(corpus, work / "index", EncoderConfig(model, "", "", 128, 16, device="cpu"), shard_rows=1000)
+        yield work / "index", False
+    if rows:
+        encoder = bench.random_encoder(work / "encoder", model)
+        bench.generate_index(work / "generated", EncoderConfig(str(encoder), "query: ", "passage: ", 128, 16, device="cpu"), rows)
+        yield work / "generated", True
+
+
+def loads(directory: Path, queries: list[str], threads: int, seconds: float) -> Iterator[tuple[int, dict[str, bench.Load]]]:
+    """Both servers over the same vectors, in turn for each number of clients: the number, and what each server measured."""
+    command = [sys.executable, "-m", "scripts.bench_retrieval", "--serve-upstream", str(directory), "--threads", str(threads)]
+    upstream = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        with retrieval_server(directory, log_path=directory.parent / "server.log", device="cpu", cache_size=0,
+                              threads=threads) as endpoint:
+            ports = {"upstream's": int(upstream.stdout.readline()), "this": int(endpoint.rsplit(":", 1)[1])}
+            for clients in CLIENTS:
+                yield clients, {name: asyncio.run(bench.measure(port, queries, clients=clients, seconds=seconds))
+                                for name, port in ports.items()}
+    finally:
+        upstream.kill()
+        upstream.wait()
+
+
 def side_by_side(directory: Path, arguments, bandwidth: float, *, generated: bool) -> str:
-    """Both servers over the same vectors, in turn for each number of clients; then the parts of a request, and recall."""
+    """What the servers measured, the parts of a request, and recall; each line is also told on stderr as it is measured."""
     index = load_index(directory, device="cpu", threads=arguments.threads)
     queries = bench.make_queries(index, 20_000)
     lines = ["", f"{len(index):,} x {index.dim}", "",
              "| clients | server | queries/s | p50 ms | p99 ms | /health worst ms | throughput | p50 |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    command = [sys.executable, "-m", "scripts.bench_retrieval", "--serve-upstream", str(directory),
-               "--threads", str(arguments.threads)]
-    upstream = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        with retrieval_server(directory, log_path=directory.parent / "server.log", device="cpu", cache_size=0,
-                              threads=arguments.threads) as endpoint:
-            ports = {"upstream's": int(upstream.stdout.readline()), "this": int(endpoint.rsplit(":", 1)[1])}
-            for clients in CLIENTS:
-                found = {name: asyncio.run(bench.measure(port, queries, clients=clients, seconds=arguments.seconds))
-                         for name, port in ports.items()}
-                base = found["upstream's"]
-                lines += [f"| {clients} | {name} | {load.queries_per_s:.1f} | {load.p50_ms:.1f} | {load.p99_ms:.1f} | "
-                          f"{load.health_ms:.0f} | x {load.queries_per_s / base.queries_per_s:.2f} | "
-                          f"x {load.p50_ms / base.p50_ms:.2f} |" for name, load in found.items()]
-    finally:
-        upstream.kill()
-        upstream.wait()
+    for clients, found in loads(directory, queries, arguments.threads, arguments.seconds):
+        base = found["upstream's"]
+        lines += [told(f"| {clients} | {name} | {load.queries_per_s:.1f} | {load.p50_ms:.1f} | {load.p99_ms:.1f} | "
+                       f"{load.health_ms:.0f} | x {load.queries_per_s / base.queries_per_s:.2f} | "
+                       f"x {load.p50_ms / base.p50_ms:.2f} |") for name, load in found.items()]
     floor = len(index) * index.dim * 2 / bandwidth
     lines += ["", f"Bandwidth floor of one scan (its float16 bytes, read once): {floor * 1000:.2f} ms.", "",
               "| batch | encode ms/query | scan ms | scan ms/query | scan/query, of the floor |",
               "| --- | --- | --- | --- | --- |"]
     for batch in CLIENTS:
         encode, scan = bench.part_times(index, queries, batch)
-        lines.append(f"| {batch} | {encode * 1000 / batch:.2f} | {scan * 1000:.2f} | {scan * 1000 / batch:.2f} | "
-                     f"x {scan / batch / floor:.2f} |")
+        lines.append(told(f"| {batch} | {encode * 1000 / batch:.2f} | {scan * 1000:.2f} | {scan * 1000 / batch:.2f} | "
+                          f"x {scan / batch / floor:.2f} |"))
     lines += ["", f"Recall@5 against an exact float32 search, {RECALL_QUERIES[generated]:,} queries:", "",
               "| compared with | recall@5 | queries with all five |", "| --- | --- | --- |"]
     lines += [f"| {name} | {mean:.5f} | {whole:.2%} |" for name, (mean, whole) in recalls(index, queries, generated).items()]
     return "\n".join([*lines, ""])
+
+
+def told(line: str) -> str:
+    """The line, also on stderr."""
+    print(line, file=sys.stderr, flush=True)
+    return line
 
 
 def recalls(index: DenseIndex, texts: list[str], generated: bool) -> dict[str, tuple[float, float]]:
