@@ -14,6 +14,7 @@ sys.path.insert(0, workflow.basedir)
 
 from tir.config import load
 from tir.errors import ConfigError
+from tir.site import load_site
 from tir.workflow import code, params
 
 
@@ -26,19 +27,15 @@ files = [
 ]
 try:
     cfg = load(config, files)
+    SITE = load_site(config.get("site", {}), files)
 except ConfigError as error:
     raise WorkflowError(str(error))
 
 # What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
-SITE = config.get("site", {})
-PYTHON = {
-    "workflow": "python3",
-    "sft": "python3",
-    "rl": "python3",
-    **SITE.get("python", {}),
-}
-ENDPOINT = SITE.get("retrieval_endpoint", "none")
-HELPER_ENDPOINT = SITE.get("helper_endpoint", "none")
+PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.python}
+HOST = sys.executable  # small rules without a stack: downloads, selections, image builds
+ENDPOINT = SITE.retrieval_endpoint
+HELPER_ENDPOINT = SITE.helper_endpoint
 
 
 wildcard_constraints:
@@ -57,10 +54,18 @@ include: "rules/rl.smk"
 include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
+include: "rules/preflight.smk"
 
 
 localrules:
     all,
+    base_image,
+    image,
+    fetch,
+    fetch_model,
+    system_prompt,
+    validation_set,
+    select_checkpoint,
 
 
 rule all:

@@ -22,6 +22,7 @@ if cfg.world:
     rule world:
         """The generated world: passages, benchmarks and RL rows in the upstream formats."""
         input:
+            image=image("eval"),
             code=code("scripts.make_world"),
         output:
             expand("data/world/{file}", file=WORLD_FILES),
@@ -29,6 +30,8 @@ if cfg.world:
             "logs/world.log",
         benchmark:
             "benchmarks/world.tsv"
+        container:
+            container_of("eval")
         params:
             config=params(cfg.world),
         shell:
@@ -37,6 +40,7 @@ if cfg.world:
     rule world_trajectories:
         """SFT trajectories of the world, their results made by running the tools."""
         input:
+            image=image("eval"),
             code=code("scripts.make_trajectories"),
             world="data/world/corpus.jsonl",
             index="index/manifest.json",
@@ -46,6 +50,8 @@ if cfg.world:
             "logs/world_trajectories.log",
         benchmark:
             "benchmarks/world_trajectories.tsv"
+        container:
+            container_of("eval")
         threads: 2
         params:
             config=params(cfg.world, tools=cfg.tools.of("math", "qa")),
@@ -68,7 +74,7 @@ rule fetch:
     params:
         source=lambda w: params(SOURCES[w.file]),
     shell:
-        "{PYTHON[workflow]} -m scripts.fetch_data --name {wildcards.file} --output {output} "
+        "{HOST} -m scripts.fetch_data --name {wildcards.file} --output {output} "
         "--params {params.source:q} 2>&1 | tee {log}"
 
 
@@ -84,7 +90,7 @@ rule system_prompt:
     params:
         config=params(sha256=cfg.data.prompt_sha256),
     shell:
-        "{PYTHON[workflow]} -m scripts.extract_prompt --sft {input.sft} --output {output} "
+        "{HOST} -m scripts.extract_prompt --sft {input.sft} --output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
@@ -101,5 +107,5 @@ rule validation_set:
     params:
         config=params(cfg.data.validation),
     shell:
-        "{PYTHON[workflow]} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "
+        "{HOST} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "
         "--output {output} --params {params.config:q} 2>&1 | tee {log}"

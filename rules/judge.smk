@@ -1,6 +1,6 @@
 # What the judge says of trajectories. The cache is no output: it outlives results, and a rerun asks nothing twice.
 
-JUDGE_ENDPOINT = SITE.get("judge_endpoint", "none")
+JUDGE_ENDPOINT = SITE.judge_endpoint
 
 
 def judgement(wildcards):

@@ -8,6 +8,7 @@ if cfg.model.base.kind == "world":
     rule tiny_model:
         """A tiny tokenizer and model of the base model's architecture."""
         input:
+            image=image("eval"),
             code=code("scripts.make_tiny_model"),
             corpus="data/world/corpus.jsonl",
             sft="data/sft.json",
@@ -17,6 +18,8 @@ if cfg.model.base.kind == "world":
             "logs/tiny_model.log",
         benchmark:
             "benchmarks/tiny_model.tsv"
+        container:
+            container_of("eval")
         params:
             config=params(cfg.tiny_model),
         shell:
@@ -41,7 +44,7 @@ rule fetch_model:
     params:
         source=lambda w: params(getattr(cfg.model, w.model)),
     shell:
-        "{PYTHON[workflow]} -m scripts.fetch_model --name {wildcards.model} --output models/{wildcards.model} "
+        "{HOST} -m scripts.fetch_model --name {wildcards.model} --output models/{wildcards.model} "
         "--params {params.source:q} 2>&1 | tee {log}"
 
 
@@ -80,7 +83,7 @@ rule select_checkpoint:
     log:
         "logs/select_checkpoint.log",
     shell:
-        "{PYTHON[workflow]} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
+        "{HOST} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
         "--output models/sft 2>&1 | tee {log}"
 
 

@@ -33,7 +33,11 @@ def copy_workflow(target: Path) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A workflow all of whose outputs exist and are recorded."""
-    directory = copy_workflow(tmp_path_factory.mktemp("finished"))
+    return finish(copy_workflow(tmp_path_factory.mktemp("finished")))
+
+
+def finish(directory: Path) -> Path:
+    """Make every output exist, as an old empty file, and have `--touch` record all jobs as done, in their order."""
     for line in snakemake(directory, "--summary").splitlines():
         path = directory / line.split("\t")[0]
         if "\t" in line and not line.startswith("output_file"):

@@ -67,6 +67,9 @@ up() {
   install -d -o munge -g munge -m 0755 "$root/munge"
   [ -f "$root/munge/key" ] || { dd if=/dev/urandom of="$root/munge/key" bs=1024 count=1 status=none; chown munge:munge "$root/munge/key"; chmod 400 "$root/munge/key"; }
   chmod go-w "$root"
+  # Snakemake's jobs drop SLURM_* before they call srun, so the configuration must stand where Slurm looks by itself.
+  mkdir -p /etc/slurm
+  if [ ! -e /etc/slurm/slurm.conf ] || [ -L /etc/slurm/slurm.conf ]; then ln -sfn "$root/slurm.conf" /etc/slurm/slurm.conf; fi
   runuser -u munge -- munged --force --key-file="$root/munge/key" --socket="$root/munge/socket" \
     --pid-file="$root/munge/pid" --log-file="$root/munge/log" --seed-file="$root/munge/seed"
   ln -sfn "$root/munge/socket" "$root/munge.socket"
@@ -85,6 +88,7 @@ down() {
   for pid_file in "$root"/slurmd-*.pid "$root/slurmctld.pid" "$root/munge/pid"; do
     [ -f "$pid_file" ] && kill "$(cat "$pid_file")" 2>/dev/null || true
   done
+  if [ "$(readlink /etc/slurm/slurm.conf 2>/dev/null)" = "$root/slurm.conf" ]; then rm /etc/slurm/slurm.conf; fi
 }
 
 "$action"

@@ -1,0 +1,82 @@
+# Before a run: checks in seconds (`snakemake preflight`). At the end of a plan (`-n`): jobs, GPU-hours, disk.
+
+import atexit
+
+from tir.needs import Job, disk_gb, plan
+
+STAGES = ["index", "sft", "rl", "traces", "judge", "scores"]
+
+
+def stage_resources(name):
+    """What the profile asks for one job of a stage, at its first attempt."""
+    asked = workflow.get_rule(name).expand_resources(None, [], 1)
+    return {
+        "rule": name,
+        "partition": str(asked.get("slurm_partition", "")),
+        "gres": str(asked.get("gres", "")),
+        "cpus": int(asked["_cores"]),
+        "memory_mb": int(asked.get("mem_mb", 0)),
+    }
+
+
+def inputs_from_elsewhere():
+    """Every file and model the workflow fetches, and where from."""
+    models = {
+        f"models/{name}": source for name, source in cfg.model if source
+    }
+    files = {f"data/{name}": source for name, source in SOURCES.items()}
+    return [
+        {"name": path, "path": path, **source.model_dump()}
+        for path, source in (files | models).items()
+        if source.kind != "world"
+    ]
+
+
+def needs():
+    """What the checks look at: stages as the profile asks for them, sources, space."""
+    rows = len(shown_arms()) * len(cfg.rl.seeds)
+    jobs = [Job("index", {}), Job("sft", {})] + [Job("rl", {})] * rows
+    jobs += [Job("image", {})] * len({same(name) for name in tir.images.RECIPES})
+    known = {each.name for each in workflow.rules}
+    return {
+        "slurm": not workflow.local_exec,
+        "stages": [stage_resources(name) for name in STAGES if name in known],
+        "containers": SITE.containers,
+        "hardware": SITE.images.hardware,
+        "locks": ["envs/cuda/rl.txt"],
+        "disk_gb": sum(disk_gb(jobs, cfg, SITE.images.hardware).values()),
+        "sources": inputs_from_elsewhere(),
+        "tokens": SITE.tokens,
+        "endpoint": ENDPOINT,
+    }
+
+
+def show_plan():
+    """Print the plan, once Snakemake has said its own."""
+    if workflow.dryrun and workflow.is_main_process and workflow.dag is not None:
+        jobs = [
+            Job(job.rule.name, job.wildcards_dict, str(job.resources.get("gres", "")))
+            for job in workflow.dag.needrun_jobs(exclude_finished=False)
+        ]
+        if jobs:
+            print("\n" + plan(jobs, cfg, SITE.images.hardware), file=sys.stderr)
+
+
+atexit.register(show_plan)
+
+
+onstart:
+    if SITE.preflight and "preflight" not in workflow.dag_settings.targets:
+        shell("{HOST} -m scripts.preflight --params {need:q}", need=params(needs()))
+
+
+localrules:
+    preflight,
+
+
+rule preflight:
+    """The checks alone."""
+    params:
+        need=lambda w: params(needs()),
+    shell:
+        "{HOST} -m scripts.preflight --params {params.need:q}"

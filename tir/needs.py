@@ -1,0 +1,97 @@
+"""What a study needs, computed from its configuration: disk, and hours of each GPU type.
+
+Rates come from the paper where it measured (Table 8; section 5.5 for RL: 5.5 h for 30 steps) and are marked as
+estimates where it did not. They size a plan and a preflight check; nothing scientific reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tir.config import Config
+
+MINUTES_OF = {  # per unit of work: (minutes, unit, where the figure comes from)
+    "sft": (95.2 / 161_913, "row and epoch", "Table 8"),
+    "rl": (330 / (30 * 32 * 4), "trajectory", "section 5.5"),
+    "traces": (4 / 30, "item", "Table 8"),
+    "judge": (10 / 50, "trace", "Table 8"),
+    "index": (240 / 21_015_324, "passage", "estimate"),
+}
+CPU_MINUTES = 2.0  # any other job: mostly its start
+BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master, gradients' moments and weights
+IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One planned job: its rule, wildcards, and GPUs as Slurm spells them (`gpu:h100:8`, or nothing)."""
+
+    rule: str
+    wildcards: Mapping[str, str]
+    gres: str = ""
+
+    @property
+    def gpu(self) -> tuple[str, int]:
+        """GPU type and number; ("", 0) for none."""
+        found = re.fullmatch(r"gpu:(?:(\w+):)?(\d+)", self.gres or "")
+        return (found[1] or "any", int(found[2])) if found else ("", 0)
+
+
+def minutes(job: Job, config: Config) -> float:
+    """Expected wall-clock of a job on the profile's GPUs."""
+    rate = MINUTES_OF.get(job.rule, (0.0,))[0]
+    match job.rule:
+        case "sft":
+            return rate * (config.data.sft.rows or 0) * config.sft.epochs
+        case "rl":
+            return rate * config.rl.steps * config.rl.batch_prompts * config.rl.group_size
+        case "traces" | "judge":
+            return rate * config.benchmarks[job.wildcards["benchmark"]].n * config.evaluation.samples
+        case "index":
+            return rate * (config.data.corpus.rows or 0)
+    return CPU_MINUTES
+
+
+def parameters(config: Config) -> float:
+    """Parameters of the base model, read off its name (`Qwen2.5-3B`); 0 where the name does not say."""
+    found = re.search(r"(\d+(?:\.\d+)?)B\b", config.model.base.repo or config.model.base.path or "")
+    return float(found[1]) * 1e9 if found else 0.0
+
+
+def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, float]:
+    """Disk that the planned jobs fill, by what fills it, in GB. RL checkpoints are counted for runs side by side."""
+    jobs = list(jobs)
+    count = {rule: sum(job.rule == rule for job in jobs) for rule in ("sft", "rl", "index", "image", "fetch_model")}
+    weights = parameters(config) * BYTES_PER_PARAMETER["weights"] / 1e9
+    checkpoint = parameters(config) * BYTES_PER_PARAMETER["checkpoint"] / 1e9
+    rows = config.data.corpus.rows or 0
+    kept = config.rl.steps // config.rl.save_every
+    return {
+        "images": count["image"] * IMAGE_GB[hardware],
+        "corpus and index": count["index"] * rows * (768 * 2 + 650) / 1e9,
+        "models": weights * (count["fetch_model"] + count["sft"] * (config.sft.epochs + 1) + 2 * count["rl"] * kept),
+        "checkpoints while training": checkpoint * max(count["sft"] * config.sft.epochs, min(count["rl"], 4)),
+    }
+
+
+def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
+    """The plan at the end of `snakemake -n`: jobs, GPUs and hours per stage, disk in all."""
+    jobs = list(jobs)
+    rows, total = [], 0.0
+    for rule, gres in sorted({(job.rule, job.gres) for job in jobs}, key=lambda key: (not key[1], key)):
+        some = [job for job in jobs if (job.rule, job.gres) == (rule, gres)]
+        kind, number = some[0].gpu
+        hours = sum(minutes(job, config) for job in some) / 60
+        total += hours * number
+        if kind:
+            rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours * number:,.1f}", MINUTES_OF.get(rule, ("", "", "?"))[2]))
+    others = sum(not job.gpu[1] for job in jobs)
+    rows += [("without a GPU", str(others), "-", "-", ""), ("total", str(len(jobs)), "", f"{total:,.1f}", "")]
+    disk = disk_gb(jobs, config, hardware)
+    head = ("stage", "jobs", "GPUs each", "GPU-hours", "hours from")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+    parts = ", ".join(f"{name} {size:,.0f}" for name, size in disk.items() if size)
+    return "\n".join(["Plan", *lines, f"disk: {sum(disk.values()):,.0f} GB ({parts or 'nothing large'})"])

@@ -1,0 +1,60 @@
+"""What a place is like: interpreters, container images, a standing retrieval server. Comes from a profile.
+
+Nothing here is part of the experiment, so nothing here causes a stage to run again; only the layer below the images is
+named among an image's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from tir.config import Model
+from tir.config_errors import render_errors
+from tir.errors import ConfigError
+
+
+class Base(Model):
+    """Where the layer below every image comes from."""
+
+    bootstrap: Literal["docker", "debootstrap"] = Field("docker", description="a registry image, or a Debian mirror")
+    image: str = Field("python:3.11-slim-bookworm", description="docker: name, best with its @sha256 digest")
+    mirror: str = Field("none", description="debootstrap: address of a mirror, best a dated snapshot")
+
+
+class Images(Model):
+    """How images are built here."""
+
+    hardware: Literal["cuda", "cpu"] = Field("cuda", description="which locks go in: envs/cuda or envs/cpu")
+    base: Base = Base()
+    same: dict[str, str] = Field({}, description="images that are another one here, e.g. {eval: rl} to save disk")
+    options: list[str] = Field(["--fakeroot"], description="options of `apptainer build`")
+    bind: list[str] = Field([], description="seen while building, source[:target]; targets that exist: "
+                                           "/etc/ssl/certs, /opt/packages (a folder of wheels)")
+    environment: dict[str, str] = Field({}, description="set while building: package index, certificates, proxy")
+    compression: list[str] = Field(["-comp", "zstd"], description="options of mksquashfs")
+    tmp: str | None = Field(None, description="room for a build: twice the image's size, on a local disk")
+    cache: str | None = Field(None, description="uv's package cache, kept between builds")
+
+
+class Site(Model):
+    """A machine or cluster."""
+
+    python: dict[str, str] = Field({}, description="interpreter of workflow, sft and rl where no images are used")
+    retrieval_endpoint: str = Field("none", description="a standing retrieval server; none: each job starts its own")
+    helper_endpoint: str = Field("none", description="a standing server of the helper model")
+    judge_endpoint: str = Field("none", description="a standing server of the judge")
+    containers: bool = Field(False, description="run every stage in its image")
+    preflight: bool = Field(False, description="check the place before every run")
+    tokens: list[str] = Field([], description="secrets a run needs, by name of environment variable")
+    images: Images = Images()
+
+
+def load_site(section: Mapping[str, Any], files: list[str]) -> Site:
+    """Validate a profile's `site` section; a `ConfigError` names file and key of each fault."""
+    try:
+        return Site.model_validate(section)
+    except ValidationError as error:
+        raise ConfigError("site: " + render_errors(error, Site, section, files)) from None
