@@ -33,7 +33,9 @@ except ConfigError as error:
 
 # What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
 PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.python}
-HOST = sys.executable  # small rules without a stack: downloads, selections, image builds
+HOST = (
+    sys.executable
+)  # small rules without a stack: downloads, selections, image builds
 ENDPOINT = SITE.retrieval_endpoint
 HELPER_ENDPOINT = SITE.helper_endpoint
 

@@ -19,9 +19,9 @@ def image(name):
 
 
 def container_of(name):
-    """The image a stage runs in; a plan can be made where no container tool is."""
-    usable = SITE.containers and (HAS_TOOL or not workflow.dryrun)
-    return f"images/{same(name)}.sif" if usable else None
+    """The image a stage runs in. A plan can be made where no container tool is; a run is refused there (`onstart`)."""
+    only_plan = workflow.is_main_process and not HAS_TOOL
+    return f"images/{same(name)}.sif" if SITE.containers and not only_plan else None
 
 
 rule base_image:

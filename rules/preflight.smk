@@ -21,9 +21,7 @@ def stage_resources(name):
 
 def inputs_from_elsewhere():
     """Every file and model the workflow fetches, and where from."""
-    models = {
-        f"models/{name}": source for name, source in cfg.model if source
-    }
+    models = {f"models/{name}": source for name, source in cfg.model if source}
     files = {f"data/{name}": source for name, source in SOURCES.items()}
     return [
         {"name": path, "path": path, **source.model_dump()}
@@ -66,6 +64,10 @@ atexit.register(show_plan)
 
 
 onstart:
+    if SITE.containers and not HAS_TOOL:
+        raise WorkflowError(
+            "No container tool here: install Apptainer or load its module."
+        )
     if SITE.preflight and "preflight" not in workflow.dag_settings.targets:
         shell("{HOST} -m scripts.preflight --params {need:q}", need=params(needs()))
 
