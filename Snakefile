@@ -40,6 +40,9 @@ ENDPOINT = SITE.retrieval_endpoint
 HELPER_ENDPOINT = SITE.helper_endpoint
 
 
+report: "docs/captions/workflow.rst"
+
+
 wildcard_constraints:
     model=r"published|sft|sft-epoch\d+|sft-(?!epoch)[a-z]\w*|[A-Za-z][\w.]*-step\d+-seed\d+",
     benchmark="|".join(cfg.benchmarks),

@@ -389,6 +389,7 @@ class Row(Model):
     model: str = Field(description="published, sft, sft-epoch2, sft-medium (a pilot), arm@step, arm@first or arm@last",
                        pattern=_MODEL_PATTERN)
     style: str | None = Field(None, description="palette entry in figures: published, sft, grpo, aspo, gamma_only")
+    data: str | None = Field(None, description="what it was trained on, in words (Tables 11 and 12)")
     paper: str | None = Field(None, description="row of tir/tables/paper_reference.yaml to print beside it")
 
 
@@ -487,6 +488,10 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _refers(self) -> Config:
+        for name in self.sft_pilots:
+            if name == "full" or name.startswith("epoch"):
+                raise ValueError(f"sft_pilots.{name}: the main run and its epochs have that name")
+            self.pilot(name)
         for name, table in self.tables.items():
             for row in table.rows:
                 self._check_row(f"tables.{name}", row.model)
@@ -499,10 +504,6 @@ class Config(Model):
         for name in self.full_size.tables if self.full_size else []:
             if name not in (*self.tables, "qa_bigrams"):
                 raise ValueError(f"full_size.tables names {name}; tables has {', '.join(self.tables)}")
-        for name in self.sft_pilots:
-            if name == "full" or name.startswith("epoch"):
-                raise ValueError(f"sft_pilots.{name}: the main run and its epochs have that name")
-            self.pilot(name)
         if self.judge.kind == "server" and self.judge.model == "judge" and self.model.judge is None:
             raise ValueError("judge.kind is server, but model.judge is not set; set it, or judge: {kind: rules}")
         sources = [self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus, self.model.base,

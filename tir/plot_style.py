@@ -38,6 +38,7 @@ class Look:
 LOOKS = {
     "published": Look("#4d4d4d", "////", "s", (0, (4, 2))),
     "sft": Look("#5aa2d6", "....", "D", (0, (1, 1.5))),
+    "sft_medium": Look("#b9d9f0", "oo", "d", (0, (1, 2.5))),
     "grpo": Look("#7ac68a", "", "o", "-"),
     "aspo": Look("#cf4339", "\\\\\\\\", "^", "-"),
     "gamma_only": Look("#e69f00", "xxxx", "v", (0, (5, 1, 1, 1))),

@@ -35,25 +35,11 @@ def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     arms = params.get("arms") or ordered(inputs.arms())
     key = params.get("validation_key") or validation_key(inputs.metrics(arms[0]))
     curves = {arm: curve(inputs.metrics(arm), key, arm) for arm in arms}
-    leader = max(arms, key=lambda arm: curves[arm][1][:, -1].mean())
     with style():
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.72, 2.5))
         for arm, (steps, values) in curves.items():
             _line(axes, steps, values, arm, marker=True)
-            for position, (step, value) in enumerate(zip(steps, values.mean(axis=0), strict=True)):
-                side = _label_side(arm, position, curves, leader)
-                if side:
-                    axes.annotate(
-                        f"{value:.3f}",
-                        (step, value),
-                        xytext=(0, 7 * side),
-                        textcoords="offset points",
-                        ha="center",
-                        va="bottom" if side > 0 else "top",
-                        fontsize=6.5,
-                        color=_dark(look(arm).colour),
-                        path_effects=[withStroke(linewidth=1.6, foreground="white")],
-                    )
+        _label_ends(axes, curves)
         if params.get("paper"):
             stated = paper()["figure4"]
             axes.plot(stated["steps"], stated["score"], "x", color="#4d4d4d", label="paper, GRPO")
@@ -101,9 +87,10 @@ def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
                 right.annotate(
                     f"{value:.4f}",
                     (place, value),
-                    xytext=(0, -7 if position == best else 6),
+                    # A falling line leaves the space above it and to its right free.
+                    xytext=(0 if position in (best, len(values) - 1) else 4, -7 if position == best else 5),
                     textcoords="offset points",
-                    ha="center",
+                    ha="center" if position in (best, len(values) - 1) else "left",
                     va="top" if position == best else "bottom",
                     fontsize=6.5,
                 )
@@ -155,17 +142,27 @@ def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool
         )
 
 
-def _label_side(arm: str, position: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], leader: str) -> int:
-    """Where a point's value is printed: 1 above, -1 below, 0 nowhere. Of three lines or more only the leader's."""
-    if len(curves) > 2:
-        return int(arm == leader)
-    own = curves[arm][1].mean(axis=0)[position]
-    others = [
-        values.mean(axis=0)[position]
-        for name, (_, values) in curves.items()
-        if name != arm and values.shape[1] > position
-    ]
-    return 1 if all(own > other or (own == other and arm == leader) for other in others) else -1
+def _label_ends(axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print each line's last value to its right, moved apart where lines end close together."""
+    ends = sorted((float(values.mean(axis=0)[-1]), int(steps[-1]), arm) for arm, (steps, values) in curves.items())
+    lowest = min(0.0, *(float(values.min()) for _, values in curves.values()))
+    gap = 0.055 * (1.1 * max(float(values.max()) for _, values in curves.values()) - lowest)
+    places = [value for value, _, _ in ends]
+    for number in range(1, len(places)):
+        places[number] = max(places[number], places[number - 1] + gap)
+    shift = np.mean(places) - np.mean([value for value, _, _ in ends])  # as far up as down
+    for place, (value, step, arm) in zip(places, ends, strict=True):
+        axes.annotate(
+            f"{value:.3f}",
+            (step, place - shift),
+            xytext=(6, 0),
+            textcoords="offset points",
+            ha="left",
+            va="center",
+            fontsize=6.5,
+            color=_dark(look(arm).colour),
+            path_effects=[withStroke(linewidth=1.6, foreground="white")],
+        )
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
