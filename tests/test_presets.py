@@ -85,6 +85,11 @@ def test_a_task_reads_only_its_own_tools():
     assert tools.cassettes("web") == ["data/web.sqlite"]
 
 
+def test_a_setting_of_one_tool_is_no_parameter_of_the_others():
+    plain, changed = configured("fixed").tools, configured("fixed", tools={"web_search": {"top_k": 3}}).tools
+    assert plain.of("math", "qa") == changed.of("math", "qa") and plain.of("web") != changed.of("web")
+
+
 def test_mistakes_are_named():
     assert "did you mean `upstream_eval`" in fault(lambda value: value.update(preset="upstream_evl"))
     both = fault(lambda value: value["tools"].update(routes={"qa": ["search", "web_search"]}))
