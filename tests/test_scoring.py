@@ -123,6 +123,32 @@ def test_qa_metrics_equal_squad_on_random_pairs():
         assert qa.exact_match(prediction, golds) == (equal and bool(prediction.strip()))
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark files are not at {SHARED} (set TIR_SHARED)")
+def test_qa_metrics_equal_the_public_squad_metric_on_real_answers():
+    """torchmetrics' SQuAD over every gold list of the four QA sets, with predictions that are right, near and wrong."""
+    from torchmetrics.functional.text import squad
+
+    rows = [
+        json.loads(line)["answer"]
+        for name in ("hotpotqa", "2wiki", "bamboogle", "musique")
+        for line in (SHARED / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    draw, pairs = random.Random(1), []
+    for golds in rows:
+        words = draw.choice(golds).split()
+        other = draw.choice(draw.choice(rows))
+        near = " ".join(draw.sample(words, max(1, len(words) - 1)) + draw.sample(["the", "of", "1999", "(film)"], 1))
+        pairs += [(draw.choice(golds), golds), (near, golds), (other, golds)]
+    assert len(pairs) >= 2000
+    for prediction, golds in pairs:
+        if not qa.normalize(prediction) or not all(map(qa.normalize, golds)):
+            continue  # SQuAD 1.1 cannot answer a gold of articles and punctuation alone; the case has a test of its own
+        target = {"answers": {"answer_start": [0] * len(golds), "text": golds}, "id": "0"}
+        public = squad([{"prediction_text": prediction, "id": "0"}], [target])
+        assert qa.exact_match(prediction, golds) == float(public["exact_match"]) / 100, (prediction, golds)
+        assert qa.token_f1(prediction, golds) == pytest.approx(float(public["f1"]) / 100, abs=1e-6), (prediction, golds)
+
+
 # --- mathematics -------------------------------------------------------------------------------------------------
 
 
