@@ -73,7 +73,7 @@ def planned(directory: Path) -> set[str]:
 def rules_of(jobs: set[str]) -> set[str]:
     """Names of rules, tables and figures under one name each."""
     names = {re.sub(r"^(table|figure)\d+(_n\d+)?$", r"\1", job.partition(":")[0]) for job in jobs}
-    return {"table" if name in ("claims", "arithmetic", "leakage") else name for name in names}
+    return {"table" if name in ("claims", "arithmetic", "leakage", "judgements") else name for name in names}
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -350,3 +350,21 @@ def test_a_killed_job_takes_its_server_along(tmp_path):
         time.sleep(0.1)
     os.kill(server, signal.SIGKILL)
     pytest.fail("the server outlived its job")
+
+
+def test_the_table_of_judgements_says_what_was_asked_and_believed(tmp_path):
+    from tir.tables import build
+    from tir.tables.inputs import Inputs
+
+    traces = [trace(0, "0"), trace(1, "it is 1"), trace(2, "9")]
+    with Server(honest) as server:
+        _, report = judge_traces(traces, [True, False, False], lambda: client_of(server, tmp_path), audit=1)
+    path = tmp_path / "judge" / "sft" / "gsm8k.jsonl.report.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(report))
+    table = build("judgements", Inputs(data=[path]), {"judge": "Qwen", "decides": False})[""]
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (row["model"], row["benchmark"], row["settled_by_rules"], row["asked"]) == ("sft", "gsm8k", 1, 3)
+    assert (row["agree_with_rules"], row["judge_alone"], row["calibration"]) == ("2 of 3", 1, "16 of 16")
+    assert "WebThinker/Tool-Star judge" in table.notes[0] and "the rules decide" in table.notes[0]
+    assert build("judgements", Inputs(), {"judge": "Qwen", "decides": True})[""].notes == ["Nobody was asked: rules only."]

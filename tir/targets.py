@@ -70,7 +70,8 @@ class Targets:
         static = ["table2", "table3", "table4", "table7", "table8"]
         static += [name for name, run in SFT_RUNS.items() if name.startswith("table") and run in runs]
         asked = [name for name, table in cfg.tables.items() if table.in_all]
-        self.tables = [*asked, *static, "leakage", "arithmetic"]
+        judged = ["judgements"] if cfg.judged() else []
+        self.tables = [*asked, *static, *judged, "leakage", "arithmetic"]
         self.extra = [name for name in cfg.tables if name not in asked]
         if cfg.qa_analysis:
             self.extra.append("qa_bigrams")
@@ -128,6 +129,9 @@ class Targets:
         if name == "leakage":
             files = ["sft.json", "rl_train.parquet", "rl_validation.parquet", "validation.parquet"]
             return [f"data/{file}" for file in [*files, *(f"benchmarks/{each}.jsonl" for each in self.cfg.benchmarks)]]
+        if name == "judgements":
+            return [f"judge/{model}/{each.benchmark}.jsonl.report.json"
+                    for each in self.cfg.judged() for model in self.cfg.model_ids(each.model)]
         if name == "arithmetic":
             made = [each for each in self.tables if each in self.cfg.tables]
             return [f"results/{each}{suffix}.csv" for each in made for suffix in ("", "_detail")]
@@ -144,6 +148,8 @@ class Targets:
             return self._sft_params(SFT_RUNS[name])
         if name == "table8":
             return params(rows=[{key: value for key, value in row.items() if key != "made"} for row in self._timed()])
+        if name == "judgements":
+            return params(judge=self.cfg.judge.name, decides=self.cfg.judge.decides)
         if name == "leakage":
             clean = "validation" if self.cfg.data.validation.decontaminate else None
             facts = [{"name": each, "label": item.label, "task": item.task, "n": item.n}

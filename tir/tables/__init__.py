@@ -31,6 +31,7 @@ BUILDERS = {
     "table12": "tir.tables.accuracy:models_on_one_benchmark",
     "table13": "tir.tables.training:sft_run",
     "qa_bigrams": "tir.tables.trajectories:bigrams",
+    "judgements": "tir.tables.judge:judgements",
     "leakage": "tir.tables.leakage:leakage",
     "arithmetic": "tir.tables.arithmetic:arithmetic",
 }
