@@ -1,9 +1,12 @@
 """The Python tool: upstream's golden vectors, and code that tries to take its host down."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from processes import alive, descendants, sandbox_lacks, wait_until
@@ -12,6 +15,8 @@ from tir.config import PythonToolConfig
 from tir.errors import ConfigError, ToolUnavailable
 from tir.presets import PRESETS
 from tir.tools.python_tool import PythonTool
+from tir.tools.sandbox import call
+from tir.tools.sandbox.barriers import Barriers
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +216,26 @@ def test_an_ordinary_user_reaches_the_same_level():
         pytest.skip("unshare --map-user is not there or refused")
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.stdout.split() == [str(3 - len(sandbox_lacks())), "1"], result.stderr
+
+
+@pytest.mark.parametrize("when", ["landlock", "seccomp"])
+def test_a_call_that_cannot_be_set_up_says_so_and_never_runs(when, tmp_path):
+    class Broken:
+        def apply(self):
+            raise OSError("no such wall")
+
+        load = apply
+
+    barriers = Barriers(namespaces=None, seccomp=None, landlock=Broken(), readable=(), directory=str(tmp_path))
+    if when == "seccomp":  # the last step, when descriptors have moved
+        barriers = replace(barriers, namespaces=SimpleNamespace(enter_call=lambda: None), seccomp=Broken(), landlock=None)
+    (_, stdout), (read, report) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call.run(f"open({str(tmp_path / 'ran')!r}, 'w')", {}, barriers, stdout, report, timeout_s=5, memory_mb=2048)
+        finally:
+            os._exit(99)  # it came back: a copy of its parent would go on
+    os.close(report)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert os.read(read, 100) == b"OSError: no such wall" and not (tmp_path / "ran").exists()

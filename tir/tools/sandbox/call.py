@@ -30,15 +30,20 @@ def run(code: str, globals_: dict, barriers: Barriers, stdout: int, report: int,
         globals_: its global names, already holding the preamble.
         barriers: what stands around it.
         stdout, report: descriptors. `READY` is written to `report` before the code runs, its outcome after it.
-        timeout_s: seconds of CPU time, rounded up; the wall clock is the parent's.
+        timeout_s: seconds the parent allows it; here they bound CPU time, per core.
         memory_mb: MiB of address space.
     """
     try:
         _shut(barriers, stdout, report, timeout_s, memory_mb)
         os.write(3, READY)
     except BaseException as error:  # noqa: BLE001  (the parent must hear of it: this is not the code's fault)
-        os.write(report, f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS])
-        os._exit(1)
+        words = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS]
+        try:
+            os.write(report, words)
+        except OSError:  # it has become descriptor 3 by then
+            os.write(3, words)
+        finally:
+            os._exit(1)
     outcome = _execute(code, globals_)
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
@@ -56,7 +61,8 @@ def _shut(barriers: Barriers, stdout: int, report: int, timeout_s: float, memory
     _only_own_descriptors(stdout, report)
     if barriers.landlock:
         barriers.landlock.apply()
-    memory, seconds = memory_mb * 2**20, int(timeout_s) + 1
+    # The wall clock ends a call first; this stands behind it, for all threads together.
+    memory, seconds = memory_mb * 2**20, (int(timeout_s) + 1) * len(os.sched_getaffinity(0))
     limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0,
               resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
               resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}

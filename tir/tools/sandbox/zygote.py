@@ -37,7 +37,8 @@ x, y, z = sympy.symbols('x y z')
 # What a first call pays for and its successors would pay again: sympy's caches, and modules that code likes to import.
 _WARM_UP = """
 import scipy, random, itertools, functools, collections, fractions, decimal, statistics, datetime, string, re
-solve(Eq(x**2 - 2, 0), x); sympy.simplify(x / x); sympy.integrate(x**2, x); sympy.factorint(360); sympy.Rational(1, 3)
+solve(Eq(x**2 - 2, 0), x); solve([x + y - 1, x - y], [x, y]); sympy.factor(x**3 - 1); sympy.simplify(x / x)
+sympy.integrate(x**2, x); sympy.factorint(360); sympy.Rational(1, 3)
 """
 # Run as the first call; its output is compared with what the barriers promise.
 _INSIDE = """
