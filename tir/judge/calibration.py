@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import binomtest
 
 from tir.judge.client import JudgeClient
 from tir.judge.prompt import messages
-from tir.statistics import wilson
 
 
 @cache
@@ -24,11 +24,11 @@ def calibrate(client: JudgeClient) -> dict[str, Any]:
     rows = calibration_set()
     found = client.ask(messages(row["question"], [row["gold"]], row["output"]) for row in rows)
     right = sum(each.verdict is row["verdict"] for each, row in zip(found, rows, strict=True))
-    lo, hi = wilson(right, len(rows))
+    lo, hi = binomtest(right, len(rows)).proportion_ci(method="wilson")
     wrong = [
         f"{row['gold']} / {row['output']}: {each.verdict}"
         for each, row in zip(found, rows, strict=True)
         if each.verdict is not row["verdict"]
     ]
     return {"n": len(rows), "right": right, "unreadable": sum(each.verdict is None for each in found),
-            "lo": round(lo, 3), "hi": round(hi, 3), "wrong": wrong}
+            "lo": round(float(lo), 3), "hi": round(float(hi), 3), "wrong": wrong}
