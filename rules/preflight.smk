@@ -32,8 +32,10 @@ def inputs_from_elsewhere():
 
 def needs():
     """What the checks look at: stages as the profile asks for them, sources, space."""
-    rows = len(shown_arms()) * len(cfg.rl.seeds)
-    jobs = [Job("index", {}), Job("sft", {})] + [Job("rl", {})] * rows
+    shown = {row.model for table in cfg.tables.values() for row in table.rows}
+    arms = {model.partition("@")[0] for model in shown if "@" in model}
+    runs = len(arms) * len(cfg.rl.seeds)
+    jobs = [Job("index", {}), Job("sft", {})] + [Job("rl", {})] * runs
     jobs += [Job("image", {})] * len({same(name) for name in tir.images.RECIPES})
     known = {each.name for each in workflow.rules}
     return {
