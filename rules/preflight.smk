@@ -24,7 +24,7 @@ def inputs_from_elsewhere():
     models = {f"models/{name}": source for name, source in cfg.model if source}
     files = {f"data/{name}": source for name, source in SOURCES.items()}
     return [
-        {"name": path, "path": path, **source.model_dump()}
+        source.model_dump() | {"name": path, "path": path, "origin": source.path}
         for path, source in (files | models).items()
         if source.kind != "world"
     ]
@@ -66,12 +66,16 @@ atexit.register(show_plan)
 
 
 onstart:
-    if SITE.containers and not HAS_TOOL:
-        raise WorkflowError(
-            "No container tool here: install Apptainer or load its module."
-        )
-    if SITE.preflight and "preflight" not in workflow.dag_settings.targets:
-        shell("{HOST} -m scripts.preflight --params {need:q}", need=params(needs()))
+    if "preflight" not in workflow.dag_settings.targets:
+        if SITE.containers and not HAS_TOOL:
+            raise WorkflowError(
+                "No container tool here: install Apptainer or load its module."
+            )
+        if SITE.preflight:
+            shell(
+                "{HOST} -m scripts.preflight --params {need:q}",
+                need=params(needs()),
+            )
 
 
 localrules:
@@ -80,6 +84,7 @@ localrules:
 
 rule preflight:
     """The checks alone."""
+    retries: 0
     params:
         need=lambda w: params(needs()),
     shell:

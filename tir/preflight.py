@@ -40,7 +40,7 @@ def preflight(need: dict[str, Any], directory: str | os.PathLike = ".") -> list[
 
     Args:
         need: `stages` [{rule, partition, gres, cpus, memory_mb}], `slurm`, `containers`, `disk_gb`, `sources`
-            [{name, path, kind, repo, url, sha256}], `tokens` [names], `endpoint`, `hardware`, `locks` [paths].
+            [{name, path (its place here), kind, url, sha256, origin}], `tokens` [names], `endpoint`, `hardware`, `locks` [paths].
         directory: where the workflow runs.
     """
     checks: list[Callable[[], Iterable[Finding]]] = [
@@ -173,7 +173,9 @@ def sources(wanted: list[dict[str, Any]]) -> Iterable[Finding]:
                 yield Finding(f"file {source['name']}", good, "there, checksum as expected" if good else "checksum differs",
                               f"rm {path}  # it is fetched anew")
         elif source["kind"] == "local":
-            yield Finding(f"file {source['name']}", False, f"{source['path']} is missing", "correct the path in config.yaml")
+            there = Path(source["origin"]).exists()
+            yield Finding(f"source {source['name']}", there, f"{source['origin']} is {'there' if there else 'missing'}",
+                          "correct its path in config.yaml")
         elif source["kind"] in ("hub", "url"):
             address = os.environ.get("HF_ENDPOINT", "https://huggingface.co") if source["kind"] == "hub" else source["url"]
             hosts.setdefault("{0.scheme}://{0.netloc}".format(urlsplit(address)), []).append(source["name"])
