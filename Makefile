@@ -1,5 +1,6 @@
 # make demo   the whole study at laptop scale: results/table5.csv, figures, report
 # make test   the tests
+# make cluster  the graph and its faults on a real Slurm with images (needs TIR_CLUSTER=DIR, root, Debian 12)
 # make plan   what the paper's scale would run, without a cluster, GPU or container tool
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ unexport UV_DEFAULT_INDEX
 endif
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo test plan environments lint lock clean-results bench-aspo bench-tools
+.PHONY: demo test cluster plan environments lint lock clean-results bench-aspo bench-tools
 
 demo: environments
 	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
@@ -27,6 +28,9 @@ demo: environments
 
 test: environments
 	.venv/rl/bin/python -m pytest $(PYTEST_ARGS)
+
+cluster: environments
+	.venv/rl/bin/python -m pytest tests/cluster --durations 0 $(PYTEST_ARGS)
 
 plan: .venv/workflow/.complete
 	$(SNAKEMAKE) --profile slurm -n results/table5.csv

@@ -43,6 +43,10 @@ HELPER_ENDPOINT = SITE.helper_endpoint
 report: "docs/captions/workflow.rst"
 
 
+# Slurm's warning before a time limit reaches every process of a job: the stage saves and ends, so its shell must wait.
+shell.prefix("set -euo pipefail; trap '' TERM; ")
+
+
 wildcard_constraints:
     model=r"published|sft|sft-epoch\d+|sft-(?!epoch)[a-z]\w*|[A-Za-z][\w.]*-step\d+-seed\d+",
     benchmark="|".join(cfg.benchmarks),

@@ -23,7 +23,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM as if interrupted."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt("SIGTERM")))
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt("SIGTERM: a time limit is near, or the job was preempted or cancelled")))
     try:
         main()
     except TirError as error:

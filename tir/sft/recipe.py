@@ -120,6 +120,7 @@ def render_recipe(settings: SftSettings, plan: StepPlan, *, base: str | Path, to
         "train_sampling_strategy": "group_by_length" if settings.group_by_length else "random",
         "logging_steps": settings.logging_steps, "save_strategy": "epoch", "report_to": "none", "plot_loss": False,
         "seed": settings.seed, "data_seed": settings.seed, "ddp_timeout": 180000000,
+        "enable_jit_checkpoint": True,  # SIGTERM saves a checkpoint at the next step, then ends
     }
     if plan.eval_rows:
         recipe |= {"eval_dataset": "tokenized", "eval_strategy": "epoch",

@@ -24,7 +24,7 @@ from tir.sft.recipe import SftSettings, StepPlan, deepspeed_config, plan_steps, 
 from tir.sft.render import RenderSettings, write_tokenized
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = {"cpu": 30.0, "cuda": 300.0}  # to save a checkpoint after SIGTERM
 
 
 def say(line: str) -> None:
@@ -103,7 +103,7 @@ def _run_trainer(run: Path, base: Path, settings: SftSettings, plan: StepPlan) -
         try:
             _follow(child, trainer_log, plan)
         finally:
-            _end(child)
+            _end(child, _GRACE_SECONDS[settings.device])
     if child.returncode != 0:
         raise InfrastructureFault("LLaMA-Factory failed", where=str(run / "llamafactory.log"),
                                   why=f"exit status {child.returncode}: {_last_line(run / 'llamafactory.log')}",
@@ -146,9 +146,9 @@ def _follow(child: subprocess.Popen, trainer_log: Path, plan: StepPlan) -> None:
         shown = len(entries)
 
 
-def _end(child: subprocess.Popen) -> None:
-    """End the child and whatever it started: first politely, then not."""
-    for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+def _end(child: subprocess.Popen, grace_s: float) -> None:
+    """End the child and whatever it started: asked first, with time to save a checkpoint, then killed."""
+    for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 20.0)):
         if child.poll() is not None:
             break
         with contextlib.suppress(ProcessLookupError):
