@@ -1,6 +1,8 @@
-# Before a run: checks in seconds (`snakemake preflight`). At the end of a plan (`-n`): jobs, GPU-hours, disk.
+# Before a run: checks in seconds (`snakemake preflight`). At the end of a plan (`-n`): jobs, GPU-hours, disk. After a run:
+# what each job used, in results/resources.csv.
 
 import atexit
+from pathlib import Path
 
 from tir.needs import Job, disk_gb, plan
 
@@ -76,6 +78,16 @@ onstart:
                 "{HOST} -m scripts.preflight --params {need:q}",
                 need=params(needs()),
             )
+
+
+onsuccess:
+    if Path("benchmarks").is_dir():
+        known = {each.name for each in workflow.rules}
+        stages = [stage_resources(name) for name in STAGES if name in known]
+        shell(
+            "{HOST} -m scripts.collect_resources --benchmarks benchmarks --output results/resources.csv --params {gres:q}",
+            gres=params({stage["rule"]: stage["gres"] for stage in stages}),
+        )
 
 
 localrules:
