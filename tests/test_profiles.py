@@ -1,0 +1,28 @@
+"""GPU types stand in one file: the shipped profile states the paper's, another cluster is another file."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_incremental import SNAKEMAKE
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
+
+
+def gpus(profile: str) -> dict[str, str]:
+    """GPUs each per stage, from the plan at the end of a dry run."""
+    done = subprocess.run([SNAKEMAKE, "--profile", profile, "-n", "results/table5.csv", "judge/published/gsm8k.jsonl"],
+                          cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = done.stderr.rpartition("\nPlan\n")[2]
+    return {row[1]: row[2] for row in re.finditer(r"^(\w+) +\d+ +(\d+ x \w+)", plan, re.M)}
+
+
+@pytest.mark.parametrize("profile, one, four, eight", [
+    ("slurm", {"index": "1 x h200", "traces": "1 x a10g"}, "4 x h100", "8 x h100"),
+    ("tests/profiles/a100", {"index": "1 x a100", "traces": "1 x a100"}, "4 x a100", "8 x a100"),
+])
+def test_stages_ask_for_the_gpus_their_profile_states(profile, one, four, eight, tmp_path):
+    assert gpus(profile) == {**one, "judge": four, "sft": eight, "rl": eight}
