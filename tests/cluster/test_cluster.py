@@ -21,8 +21,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 STATE = os.environ.get("TIR_CLUSTER")
 pytestmark = pytest.mark.skipif(not STATE, reason="TIR_CLUSTER=DIR brings up a Slurm with virtual nodes there (root, Debian 12)")
-NODE_OF = {"index": "h200", "sft": "h100", "rl": "h100", "traces": "a10g"}
-GRES_OF = {"index": "gpu:h200:1", "sft": "gpu:h100:8", "rl": "gpu:h100:8", "traces": "gpu:a10g:1"}
+NODE_OF = {"index": "h200", "sft": "h100", "rl": "h100", "traces": "a10g", "judge": "h100"}
+GRES_OF = {"index": "gpu:h200:1", "sft": "gpu:h100:8", "rl": "gpu:h100:8", "traces": "gpu:a10g:1",
+           "judge": "gpu:h100:4"}
 TARGET = "results/table5.csv"
 LIMIT_S = 2400
 
