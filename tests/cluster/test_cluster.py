@@ -148,7 +148,7 @@ def test_a_broken_package_in_the_home_directory_does_not_leak_in(finished, tmp_p
 @pytest.mark.parametrize("fault", ["job killed", "node down", "scancel"])
 def test_a_lost_job_is_done_again_with_the_same_result(finished, fault):
     expected, before = trajectories(finished), finished.last()
-    run = finished.start("--forcerun", "traces", "--until", "scores", "--", "scores/sft/gsm8k.jsonl")
+    run = finished.start("--forcerun", "traces", "--", "traces/sft/gsm8k.jsonl")
     job = finished.wait_for("traces", after=before)
     time.sleep(4)
     match fault:
@@ -167,7 +167,7 @@ def test_a_lost_job_is_done_again_with_the_same_result(finished, fault):
 
 def test_a_cancelled_controller_leaves_no_job_and_a_restart_finishes(finished):
     expected, before = trajectories(finished), finished.last()
-    arguments = ("--forcerun", "traces", "--until", "scores", "--", "scores/sft/gsm8k.jsonl")
+    arguments = ("--forcerun", "traces", "--", "traces/sft/gsm8k.jsonl")
     run = finished.start(*arguments)
     finished.wait_for("traces", after=before)
     run.send_signal(signal.SIGINT)
@@ -177,7 +177,7 @@ def test_a_cancelled_controller_leaves_no_job_and_a_restart_finishes(finished):
     while any(job["JobState"] in ("RUNNING", "PENDING") for job in finished.jobs()):
         assert time.monotonic() < deadline, "a cancelled run left its jobs behind"
         time.sleep(1)
-    finished.snakemake("--rerun-incomplete", "scores/sft/gsm8k.jsonl")
+    finished.snakemake("--rerun-incomplete", "traces/sft/gsm8k.jsonl")
     assert trajectories(finished) == expected
 
 
