@@ -262,6 +262,11 @@ def row(kind, step, **data):
         file.write(json.dumps(record) + "\\n")
     log.write(json.dumps({"step": step, "data": data}) + "\\n")
     log.flush()
+slow = run / "slow_starts"
+tried = int(slow.read_text()) if slow.exists() else 0
+if tried < plan.get("slow_starts", 0):
+    slow.write_text(str(tried + 1))
+    print("Exception: The current node timed out during startup."); sys.exit(1)
 if given["trainer.val_before_train"] == "true":
     row("val", start, **{"val-core/m/reward/mean@1": 0.5})
 for step in range(start + 1, int(given["trainer.total_training_steps"]) + 1):
@@ -324,6 +329,15 @@ def test_an_infrastructure_fault_keeps_its_name(run):
     with pytest.raises(InfrastructureFault, match="SearchUnavailable: server gone"):
         run(fault_before=2)
     run()  # and is forgotten when the run succeeds
+
+
+def test_a_slow_start_of_ray_is_tried_again(run, monkeypatch):
+    monkeypatch.setattr(launch, "RETRY_WAIT_S", 0.0)
+    with pytest.raises(launch.SlowStart, match="timed out during startup"):
+        run(slow_starts=9)
+    (run.directory / "slow_starts").unlink()
+    run(slow_starts=2)
+    assert [row["step"] for row in read_jsonl(run.directory / "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
 def test_success_without_a_checkpoint_is_a_failure(run):

@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tenacity
+
 from tir.errors import CheckpointError, InfrastructureFault, TirError
 from tir.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
 from tir.rl import processes
@@ -38,8 +40,13 @@ from tir.rl.settings import RlSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
+RETRY_WAIT_S = 10.0  # before a slow start of Ray is tried again
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # what Ray starts a worker with, one after the other
 _LONGEST_SCRATCH = 40  # Ray appends about 65 characters to it; a socket's path ends at 107
+
+
+class SlowStart(InfrastructureFault):
+    """Ray gave its own node 30 s to start, which a loaded machine can exceed; nothing was trained yet."""
 
 
 class TrainingFailed(TirError):
@@ -80,9 +87,12 @@ def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike,
     """
     run = _Run(settings, inputs, Path(directory).resolve(), stall_s)
     run.open()
-    if run.saved_step() < settings.steps:
-        with run.scratch() as files:
-            run.execute(files)
+    for attempt in tenacity.Retrying(retry=tenacity.retry_if_exception_type(SlowStart), reraise=True,
+                                     stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(RETRY_WAIT_S)):
+        with attempt:
+            if run.saved_step() < settings.steps:
+                with run.scratch() as files:
+                    run.execute(files)
     return run.collect()
 
 
@@ -239,6 +249,10 @@ class _Run:
             kind = InfrastructureFault if cause["infrastructure"] else TrainingFailed
             raise kind("a trajectory failed", where=str(fault), why=f"{cause['type']}: {cause['text']}",
                        remedy="run the same command again; it continues from the last checkpoint")
+        if status and "timed out during startup" in _last_error(self.directory / "verl.log"):
+            raise SlowStart("Ray did not start in time", where=str(self.directory / "verl.log"),
+                            why=_last_error(self.directory / "verl.log"),
+                            remedy="run the same command again on a less loaded machine")
         if status:
             raise TrainingFailed(f"verl ended with status {status}", where=str(self.directory / "verl.log"),
                                  why=_last_error(self.directory / "verl.log"),
