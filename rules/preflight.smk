@@ -68,7 +68,7 @@ atexit.register(show_plan)
 
 
 onstart:
-    if "preflight" not in workflow.dag_settings.targets:
+    if "preflight" not in workflow.dag_settings.targets and not workflow.touch:
         if SITE.containers and not HAS_TOOL:
             raise WorkflowError(
                 "No container tool here: install Apptainer or load its module."
