@@ -143,18 +143,25 @@ def shaping_term(features: StructuralFeatures, is_math: torch.Tensor, config: AS
 def grpo_advantage(scores: torch.Tensor, groups: list[torch.Tensor], epsilon: float, norm_by_std: bool) -> torch.Tensor:
     """A_GRPO, (B,): each score minus its group's mean, over its unbiased standard deviation plus epsilon.
 
-    A group of one keeps its score (mean 0, deviation 1), as verl and Tool-Star do.
+    A group of one keeps its score (mean 0, deviation 1), as verl and Tool-Star do. Mean and deviation are taken group by
+    group, because a batched deviation rounds differently in double precision; the rest is done for all rows at once.
     """
-    advantage = scores.clone()
-    for rows in groups:
-        if len(rows) == 1:
-            # single precision whatever the rewards are, as verl has it: 1 + epsilon rounds differently in double
-            mean, std = torch.zeros(()), torch.ones(())
-        else:
-            members = scores[rows]
-            mean, std = members.mean(), members.std()
-        centered = scores[rows] - mean
-        advantage[rows] = centered / (std + epsilon) if norm_by_std else centered
+    advantage = torch.empty_like(scores)
+    alone = [rows for rows in groups if len(rows) == 1]
+    if alone:
+        rows = torch.cat(alone)
+        # single precision whatever the rewards are, as verl has it: 1 + epsilon rounds differently in double
+        advantage[rows] = scores[rows] / (torch.ones(()) + epsilon) if norm_by_std else scores[rows]
+    several = [rows for rows in groups if len(rows) > 1]
+    if several:
+        rows, sizes = torch.cat(several), [len(members) for members in several]
+        ordered = scores[rows]
+        members = ordered.split(sizes)
+        each = torch.tensor(sizes, device=scores.device)
+        relative = ordered - torch.stack([group.mean() for group in members]).repeat_interleave(each)
+        if norm_by_std:
+            relative = relative / (torch.stack([group.std() for group in members]) + epsilon).repeat_interleave(each)
+        advantage[rows] = relative
     return advantage
 
 
