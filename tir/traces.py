@@ -93,7 +93,7 @@ async def _with_retries(engine, tokenizer, tools, item: Item, sample: int, job: 
 
 
 def record(item: Item, sample: int, task: str, trajectory: Trajectory) -> dict:
-    """A trajectory as a trace record (see DESIGN of records in docs/records.md)."""
+    """A trajectory as a trace record: one JSON object, its segments with their authors among its fields."""
     segments = trajectory.segments
     model_tokens = sum(len(segment.token_ids) for segment in segments if segment.by == "model")
     return {
