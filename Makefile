@@ -66,7 +66,7 @@ lint: environments
 	.venv/workflow/bin/snakefmt --check Snakefile rules
 
 clean-results:
-	rm -rf data models index runs traces scores judge results logs benchmarks .snakemake  # cache/ keeps paid verdicts
+	rm -rf data models index runs traces scores judge n500 results logs benchmarks .snakemake  # cache/ keeps paid verdicts
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo
