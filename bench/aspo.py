@@ -4,12 +4,12 @@
 """
 
 import re
-import time
 
 import numpy as np
 import torch
 
 from aspo import ASPOConfig, compute_aspo_advantage, detect_structural_features
+from bench.table import seconds
 from qwen_like import qwen_like_tokenizer
 
 SHAPES = [(128, 4096), (512, 4096), (1024, 4096), (128, 1024)]
@@ -67,13 +67,7 @@ def plain_features(responses, mask, tokenizer):
 
 def milliseconds(function, repeats: int = 5) -> float:
     """Median wall time of a call."""
-    function()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
+    return 1000 * float(np.median(seconds(function, repeats)))
 
 
 def main() -> None:

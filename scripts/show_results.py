@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from tir.cli import run
+from tir.resources import collect
 
 _STAGES = {"world": "data", "world_trajectories": "data", "tiny_model": "data", "index": "retrieval index", "sft": "SFT",
            "rl": "RL", "traces": "traces"}
@@ -27,12 +28,10 @@ def main() -> None:
 def stage_seconds(directory: Path) -> dict[str, tuple[int, float]]:
     """(jobs, seconds) by stage, from Snakemake's benchmark files."""
     found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-    for path in sorted(directory.rglob("*.tsv")):
-        rule = path.relative_to(directory).parts[0].removesuffix(".tsv")
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                count, seconds = found[_STAGES.get(rule, rule)]
-                found[_STAGES.get(rule, rule)] = (count + 1, seconds + float(row["s"]))
+    for job in collect(directory, {}):
+        name = _STAGES.get(job["stage"], job["stage"])
+        count, seconds = found[name]
+        found[name] = (count + 1, seconds + job["seconds"])
     order = list(dict.fromkeys(_STAGES.values()))
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 

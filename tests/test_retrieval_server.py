@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving, wait_until  # noqa: F401  (fixtures)
+from processes import wait_until
+from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving  # noqa: F401  (fixtures)
 
 from tir.errors import SearchUnavailable
 from tir.retrieval import client as client_module
@@ -108,7 +109,7 @@ def test_health_answers_during_a_slow_search():
     with serving(index) as (url, _), httpx.Client(base_url=url) as http_client:
         searching = threading.Thread(target=lambda: httpx.post(f"{url}/search", json={"query": "slow"}))
         searching.start()
-        assert wait_until(lambda: index.batches)
+        assert wait_until(lambda: index.batches, 20)
         for _ in range(5):
             assert http_client.get("/health").status_code == 200
         assert searching.is_alive()
@@ -127,7 +128,7 @@ def test_drain_answers_what_is_in_flight():
         for thread in searching:
             thread.start()
         batcher = server.config.app.state.batcher
-        assert wait_until(lambda: sum(map(len, index.batches)) + len(batcher._waiting) == 4)
+        assert wait_until(lambda: sum(map(len, index.batches)) + len(batcher._waiting) == 4, 20)
         assert len(answers) < 4
         server.should_exit = True
         for thread in searching:
@@ -152,7 +153,7 @@ def test_server_process(bm25_directory, tmp_path):
     """Endpoint file once ready; a clean end on SIGTERM; a taken port is one paragraph."""
     endpoint_file = tmp_path / "endpoint.json"
     server = start_server(bm25_directory, "--port", "0", "--endpoint-file", str(endpoint_file))
-    assert wait_until(endpoint_file.exists)
+    assert wait_until(endpoint_file.exists, 20)
     endpoint = json.loads(endpoint_file.read_text())
     assert endpoint["pid"] == server.pid and endpoint["host"] == "127.0.0.1"
     assert endpoint["index"] == load_index(bm25_directory).digest

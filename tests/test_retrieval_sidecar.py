@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, is_alive, serving, wait_until  # noqa: F401  (fixtures)
+from processes import alive, wait_until
+from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving  # noqa: F401  (fixtures)
 
 from tir.errors import SearchUnavailable
 from tir.retrieval import client as client_module
@@ -26,7 +27,7 @@ def server_pids(endpoint: str) -> list[int]:
     pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if "tir.retrieval.server" in (path / "cmdline").read_text() and is_alive(int(path.name)):
+            if "tir.retrieval.server" in (path / "cmdline").read_text() and alive(int(path.name)):
                 sockets = [os.readlink(entry) for entry in (path / "fd").iterdir()]
                 inodes = [line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
                           if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == int(wanted)]
@@ -51,7 +52,7 @@ def test_sidecar_restarts_a_killed_server_and_leaves_nothing(bm25_directory, tmp
         with pytest.raises(SearchUnavailable, match="after 1 restarts"):
             client.batch_search_sync(["castle"])
         assert time.monotonic() - started < 15
-    assert not is_alive(first) and not is_alive(second)
+    assert not alive(first) and not alive(second)
     assert client_module._faults == {}
 
 
@@ -67,7 +68,7 @@ def test_sidecar_replaces_a_server_that_hangs(bm25_directory, tmp_path, monkeypa
         assert len(SearchClient(url, top_k=2).batch_search_sync(["queen"])[0]) == 2
         [second] = server_pids(url)
         os.kill(second, signal.SIGSTOP)
-    assert not is_alive(first) and not is_alive(second)
+    assert not alive(first) and not alive(second)
 
 
 PARENT = """
@@ -87,7 +88,7 @@ def test_server_dies_with_its_parent(bm25_directory, tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert wait_until(lambda: not is_alive(pid), 15)
+    assert wait_until(lambda: not alive(pid), 15)
 
 
 def test_sidecar_says_why_a_server_cannot_start(tmp_path):

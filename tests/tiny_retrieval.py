@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tir.errors import DataError
+from tir.retrieval.bert import weight_shapes
 from tir.retrieval.bm25 import BM25Config
 from tir.retrieval.build import build_index
 from tir.retrieval.encoder import EncoderConfig
@@ -43,21 +44,13 @@ def model_directory(tmp_path_factory) -> Path:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.enable_padding(length=16)  # as all-MiniLM's own file does; it must not matter
     tokenizer.save(str(directory / "tokenizer.json"))
-    hidden, wide = 32, 64
-    (directory / "config.json").write_text(json.dumps({
-        "model_type": "bert", "hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "hidden_act": "gelu", "intermediate_size": wide, "max_position_embeddings": 64,
+    config = {
+        "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "hidden_act": "gelu", "intermediate_size": 64, "max_position_embeddings": 64,
         "type_vocab_size": 2, "layer_norm_eps": 1e-12,
-        "vocab_size": len(vocabulary), "pad_token_id": 0, "architectures": ["BertModel"]}))
-    shapes = {"embeddings.word_embeddings": (len(vocabulary), hidden), "embeddings.position_embeddings": (64, hidden),
-              "embeddings.token_type_embeddings": (2, hidden), "embeddings.LayerNorm": (hidden,)}
-    for layer in range(2):
-        name = f"encoder.layer.{layer}"
-        shapes |= {f"{name}.attention.self.{part}": (hidden, hidden) for part in ("query", "key", "value")}
-        shapes |= {f"{name}.attention.output.dense": (hidden, hidden), f"{name}.attention.output.LayerNorm": (hidden,),
-                   f"{name}.intermediate.dense": (wide, hidden), f"{name}.output.dense": (hidden, wide),
-                   f"{name}.output.LayerNorm": (hidden,)}
-    generator = torch.Generator().manual_seed(0)
+        "vocab_size": len(vocabulary), "pad_token_id": 0, "architectures": ["BertModel"]}
+    (directory / "config.json").write_text(json.dumps(config))
+    shapes, generator = weight_shapes(config), torch.Generator().manual_seed(0)
     weights = {}
     for name, shape in shapes.items():
         weights[f"{name}.weight"] = torch.randn(shape, generator=generator) * 0.3
@@ -140,19 +133,3 @@ def serving(index, **options):
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
-
-
-def wait_until(condition, seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -94,7 +94,7 @@ class Service:
             except httpx.HTTPError as error:
                 raise _Passing(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code in PASSING:
-            raise _Passing(f"status {response.status_code}: {_words(response)}", _retry_after(response))
+            raise _Passing(f"status {response.status_code}: {_words(response)}", retry_after(response))
         if response.status_code >= 400:
             raise Refused(response.status_code, _words(response).replace(self._key or "\0", "[key]"))
         try:
@@ -125,7 +125,7 @@ def _words(response: httpx.Response) -> str:
         return response.text[:200].strip()
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def retry_after(response: httpx.Response) -> float | None:
     """Seconds of a Retry-After header, in either of its two forms; None if there is none that can be read."""
     value = response.headers.get("retry-after")
     if value is None:

@@ -19,8 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tir.errors import JudgeUnavailable
 from tir.judge.cache import Verdict, VerdictCache
 from tir.judge.prompt import parse, reminded
-
-_BUSY = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+from tir.service import PASSING, retry_after
 
 
 class _Busy(Exception):
@@ -136,8 +135,8 @@ class JudgeClient:
             answer = await http.post(f"{self.endpoint}/v1/chat/completions", json={**self._fixed, "messages": asked})
         except httpx.HTTPError as error:
             raise _Busy(str(error) or type(error).__name__) from error
-        if answer.status_code in _BUSY:
-            raise _Busy(f"status {answer.status_code}", _seconds(answer.headers.get("Retry-After")))
+        if answer.status_code in PASSING:
+            raise _Busy(f"status {answer.status_code}", retry_after(answer))
         if answer.status_code != 200:
             raise self._fault(f"status {answer.status_code}: {answer.text[:200].strip()}")
         try:
@@ -149,10 +148,3 @@ class JudgeClient:
     def _fault(self, why: str) -> JudgeUnavailable:
         return JudgeUnavailable("the judge does not answer", where=self.endpoint, why=why,
                                 remedy="look at the server, then run the same command again: verdicts so far are kept")
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:  # a date: our own pause is as good
-        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from tir import subprocesses
 from tir.errors import JudgeUnavailable
 
-ROOT = Path(__file__).resolve().parents[2]
+_DRAIN_S = 10.0
 
 
 def command(engine: str, model: str | os.PathLike, name: str, port: int, gpus: int) -> list[str]:
@@ -55,18 +55,14 @@ def judge_server(make_command: Callable[[int], list[str]], *, log_path: str | os
         yield endpoint
     finally:
         for process, _ in started:
-            _stop(process)
+            subprocesses.end(process, _DRAIN_S)
 
 
 def _start(arguments: list[str], log_path: str | os.PathLike) -> subprocess.Popen:
     Path(log_path).parent.mkdir(parents=True, exist_ok=True)
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if shutil.which("setpriv"):  # a job killed outright takes its server along
         arguments = ["setpriv", "--pdeathsig", "TERM", *arguments]
-    with open(log_path, "ab") as log:
-        # A session of its own, so that vLLM's workers end with it.
-        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                env={**os.environ, "PYTHONPATH": path})
+    return subprocesses.start(arguments, log_path)
 
 
 def _wait(process: subprocess.Popen, url: str, log_path: Path, timeout_s: float) -> None:
@@ -81,17 +77,8 @@ def _wait(process: subprocess.Popen, url: str, log_path: Path, timeout_s: float)
     raise _fault(f"not ready within {timeout_s:.0f} s", log_path)
 
 
-def _stop(process: subprocess.Popen) -> None:
-    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-
-
 def _fault(why: str, log_path: Path) -> JudgeUnavailable:
-    last = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-2:]
-    return JudgeUnavailable("the judge's server", where="sidecar", why=f"{why}: {' / '.join(last)}",
+    return JudgeUnavailable("the judge's server", where="sidecar", why=f"{why}: {subprocesses.last_words(log_path)}",
                             remedy=f"see {log_path}")
 
 

@@ -104,24 +104,18 @@ def random_encoder(target: Path, like: str) -> Path:
     import torch
     from safetensors.torch import save_file
 
+    from tir.retrieval.bert import weight_shapes
+
     if (target / "model.safetensors").exists():
         return target
     target.mkdir(parents=True, exist_ok=True)
     (target / "tokenizer.json").write_bytes((resolve_model(like) / "tokenizer.json").read_bytes())
-    dim, wide, words = 768, 3072, 30_522
-    write_json(target / "config.json", {
-        "model_type": "bert", "hidden_size": dim, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu",
-        "intermediate_size": wide, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
-        "vocab_size": words, "pad_token_id": 0})
-    shapes = {"embeddings.word_embeddings": (words, dim), "embeddings.position_embeddings": (512, dim),
-              "embeddings.token_type_embeddings": (2, dim), "embeddings.LayerNorm": (dim,)}
-    for layer in range(12):
-        name = f"encoder.layer.{layer}"
-        shapes |= {f"{name}.attention.self.{part}": (dim, dim) for part in ("query", "key", "value")}
-        shapes |= {f"{name}.attention.output.dense": (dim, dim), f"{name}.attention.output.LayerNorm": (dim,),
-                   f"{name}.intermediate.dense": (wide, dim), f"{name}.output.dense": (dim, wide),
-                   f"{name}.output.LayerNorm": (dim,)}
-    generator = torch.Generator().manual_seed(0)
+    config = {
+        "model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "gelu",
+        "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "vocab_size": 30_522, "pad_token_id": 0}
+    write_json(target / "config.json", config)
+    shapes, generator = weight_shapes(config), torch.Generator().manual_seed(0)
     weights = {f"{name}.weight": torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
     weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in shapes.items() if not name.endswith("embeddings")}
     save_file(weights, target / "model.safetensors")

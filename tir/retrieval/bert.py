@@ -70,6 +70,23 @@ class BertEncoder:
         return functional.layer_norm(states, states.shape[-1:], *pair, self.epsilon)
 
 
+def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of each `.weight` that `BertEncoder` reads, by module; all but the three tables of embeddings have a `.bias`
+    as long as its first dimension."""
+    dim, wide = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings": (config["vocab_size"], dim),
+        "embeddings.position_embeddings": (config["max_position_embeddings"], dim),
+        "embeddings.token_type_embeddings": (config["type_vocab_size"], dim), "embeddings.LayerNorm": (dim,)}
+    for number in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{number}"
+        shapes |= {f"{name}.attention.self.{part}": (dim, dim) for part in ("query", "key", "value")}
+        shapes |= {f"{name}.attention.output.dense": (dim, dim), f"{name}.attention.output.LayerNorm": (dim,),
+                   f"{name}.intermediate.dense": (wide, dim), f"{name}.output.dense": (dim, wide),
+                   f"{name}.output.LayerNorm": (dim,)}
+    return shapes
+
+
 def _pair(weights: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return weights[f"{name}.weight"], weights[f"{name}.bias"]
 

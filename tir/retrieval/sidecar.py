@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from pathlib import Path
 
 import httpx
 
+from tir import subprocesses
 from tir.errors import SearchUnavailable
 from tir.records import read_json
 from tir.retrieval.client import mark_fault, resolve_endpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBE_EVERY_S = 3.0  # with two failed probes in a row, a server that hangs is seen within
 PROBE_TIMEOUT_S = 4.0  # 2 x (3 + 4) = 14 seconds; one that dies, within one
 TERMINATE_S = 12.0  # the server drains for 10
@@ -47,40 +46,22 @@ class _Child:
         self.endpoint_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tir.retrieval.server", "--index", self._index, "--port", str(self.port),
                    "--endpoint-file", str(self.endpoint_file), "--parent-pid", str(os.getpid()), *self._options]
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+        self.process = subprocesses.start(command, self.log_path)
         while time.monotonic() < deadline and not self.ending.is_set():
             if self.endpoint_file.exists():
                 self.port = read_json(self.endpoint_file)["port"]
                 return resolve_endpoint(self.endpoint_file)
             if self.process.poll() is not None:
-                raise self.fault(f"ended with status {self.process.returncode} while starting: {self.last_line()}")
+                raise self.fault(f"ended with status {self.process.returncode} while starting: {subprocesses.last_words(self.log_path)}")
             time.sleep(0.05)
-        self.kill()
-        raise self.fault(f"not ready in time: {self.last_line()}")
-
-    def kill(self) -> None:
-        """End the process group at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        subprocesses.kill(self.process)
+        raise self.fault(f"not ready in time: {subprocesses.last_words(self.log_path)}")
 
     def stop(self) -> None:
-        """End it in an orderly way: SIGTERM, time to drain, SIGKILL for whatever is left of the group."""
+        """End it in an orderly way, with time to drain."""
         if self.process is not None:
-            if self.process.poll() is None:
-                self.process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(TERMINATE_S)
-            self.kill()
+            subprocesses.end(self.process, TERMINATE_S)
         self._scratch.cleanup()
-
-    def last_line(self) -> str:
-        """The end of the log, where the server's own error stands."""
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return " / ".join(line.strip() for line in lines[-2:])
 
     def fault(self, why: str) -> SearchUnavailable:
         return SearchUnavailable("retrieval server", where=self._index, why=why, remedy=f"see {self.log_path}")
@@ -114,7 +95,7 @@ class _Watch(threading.Thread):
             return False
         self.restarts += 1
         print(f"retrieval: server {why}; restart {self.restarts} of {self._max_restarts}", file=sys.stderr, flush=True)
-        self._child.kill()
+        subprocesses.kill(self._child.process)
         try:
             self._child.start(time.monotonic() + self._restart_timeout_s)
         except SearchUnavailable as error:

@@ -249,13 +249,13 @@ class _Run:
             kind = InfrastructureFault if cause["infrastructure"] else TrainingFailed
             raise kind("a trajectory failed", where=str(fault), why=f"{cause['type']}: {cause['text']}",
                        remedy="run the same command again; it continues from the last checkpoint")
-        if status and "timed out during startup" in _last_error(self.directory / "verl.log"):
-            raise SlowStart("Ray did not start in time", where=str(self.directory / "verl.log"),
-                            why=_last_error(self.directory / "verl.log"),
-                            remedy="run the same command again on a less loaded machine")
         if status:
-            raise TrainingFailed(f"verl ended with status {status}", where=str(self.directory / "verl.log"),
-                                 why=_last_error(self.directory / "verl.log"),
+            log = self.directory / "verl.log"
+            error = _last_error(log)
+            if "timed out during startup" in error:
+                raise SlowStart("Ray did not start in time", where=str(log), why=error,
+                                remedy="run the same command again on a less loaded machine")
+            raise TrainingFailed(f"verl ended with status {status}", where=str(log), why=error,
                                  remedy="mend the cause and run the same command again; it continues from the last checkpoint")
         if self.saved_step() != self.settings.steps:
             raise CheckpointError("verl ended without the last step", where=str(self.directory / "checkpoints"),

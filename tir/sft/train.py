@@ -6,16 +6,15 @@ Each epoch becomes a model directory `sft-epoch{n}`. Running again continues; ru
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tir import subprocesses
 from tir.errors import CheckpointError, InfrastructureFault
 from tir.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
 from tir.sft.checkpoints import export_checkpoint, whole_checkpoints
@@ -103,7 +102,7 @@ def _run_trainer(run: Path, base: Path, settings: SftSettings, plan: StepPlan) -
         try:
             _follow(child, trainer_log, plan)
         finally:
-            _end(child, _GRACE_SECONDS[settings.device])
+            subprocesses.end(child, _GRACE_SECONDS[settings.device])
     if child.returncode != 0:
         raise InfrastructureFault("LLaMA-Factory failed", where=str(run / "llamafactory.log"),
                                   why=f"exit status {child.returncode}: {_last_line(run / 'llamafactory.log')}",
@@ -144,19 +143,6 @@ def _follow(child: subprocess.Popen, trainer_log: Path, plan: StepPlan) -> None:
             losses = ", ".join(f"{name} {entry[name]:.4f}" for name in ("loss", "eval_loss") if name in entry)
             say(f"sft: step {step}/{plan.total}, {losses or 'done'}, {elapsed:.0f} s, {left}")
         shown = len(entries)
-
-
-def _end(child: subprocess.Popen, grace_s: float) -> None:
-    """End the child and whatever it started: asked first, with time to save a checkpoint, then killed."""
-    for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 20.0)):
-        if child.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=patience)
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # workers that outlived their leader
-        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _last_line(log: Path) -> str:

@@ -18,6 +18,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from tir.tools.sandbox.trial import trial
+
 # include/uapi/linux/sched.h
 _NEWNS, _NEWUTS, _NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -196,23 +198,14 @@ def probe(sources: Sequence[str]) -> str:
     Returns:
         "" if namespaces work here, else what refused.
     """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            namespaces = Namespaces(sources)
-            call = namespaces.fork()
-            if call == 0:
-                namespaces.enter_call()
-                os.write(write, b"works")
-                os._exit(0)
-            os.waitpid(call, 0)
-        except Exception as error:  # noqa: BLE001  (the reason is the result)
-            os.write(write, str(error).encode())
-        finally:
+
+    def attempt(report) -> None:
+        namespaces = Namespaces(sources)
+        call = namespaces.fork()
+        if call == 0:
+            namespaces.enter_call()
+            report("works")
             os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with open(read, encoding="utf-8", errors="replace") as file:
-        answer = file.read()
-    return "" if answer == "works" else answer or "the probe ended without a word"
+        os.waitpid(call, 0)
+
+    return trial(attempt)

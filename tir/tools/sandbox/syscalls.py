@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 
+from tir.tools.sandbox.trial import trial
+
 try:
     import pyseccomp
 except (ImportError, OSError, RuntimeError) as error:  # the package or libseccomp itself is not there
@@ -41,25 +43,16 @@ def probe() -> str:
     """Load the filter in a child that is thrown away; "" if it holds there, else what refused."""
     if pyseccomp is None:
         return _missing
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def attempt(report) -> None:
+        build_filter(os.getpid()).load()
         try:
-            build_filter(os.getpid()).load()
-            try:
-                os.fork()
-                os.write(write, b"it was loaded, but a process could still be made")
-            except PermissionError:
-                os.write(write, b"works")
-        except Exception as error:  # noqa: BLE001  (the reason is the result)
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with open(read, encoding="utf-8", errors="replace") as file:
-        answer = file.read()
-    return "" if answer == "works" else answer or "the probe ended without a word"
+            os.fork()
+            report("it was loaded, but a process could still be made")
+        except PermissionError:
+            report("works")
+
+    return trial(attempt)
 
 
 class _Program(ctypes.Structure):
