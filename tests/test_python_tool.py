@@ -1,11 +1,14 @@
 """The Python tool: upstream's golden vectors, and code that tries to take its host down."""
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -229,13 +232,51 @@ def test_a_call_that_cannot_be_set_up_says_so_and_never_runs(when, tmp_path):
     barriers = Barriers(namespaces=None, seccomp=None, landlock=Broken(), readable=(), directory=str(tmp_path))
     if when == "seccomp":  # the last step, when descriptors have moved
         barriers = replace(barriers, namespaces=SimpleNamespace(enter_call=lambda: None), seccomp=Broken(), landlock=None)
-    (_, stdout), (read, report) = os.pipe(), os.pipe()
+    (code, program), (_, stdout), (read, report) = os.pipe(), os.pipe(), os.pipe()
+    os.write(program, json.dumps(f"open({str(tmp_path / 'ran')!r}, 'w')").encode())
+    os.close(program)
     child = os.fork()
     if child == 0:
         try:
-            call.run(f"open({str(tmp_path / 'ran')!r}, 'w')", {}, barriers, stdout, report, timeout_s=5, memory_mb=2048)
+            call.run({}, barriers, code, stdout, report, timeout_s=5, memory_mb=2048)
         finally:
             os._exit(99)  # it came back: a copy of its parent would go on
-    os.close(report)
+    os.close(report), os.close(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert os.read(read, 100) == b"OSError: no such wall" and not (tmp_path / "ran").exists()
+
+
+def test_a_child_forked_for_a_call_that_never_comes_ends_with_its_worker():
+    with PythonTool(workers=1) as tool:
+        assert tool.run("print(1)").text == "1"
+        worker = idle_worker(tool)
+        assert wait_until(lambda: len(descendants(worker._process.pid)) >= 2)
+        below = descendants(worker._process.pid)
+        worker.close()
+        assert wait_until(lambda: not any(alive(pid) for pid in below))
+
+
+@pytest.mark.parametrize("without", [(), ("namespaces",)])
+def test_a_child_lost_while_it_waits_is_a_typed_fault(without):
+    with PythonTool(workers=1, without=without) as tool:
+        assert tool.run("print(1)").text == "1"
+        worker = idle_worker(tool)
+        assert wait_until(lambda: len(descendants(worker._process.pid)) >= 1 + (not without))
+        os.kill(max(descendants(worker._process.pid)), signal.SIGKILL)
+        with pytest.raises(ToolUnavailable, match="could not be set up"):
+            tool.run("print(2)")
+        assert tool.run("print(3)").text == "3"
+        scratch = Path(worker._scratch.name)
+        assert not scratch.exists() and Path(idle_worker(tool)._scratch.name).exists()
+
+
+def test_memory_of_its_own_is_merged_into_large_pages():
+    program = "from pathlib import Path; from tir.tools.sandbox.pages import merge; own = bytearray(2**24)\n" \
+              "print(merge(Path('/proc/self/maps').read_text()), own.count(0) == 2**24, sum(int(line.split()[1]) " \
+              "for line in open('/proc/self/smaps') if line.startswith('AnonHugePages')))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    pages, same, kilobytes = result.stdout.split()
+    assert same == "True"
+    if pages == "0":
+        pytest.skip("this kernel does not merge pages on request (MADV_COLLAPSE, Linux 6.1)")
+    assert int(pages) >= 6 and int(kilobytes) >= 6 * 2048

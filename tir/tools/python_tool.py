@@ -21,7 +21,7 @@ from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.base import ToolResult, cap
 from tir.tools.sandbox import levels
 from tir.tools.sandbox.worker import Worker
-from tir.tools.sandbox.zygote import Settings
+from tir.tools.sandbox.supervisor import Settings
 
 _MOST_WORKERS = 16
 

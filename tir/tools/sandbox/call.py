@@ -1,4 +1,4 @@
-"""The child's side of a call: shut every door, run the code, report.
+"""The child's side of a call: shut every door, wait for the code, run it, report.
 
 Order matters. Descriptors are closed once the user namespace is written; Landlock forbids mounting, so it comes after
 the mounts; seccomp forbids the calls all of the above are made of, so it comes last.
@@ -21,20 +21,25 @@ _REPORT_CHARS = 4096
 READY = b"ready\n"
 
 
-def run(code: str, globals_: dict, barriers: Barriers, stdout: int, report: int, *, timeout_s: float,
+def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int, *, timeout_s: float,
         memory_mb: int) -> None:
     """Run code with everything shut; never returns.
 
     Args:
-        code: the program.
-        globals_: its global names, already holding the preamble.
+        globals_: the program's global names, already holding the preamble.
         barriers: what stands around it.
-        stdout, report: descriptors. `READY` is written to `report` before the code runs, its outcome after it.
+        code, stdout, report: descriptors. `code` gives a JSON string, or nothing if there is no call after all. `READY`
+            is written to `report` before the code runs, its outcome after it.
         timeout_s: seconds the parent allows it; here they bound CPU time, per core.
         memory_mb: MiB of address space.
     """
     try:
-        _shut(barriers, stdout, report, timeout_s, memory_mb)
+        _shut(barriers, code, stdout, report, timeout_s, memory_mb)
+        with open(4, encoding="utf-8") as file:
+            program = file.read()
+        if not program:
+            os._exit(0)
+        program = json.loads(program)
         os.write(3, READY)
     except BaseException as error:  # noqa: BLE001  (the parent must hear of it: this is not the code's fault)
         words = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS]
@@ -44,7 +49,7 @@ def run(code: str, globals_: dict, barriers: Barriers, stdout: int, report: int,
             os.write(3, words)
         finally:
             os._exit(1)
-    outcome = _execute(code, globals_)
+    outcome = _execute(program, globals_)
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
     with contextlib.suppress(BaseException):
@@ -52,13 +57,13 @@ def run(code: str, globals_: dict, barriers: Barriers, stdout: int, report: int,
     os._exit(0)
 
 
-def _shut(barriers: Barriers, stdout: int, report: int, timeout_s: float, memory_mb: int) -> None:
+def _shut(barriers: Barriers, code: int, stdout: int, report: int, timeout_s: float, memory_mb: int) -> None:
     os.setsid()
     if barriers.namespaces:
         barriers.namespaces.enter_call()
     os.chdir(barriers.directory)
     os.environ.clear()
-    _only_own_descriptors(stdout, report)
+    _only_own_descriptors(code, stdout, report)
     if barriers.landlock:
         barriers.landlock.apply()
     # The wall clock ends a call first; this stands behind it, for all threads together.
@@ -77,13 +82,13 @@ def _shut(barriers: Barriers, stdout: int, report: int, timeout_s: float, memory
         (barriers.seccomp if barriers.namespaces else syscalls.build_filter(os.getpid())).load()
 
 
-def _only_own_descriptors(stdout: int, report: int) -> None:
-    """0: nothing, 1: the output, 2: nowhere, 3: the report; no other."""
-    stdout, report, null = os.dup(stdout), os.dup(report), os.open(os.devnull, os.O_RDWR)
-    # Sources are above 3 in a worker, so no copy overwrites another.
-    for target, source in ((0, null), (1, stdout), (2, null), (3, report)):
+def _only_own_descriptors(code: int, stdout: int, report: int) -> None:
+    """0: nothing, 1: the output, 2: nowhere, 3: the report, 4: the code, until it is read; no other."""
+    code, stdout, report, null = os.dup(code), os.dup(stdout), os.dup(report), os.open(os.devnull, os.O_RDWR)
+    # Sources are above 4 in a worker, so no copy overwrites another.
+    for target, source in ((0, null), (1, stdout), (2, null), (3, report), (4, code)):
         os.dup2(source, target)
-    os.closerange(4, DESCRIPTORS)
+    os.closerange(5, DESCRIPTORS)
     sys.stdin = io.StringIO()
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace")
 

@@ -148,6 +148,11 @@ class Namespaces:
         _check(_libc.umount2(b".", _MNT_DETACH), "umount of the old root")
         os.chdir("/")
 
+    def memory_map(self) -> str:
+        """This process's /proc/self/maps; its new root has no /proc."""
+        with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc), encoding="utf-8", errors="replace") as file:
+            return file.read()
+
     def fork(self) -> int:
         """`os.fork` whose child is the first process of a new PID namespace."""
         _unshare(_NEWPID)

@@ -8,11 +8,13 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from tir.tools.sandbox import zygote
+from tir.tools.sandbox.supervisor import Settings
 
 _ROOT = Path(__file__).resolve().parents[3]
 _STARTUP_S, _GRACE_S = 120.0, 45.0  # a call may take 30 s to be set up where the machine is busy
@@ -37,13 +39,16 @@ class Worker:
         OSError: it did not start, or died (`ask`); the text says how.
     """
 
-    def __init__(self, settings: zygote.Settings):
+    def __init__(self, settings: Settings):
         self.calls = 0
         self._received = bytearray()
+        # Where there are no namespaces, calls write below this; it goes with the worker, however that ends.
+        self._scratch = tempfile.TemporaryDirectory(prefix="tir-calls-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0,
-            env=_ENVIRONMENT | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ})
+            env=_ENVIRONMENT | {"TMPDIR": self._scratch.name}
+            | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ})
         self.missing: dict[str, str] = self._line(_STARTUP_S)["missing"]
 
     @property
@@ -52,7 +57,7 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, code: str, timeout_s: float) -> dict[str, str]:
-        """Run code and return the worker's answer (`tir.tools.sandbox.zygote`)."""
+        """Run code and return the worker's answer (`tir.tools.sandbox.supervisor`)."""
         self.calls += 1
         request = memoryview((json.dumps(code) + "\n").encode())
         while request:
@@ -83,7 +88,7 @@ class Worker:
         """End it and everything under it at once."""
         self._process.kill()
         self._process.wait()
-        self._close_pipes()
+        self._release()
 
     def close(self) -> None:
         """Let it end by itself, which takes no time between calls."""
@@ -94,8 +99,9 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._close_pipes()
+        self._release()
 
-    def _close_pipes(self) -> None:
+    def _release(self) -> None:
+        self._scratch.cleanup()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             pipe.close()
