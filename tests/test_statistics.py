@@ -87,10 +87,11 @@ def test_paired_difference_agrees_with_scipy():
         n_resamples=20_000,
         rng=1,
     )
-    assert (found.lo, found.hi) == pytest.approx((theirs.low, theirs.high), abs=0.003)
+    assert (found.lo, found.hi) == pytest.approx((theirs.low, theirs.high), abs=0.004)
     assert found.p == pytest.approx(test.pvalue, abs=0.006)
     error = (second - first).std(ddof=1) / np.sqrt(150)
-    assert found.minimum_detectable == pytest.approx(minimum_detectable(error), rel=0.03)
+    wider = np.hypot(error, np.sqrt(2) * np.abs(second - first).max() / 150)  # by one item gained and one lost
+    assert found.minimum_detectable == pytest.approx(minimum_detectable(wider), rel=0.03)
     assert found.items_needed == pytest.approx(150 * (minimum_detectable(error) / found.difference) ** 2, abs=1.01)
 
 
@@ -169,6 +170,22 @@ def test_intervals_cover_the_truth(items, seeds, seed_sd, bounds):
     assert bounds[0] <= np.mean(covered) <= bounds[1]
 
 
+@pytest.mark.parametrize("items", [30, 50])
+@pytest.mark.parametrize(
+    ("gained", "lost"), [(0.02, 0.0), (0.05, 0.0), (0.04, 0.01), (0.1, 0.0), (0.08, 0.03), (0.2, 0.15)]
+)
+def test_intervals_of_small_differences_cover_the_truth(items, gained, lost):
+    """Few items differ, often one or none: a bootstrap of those alone covers as little as 45 %."""
+    draw = np.random.default_rng(14)
+    kinds = draw.choice([1, -1, 0], (400, items), p=[gained, lost, 1 - gained - lost])
+    rows = {"base": {"x": np.zeros((1, items, 1))}}
+    rows |= {number: {"x": row.reshape(1, -1, 1).astype(float)} for number, row in enumerate(kinds)}
+    pairs = [(number, "base") for number in range(len(kinds))]
+    found = study(rows, pairs=pairs, resamples=1000).comparisons
+    truth = gained - lost
+    assert np.mean([each.lo - 1e-9 <= truth <= each.hi + 1e-9 for each in found]) >= 0.93
+
+
 def _false_positives(seeds: int, seed_sd: float) -> float:
     rows, _ = _simulate(1400, [40] * 3, seeds, seed_sd, np.random.default_rng(8))
     pairs = [(model, model + 1) for model in range(0, 1400, 2)]
@@ -208,6 +225,36 @@ def test_binary_scores_of_one_seed_get_wilson_and_constants_are_not_certain():
     assert found.method == "wilson" and (found.lo, found.hi) == wilson(22, 30)
     found = study({"a": {"x": np.zeros((3, 30, 1))}}).estimates["a", "x"]
     assert found.method == "wilson" and found.lo == 0 and found.hi > 0.1
+
+
+def test_models_equal_on_every_item_are_not_certainly_equal():
+    values = (np.arange(40) < 27).astype(float)
+    found = _cells(values, values.copy()).comparisons[0]
+    assert found.difference == 0 and found.p == 1 and found.items_needed is None
+    exact = 1 - 0.025 ** (1 / 40)  # Clopper-Pearson's bound on the share of items that differ: 8.8 %
+    assert found.hi == pytest.approx(exact, abs=0.015) and found.lo == pytest.approx(-exact, abs=0.015)
+    power = 1 - stats.binom.cdf(5, 40, found.minimum_detectable)  # six of six one way is the sign test's first p < 0.05
+    assert 0.6 < power < 0.95
+
+
+def test_one_differing_item_does_not_exclude_the_other_direction():
+    found = _cells(np.eye(40)[0], np.zeros(40)).comparisons[0]
+    assert found.difference == 0.025 and found.lo < -0.03 and found.hi > 0.08
+    assert found.items_needed == pytest.approx(40 * 7.85, rel=0.02)
+
+
+def test_unseen_differences_weigh_once_in_an_average():
+    rows = {name: {bench: np.ones((1, 40, 1)) for bench in "wxyz"} for name in "ab"}
+    found = {each.column: each for each in study(rows, macros={"Avg": "wxyz"}, pairs=[("a", "b")]).comparisons}
+    assert found["Avg"].hi == pytest.approx(found["w"].hi / 4, rel=0.05)
+    assert 0.04 < found["Avg"].minimum_detectable < 0.06  # of 160 items; one benchmark alone: 0.16
+    assert found["w"].minimum_detectable == pytest.approx(0.164, abs=0.001)
+
+
+def test_an_average_of_constants_is_not_certain_either():
+    rows = {"a": {"x": np.zeros((1, 30, 1)), "y": np.zeros((1, 30, 1))}}
+    found = study(rows, macros={"Avg": ["x", "y"]}).estimates["a", "Avg"]
+    assert (found.lo, found.hi) == pytest.approx(wilson(0, 60))
 
 
 def test_equal_models_and_samples():
@@ -251,8 +298,22 @@ def test_clusters_widen_a_proportion():
     assert alone == pytest.approx(tenfold) and tenfold[1] - tenfold[0] > 2 * np.diff(wilson(120, 200))[0]
     expected = stats.bootstrap((hits,), np.mean, method="percentile", rng=0).confidence_interval
     assert alone == pytest.approx((expected.low, expected.high), abs=0.051)
-    lo, hi = clustered_difference((hits, np.ones(20)), (np.zeros(20), np.ones(20)))
-    assert (lo, hi) == pytest.approx(alone)
+    halves = np.arange(20) % 2.0, np.ones(20)
+    lo, hi = clustered_difference((hits, np.ones(20)), halves)
+    mirrored = clustered_difference(halves, (hits, np.ones(20)))
+    assert lo < 0.1 < hi and (-hi, -lo) == pytest.approx(mirrored)
+
+
+def test_clusters_that_all_agree_are_not_certain():
+    none, twice, halves = np.zeros(20), np.full(20, 2.0), (np.arange(20) % 2.0, np.ones(20))
+    assert clustered_proportion(none, twice) == wilson(0, 20)  # 20 trajectories, not 40 occurrences
+    assert clustered_proportion(twice, twice) == wilson(20, 20)
+    lo, hi = clustered_difference((twice, twice), (none, twice))
+    edge = wilson(0, 20)[1]
+    assert hi == 1 and lo == pytest.approx(1 - np.sqrt(2) * edge)
+    lo, hi = clustered_difference((none, twice), halves)
+    low, high = clustered_proportion(*halves)
+    assert lo == pytest.approx(-high, abs=0.05) and -0.5 < hi < -low + edge
 
 
 @pytest.mark.parametrize(

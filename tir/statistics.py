@@ -12,7 +12,10 @@ disagree. Its levels, from the top:
 - seeds add what the models of an arm differ by *beyond* item noise, drawn from Student's t with seeds - 1 degrees of
   freedom: three seeds cannot be bootstrapped honestly. With one seed there is no such part, and `method` says so.
 
-A score of one sample and one seed that is right or wrong gets Wilson's interval. Paired differences are tested by
+A score of one sample and one seed that is right or wrong gets Wilson's interval, and so does whatever is the same for
+every item: no variance is seen there, yet it is not certain. For the same reason the bootstrap of a paired difference
+counts one more item gained and one more lost (`tir.resampling`), and the smallest detectable difference is at least
+what would show if all items that differ went one way. Paired differences are tested by
 flipping the signs of item differences (all samples and seeds of an item together), with Holm's correction. Scores are
 fractions in [0, 1]. Sources: paper section 7 (statistical power); Miller, arXiv 2411.00640 (paired differences, power).
 """
@@ -85,7 +88,7 @@ class Study:
     comparisons: list[Comparison]
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a proportion."""
     lo, hi = proportion_confint(successes, n, alpha=1 - level, method="wilson")
     return float(lo), float(hi)
@@ -157,9 +160,14 @@ def clustered_proportion(
 ) -> tuple[float, float]:
     """Interval of sum(successes) / sum(trials) when occurrences within a cluster (a trace) are not independent.
 
+    All of them, or none, show no variance to a bootstrap: that gets Wilson's interval with the clusters as its n.
+
     Args:
         successes, trials: per cluster, shape (clusters,); clusters with 0 trials count as clusters.
     """
+    share, clusters = np.sum(successes) / np.sum(trials), int(np.count_nonzero(trials))
+    if share in (0, 1):
+        return wilson(share * clusters, clusters, level)
     draws = _ratio_draws(successes, trials, resamples, seed)
     return tuple(float(edge) for edge in np.nanquantile(draws, (0.5 - level / 2, 0.5 + level / 2)))
 
@@ -172,7 +180,19 @@ def clustered_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of the difference of two such proportions over the same clusters, resampled together."""
+    """Interval of the difference of two such proportions over the same clusters, resampled together.
+
+    Where one of them is 0 or 1, the two intervals are combined instead (Newcombe 1998, Stat. Med. 17:873, method 10).
+    """
+    shares = [np.sum(successes) / np.sum(trials) for successes, trials in (first, second)]
+    if {0, 1} & set(shares):
+        (low, high), (other_low, other_high) = (
+            clustered_proportion(*each, level=level, resamples=resamples, seed=seed) for each in (first, second)
+        )
+        difference = shares[0] - shares[1]
+        below = math.hypot(shares[0] - low, other_high - shares[1])
+        above = math.hypot(high - shares[0], shares[1] - other_low)
+        return float(difference - below), float(difference + above)
     draws = _ratio_draws(*first, resamples, seed) - _ratio_draws(*second, resamples, seed)
     return tuple(float(edge) for edge in np.nanquantile(draws, (0.5 - level / 2, 0.5 + level / 2)))
 
@@ -180,10 +200,10 @@ def clustered_difference(
 def _estimate(column: Column, row: int, arrays: list[np.ndarray], level: float) -> Estimate:
     seeds, samples = len(arrays[0]), arrays[0].shape[2]
     values = np.concatenate([array.ravel() for array in arrays])
-    binary, single = np.isin(values, (0, 1)).all(), len(arrays) == 1
+    proportion = np.isin(values, (0, 1)).all() and len(arrays) == seeds == samples == 1
     score = float(column.point[row])
-    if single and (seeds == samples == 1 and binary or values.min() == values.max()):
-        lo, hi = wilson(score * column.n, column.n, level)  # a constant has no bootstrap variance, yet is not certain
+    if proportion or values.min() == values.max():  # a constant has no bootstrap variance, yet is not certain
+        lo, hi = wilson(score * column.effective_items, column.effective_items, level)
         method = "wilson"
     else:
         lo, hi = np.clip((column.lo[row], column.hi[row]), 0, 1)
@@ -201,7 +221,10 @@ def _test(column: Column, contrast: int, position: int, seeds: int, level: float
     room = difference**2 - reach**2 * seed_variance
     needed = math.ceil(column.n * item_variance * reach**2 / room) if room > 0 and item_variance > 0 else None
     # Half the interval is the test's reach as it really is, heavy tails of few seeds included.
-    detectable = (hi - lo) / 2 + stats.norm.ppf(power) * math.sqrt(item_variance + seed_variance)
+    spread = math.sqrt(item_variance + 2 * column.unseen[position] ** 2 + seed_variance)
+    detectable = (hi - lo) / 2 + stats.norm.ppf(power) * spread
+    # A difference made by items that all go one way has a variance of its own, whatever was seen so far.
+    one_way = column.largest[position] * reach**2 / (column.effective_items + reach**2)
     training_noise = "seeds" if seeds > 1 else "one seed per model: training noise is not included"
     return {
         "difference": difference,
@@ -209,9 +232,9 @@ def _test(column: Column, contrast: int, position: int, seeds: int, level: float
         "hi": hi,
         "n": column.n,
         "p": (1 + int((null >= abs(difference) - 1e-12).sum())) / (1 + len(null)),
-        "minimum_detectable": float(detectable),
+        "minimum_detectable": float(max(detectable, one_way)),
         "items_needed": needed,
-        "method": f"paired bootstrap and sign flips ({column.resampled}; {training_noise})",
+        "method": f"paired bootstrap (Bonett-Price) and sign flips ({column.resampled}; {training_noise})",
     }
 
 
