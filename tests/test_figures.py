@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from tir.errors import ConfigError, DataError
 from tir.figures import DRAWERS, draw, module
 from tir.figures.training import curve, validation_key
-from tir.plot_style import CATEGORY_LOOKS, LOOKS, look, ordered, save
+from tir.plot_style import CATEGORY_LOOKS, LOOKS, look, looks, ordered, save
 from tir.tables.inputs import Inputs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +144,74 @@ def test_looks_differ_without_colour(looks):
         )
     if looks is LOOKS:
         assert len({each.marker for each in looks.values()}) == len(looks)
+
+
+def test_labels_that_share_a_look_are_told_apart_in_one_figure():
+    shown = ["lambda_0.1", "lambda_1.0", "SFT epoch 1", "SFT epoch 2", "SFT epoch 3", "GRPO @ 30"]
+    assert look("lambda_0.1") is look("lambda_1.0")  # four spare looks for any number of names
+    assert len(set(looks(shown).values())) == len(shown) and looks(shown)["GRPO @ 30"] is LOOKS["grpo"]
+    assert len(looks(f"arm {number}" for number in range(40))) == 40  # more than there are: alike, but drawn
+
+
+def _grey(colour) -> float:
+    return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def _bars_alike(one, other) -> bool:
+    return (
+        one.get_hatch() == other.get_hatch() and abs(_grey(one.get_facecolor()) - _grey(other.get_facecolor())) < 0.15
+    )
+
+
+def _lines_alike(one, other) -> bool:
+    dashes = [line._dash_pattern for line in (one, other)]
+    markers = [line.get_marker() for line in (one, other)]
+    return (
+        dashes[0] == dashes[1]
+        and markers[0] == markers[1]
+        and abs(_grey(one.get_color()) - _grey(other.get_color())) < 0.15
+    )
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure2", "figure4", "figure5", "figure6"])
+def test_series_of_a_figure_differ_in_a_grey_print(inputs, name):
+    """What is in the legend, as drawn: same hatch and lightness, or same dash, marker and lightness, fails."""
+    models = ["sft", "grpo-step30-seed1", "aspo-step30-seed1", "published"]
+    labels = ["lambda_0.1", "lambda_1.0", "SFT epoch 1", "SFT epoch 2"]
+    rows = [{"label": label, "models": [model]} for label, model in zip(labels, models, strict=True)]
+    for shown in (PARAMS[name], PARAMS[name] | {"rows": rows}):
+        figure = draw(name, inputs, shown)
+        legends = [each for each in (*figure.legends, *(axes.get_legend() for axes in figure.axes)) if each]
+        handles = [handle for legend in legends for handle in legend.legend_handles]
+        if name == "figure5":  # named on the axis
+            handles = list(figure.axes[0].patches)
+        alike = _lines_alike if name in ("figure2", "figure4") else _bars_alike
+        assert len(handles) >= 3
+        assert not any(alike(one, other) for one, other in combinations(handles, 2))
+
+
+def test_figure3_targets_differ_in_a_grey_print(inputs):
+    axes = draw("figure3", inputs, SETS).axes[0]
+    bars = {
+        label.get_text().replace("\n", " "): bar
+        for label, bar in zip(axes.get_xticklabels(), axes.patches, strict=True)
+    }
+    reward, punished, neutral = (bars[name] for name in ("python → answer", "python → think", "think → search"))
+    assert not any(_bars_alike(*pair) for pair in combinations((reward, punished, neutral), 2))
+
+
+def test_figure3_keeps_the_places_of_bigrams_that_do_not_occur(inputs):
+    only_search = {**SETS, "sets": [each for each in SETS["sets"] if each["task"] == "qa"]}
+    axes = draw("figure3", inputs, only_search).axes[0]
+    assert len(axes.get_xticklabels()) == 6 and len(axes.patches) < 6
+    assert sum("occur" in text.get_text() for text in axes.texts) == 6 - len(axes.patches)
+
+
+def test_figures_say_how_many_items_they_stand_on(inputs):
+    assert draw("figure1", inputs, BARS).axes[0].get_xlabel() == "n = 30 per benchmark; 95 % intervals"
+    assert "n = 30" in draw("figure2", inputs, BARS).legends[0].get_title().get_text()
+    assert draw("figure4", inputs, {"items": 50}).axes[0].get_ylabel() == "Validation score, n = 50"
+    assert "(n = 720)" in draw("figure6", inputs, BARS).axes[0].get_yticklabels()[2].get_text()
 
 
 def test_labels_ids_and_arms_find_their_look():

@@ -41,7 +41,7 @@ LOOKS = {
     "sft_medium": Look("#b9d9f0", "oo", "d", (0, (1, 2.5))),
     "grpo": Look("#7ac68a", "", "o", "-"),
     "aspo": Look("#cf4339", "\\\\\\\\", "^", "-"),
-    "gamma_only": Look("#e69f00", "xxxx", "v", (0, (5, 1, 1, 1))),
+    "gamma_only": Look("#b97400", "xxxx", "v", (0, (5, 1, 1, 1))),
     "alpha_only": Look("#8da0cb", "----", "P", (0, (3, 1))),
     "beta_only": Look("#cc79a7", "||||", "X", (0, (2, 1))),
     "aspo_original": Look("#762a83", "++++", "*", (0, (6, 2))),
@@ -100,6 +100,16 @@ def look(label: str) -> Look:
         return LOOKS[name]
     family = next((known for known in ("published", "sft") if name.startswith(known)), None)
     return LOOKS[family] if family else _OTHERS[sum(name.encode()) % len(_OTHERS)]
+
+
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """The looks of what one figure shows together: `look`, but no two labels alike while looks last."""
+    chosen: dict[str, Look] = {}
+    for label in dict.fromkeys(labels):
+        wanted = look(label)
+        spare = (wanted, *_OTHERS, *LOOKS.values())
+        chosen[label] = next((each for each in spare if each not in chosen.values()), wanted)
+    return chosen
 
 
 def bar_style(of: Look) -> dict[str, Any]:

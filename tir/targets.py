@@ -155,7 +155,11 @@ class Targets:
             facts = [{"name": each, "label": item.label, "task": item.task, "n": item.n}
                      for each, item in self.cfg.benchmarks.items()]
             return params(benchmarks=facts, decontaminated=clean)
-        return params(**({"arms": self.shown_arms} if name in ("figure4", "figure8") else {}))
+        if name == "figure4":
+            compared = any(row.paper for table in ("table5", "table6") if table in self.cfg.tables
+                           for row in self.cfg.tables[table].rows)
+            return params(arms=self.shown_arms, items=self.cfg.data.validation.rows, paper=compared)
+        return params(**({"arms": self.shown_arms} if name == "figure8" else {}))
 
     def _companions(self, name: str) -> list[str]:
         if name in COMPANIONS or name not in self.cfg.tables:

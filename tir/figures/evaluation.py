@@ -19,10 +19,11 @@ from tir.plot_style import (
     NEUTRAL,
     POSITIVE,
     TEXT_WIDTH,
+    Look,
     bar_style,
     draw_intervals,
     line_style,
-    look,
+    looks,
     style,
 )
 from tir.statistics import Estimate
@@ -43,11 +44,12 @@ def accuracy_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     with style():
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.5))
         width = 0.82 / len(rows)
-        for number, row in enumerate(rows):
+        for number, (row, drawn) in enumerate(_drawn(rows)):
             found = [estimates[row["label"], each["name"]] for each in benchmarks]
             places = np.arange(len(benchmarks)) + (number - (len(rows) - 1) / 2) * width
-            _bars(axes, places, found, width * 0.94, look(row.get("style", row["label"])))
+            _bars(axes, places, found, width * 0.94, drawn)
         axes.set_xticks(range(len(benchmarks)), [each["label"] for each in benchmarks])
+        axes.set_xlabel(f"{_items(estimates, rows, benchmarks)}; 95 % intervals")
         axes.tick_params(axis="x", length=0)
         axes.set(ylabel="Score (×100)", ylim=(0, 100), xlim=(-0.6, len(benchmarks) - 0.4))
         _mark_tasks(axes, [each.get("task") for each in benchmarks])
@@ -68,8 +70,7 @@ def accuracy_radar(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         figure, axes = plt.subplots(figsize=(3.6, 3.9), subplot_kw={"projection": "polar"})
         axes.set_theta_offset(np.pi / 2)
         axes.set_theta_direction(-1)
-        for row, values in zip(rows, scores, strict=True):
-            drawn = look(row.get("style", row["label"]))
+        for (_, drawn), values in zip(_drawn(rows), scores, strict=True):
             axes.plot(np.append(angles, angles[0]), np.append(values, values[0]), **line_style(drawn), zorder=3)
             axes.fill(angles, values, color=drawn.colour, alpha=0.06, linewidth=0)
             if drawn in (LOOKS["published"], LOOKS["sft"]):  # more than two hatches on top of each other are mud
@@ -88,11 +89,12 @@ def accuracy_radar(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         axes.set_ylim(0, top)
         axes.grid(visible=True, color="#d9d9d9")
         axes.spines["polar"].set_color("#bbbbbb")
-        lines = [
-            plt.Line2D([], [], **line_style(look(row.get("style", row["label"]))), label=row["label"]) for row in rows
-        ]
         figure.legend(
-            handles=lines, loc="outside lower center", ncols=2 if len(rows) in (2, 4) else 3, handlelength=2.4
+            handles=[plt.Line2D([], [], **line_style(drawn), label=row["label"]) for row, drawn in _drawn(rows)],
+            title=f"Score (×100), {_items(estimates, rows, benchmarks)}",
+            loc="outside lower center",
+            ncols=2 if len(rows) in (2, 4) else 3,
+            handlelength=2.8,
         )
     return figure
 
@@ -109,12 +111,13 @@ def _remark(text: str) -> Figure:
 def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     """Figure 3: accuracy given an action bigram, most successful first, with clustered intervals and counts.
 
-    All of the paper's bigrams are shown; the five most frequent would leave out python→think, the sixth. Params: sets,
-    statistics, as for Table 3.
+    All of the paper's bigrams have a place, those that do not occur the last ones; the five most frequent would leave
+    out python→think, the sixth. Others that occur are in Table 3. Params: sets, statistics, as for Table 3.
     """
     found = behaviours(inputs, params["sets"])
-    known = {arrow(bigram) for bigram in BIGRAMS}
+    known = [arrow(bigram) for bigram in BIGRAMS]
     rows = [row for row in bigram_rows(found, params.get("statistics", {})) if row[0] in known]
+    missing = [name for name in known if name not in {row[0] for row in rows}]
     if not rows:
         return _remark(f"no action bigram occurs in {len(found)} trajectories")
     shares, lows, highs = (np.array([float(row[column]) for row in rows]) for column in (3, 6, 7))
@@ -140,9 +143,17 @@ def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
                 color="#555555",
                 transform=axes.get_xaxis_transform(),
             )
-        axes.set_xticks(places, [row[0].replace("→", "\n→ ") for row in rows])
+        for place in range(len(rows), len(known)):
+            axes.text(place, 0.025, "does not\noccur", ha="center", va="bottom", fontsize=7, color="#555555")
+        names = [*(row[0] for row in rows), *missing]
+        axes.set_xticks(range(len(names)), [name.replace("→", "\n→ ") for name in names])
         axes.tick_params(axis="x", length=0)
-        axes.set(ylabel="P(correct | bigram)", ylim=(0, 1.08), yticks=np.arange(0, 1.01, 0.25))
+        axes.set(
+            ylabel="P(correct | bigram), 95 % intervals",
+            xlim=(-0.6, len(names) - 0.4),
+            ylim=(0, 1.08),
+            yticks=np.arange(0, 1.01, 0.25),
+        )
     return figure
 
 
@@ -152,15 +163,16 @@ def one_benchmark(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     estimates = _estimates(inputs, {**params, "benchmarks": [benchmark]})
     with style():
         figure, axes = plt.subplots(figsize=(0.9 + 0.75 * len(rows), 2.4))
-        for place, row in enumerate(rows):
+        for place, (row, drawn) in enumerate(_drawn(rows)):
             found = estimates[row["label"], benchmark["name"]]
-            _bars(axes, np.array([place]), [found], 0.62, look(row.get("style", row["label"])))
+            _bars(axes, np.array([place]), [found], 0.62, drawn)
             axes.text(place, 100 * found.hi + 2, f"{100 * found.score:.1f}", ha="center", va="bottom", fontsize=7.5)
         items = estimates[rows[0]["label"], benchmark["name"]].n
         axes.set_xticks(range(len(rows)), [row["label"] for row in rows])
         axes.tick_params(axis="x", length=0)
         axes.set(
             ylabel=f"{METRIC_NAMES[benchmark['metric']].capitalize()} (×100)",
+            xlabel="95 % intervals",
             ylim=(0, 108),
             yticks=range(0, 101, 20),
             xlim=(-0.6, len(rows) - 0.4),
@@ -175,13 +187,14 @@ def tool_categories(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     Params: rows: [{label, models}]; benchmarks: [{name, ...}] pooled (the paper: GSM8K only).
     """
     rows = params["rows"]
-    shares = {row["label"]: _category_shares(inputs, row["models"], params["benchmarks"]) for row in rows}
+    counts = {row["label"]: _category_counts(inputs, row["models"], params["benchmarks"]) for row in rows}
+    totals = {label: sum(each.values()) for label, each in counts.items()}
     with style():
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.75, 0.85 + 0.36 * len(rows)))
         left = np.zeros(len(rows))
         places = np.arange(len(rows))[::-1]
         for name in CATEGORIES:
-            widths = np.array([100 * shares[row["label"]][name] for row in rows])
+            widths = np.array([100 * counts[row["label"]][name] / totals[row["label"]] for row in rows])
             axes.barh(places, widths, 0.62, left=left, **bar_style(CATEGORY_LOOKS[name]))
             for place, start, width in zip(places, left, widths, strict=True):
                 if width >= 7:
@@ -195,7 +208,7 @@ def tool_categories(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
                         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.9},
                     )
             left += widths
-        axes.set_yticks(places, [row["label"] for row in rows])
+        axes.set_yticks(places, [f"{row['label']}\n(n = {totals[row['label']]})" for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False)
         axes.set(xlabel="Share of trajectories (%)", xlim=(0, 100))
@@ -208,7 +221,7 @@ def _estimates(inputs: Inputs, params: Mapping[str, Any]) -> dict[tuple[str, str
     return evaluate(inputs, params["rows"], params["benchmarks"], params.get("statistics", {}), pairs=()).estimates
 
 
-def _bars(axes, places: np.ndarray, found: Sequence[Estimate], width: float, drawn) -> None:
+def _bars(axes, places: np.ndarray, found: Sequence[Estimate], width: float, drawn: Look) -> None:
     scores, lows, highs = (100 * np.array([getattr(each, name) for each in found]) for name in ("score", "lo", "hi"))
     axes.bar(places, scores, width, **bar_style(drawn))
     draw_intervals(axes, places, scores, lows, highs)
@@ -237,10 +250,25 @@ def _mark_tasks(axes, tasks: Sequence[str | None]) -> None:
 
 
 def _handles(rows: Sequence[Mapping]) -> list[Patch]:
-    return [Patch(**bar_style(look(row.get("style", row["label"]))), label=row["label"]) for row in rows]
+    return [Patch(**bar_style(drawn), label=row["label"]) for row, drawn in _drawn(rows)]
 
 
-def _category_shares(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mapping]) -> dict[str, float]:
+def _drawn(rows: Sequence[Mapping]) -> list[tuple[Mapping, Look]]:
+    """Rows with their looks."""
+    chosen = looks(row.get("style", row["label"]) for row in rows)
+    return [(row, chosen[row.get("style", row["label"])]) for row in rows]
+
+
+def _items(
+    estimates: Mapping[tuple[str, str], Estimate], rows: Sequence[Mapping], benchmarks: Sequence[Mapping]
+) -> str:
+    """How many items stand behind the scores: "n = 30 per benchmark", or each benchmark's number if they differ."""
+    sizes = [estimates[rows[0]["label"], each["name"]].n for each in benchmarks]
+    if len(set(sizes)) == 1:
+        return f"n = {sizes[0]} per benchmark"
+    return f"n = {', '.join(map(str, sizes))}"
+
+
+def _category_counts(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mapping]) -> Counter[str]:
     traces = [trace for model in models for each in benchmarks for trace in inputs.traces(model, each["name"])]
-    counts = Counter(category(trace["n_python"], trace["n_search"]) for trace in traces)
-    return {name: counts[name] / len(traces) for name in CATEGORIES}
+    return Counter(category(trace["n_python"], trace["n_search"]) for trace in traces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from tir.plot_style import LOOKS, TEXT_WIDTH, line_style, look, ordered, style
+from tir.plot_style import LOOKS, TEXT_WIDTH, Look, line_style, looks, ordered, style
 from tir.tables.curves import curve, validation_key
 from tir.tables.inputs import Inputs
 from tir.tables.training import sft_log
@@ -27,23 +28,25 @@ TELEMETRY = {
 def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     """Figure 4: validation score over RL steps, one line per arm, mean over seeds with their range.
 
-    Params: arms (those with metrics by default); validation_key: metric name (found by itself by default); paper: true
-    draws the paper's GRPO values as crosses.
+    Params: arms (those with metrics by default); validation_key: metric name (found by itself by default); items: rows of
+    the validation set; paper: true draws the paper's GRPO values as crosses.
     """
     from tir.tables.reference import paper
 
     arms = params.get("arms") or ordered(inputs.arms())
     key = params.get("validation_key") or validation_key(inputs.metrics(arms[0]))
     curves = {arm: curve(inputs.metrics(arm), key, arm) for arm in arms}
+    chosen = looks(arms)
     with style():
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.72, 2.5))
         for arm, (steps, values) in curves.items():
-            _line(axes, steps, values, arm, marker=True)
-        _label_ends(axes, curves)
+            _line(axes, steps, values, chosen[arm], _name(arm, len(values)))
+        _label_ends(axes, curves, chosen, gap=14 if params.get("paper") else 6)
         if params.get("paper"):
             stated = paper()["figure4"]
             axes.plot(stated["steps"], stated["score"], "x", color="#4d4d4d", label="paper, GRPO")
-        axes.set(xlabel="Training step", ylabel="Validation score")
+        items = f", n = {params['items']}" if params.get("items") else ""
+        axes.set(xlabel="Training step", ylabel=f"Validation score{items}")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.1)
         axes.margins(x=0.08)
         ticks = sorted({step for steps, _ in curves.values() for step in steps})
@@ -59,10 +62,14 @@ def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     drawn = LOOKS["sft"]
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.3), width_ratios=(1.7, 1))
-        left.plot(steps, losses, color=drawn.colour, alpha=0.45, linewidth=0.6)
-        left.plot(steps, _smooth(losses), color="#1f4e79", linewidth=1.2)
-        top = np.quantile(losses, 0.999) * 1.02
+        smooth = _smooth(losses)
+        if smooth is not None:
+            left.plot(steps, losses, color=drawn.colour, alpha=0.45, linewidth=0.6, label="as logged")
+        left.plot(steps, losses if smooth is None else smooth, color="#1f4e79", linewidth=1.2, label="smoothed")
+        top = np.quantile(losses, 0.999, method="higher") * 1.03
         left.set(xlabel="Training step", ylabel="Training loss", title="(a) training", ylim=(None, top))
+        if smooth is not None:
+            left.legend(loc="center right")
         for step, _ in log.evaluations:
             left.axvline(step, color="#777777", linestyle=(0, (3, 2)), linewidth=0.7)
             left.annotate(
@@ -116,15 +123,16 @@ def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             sharey="row",
             squeeze=False,
         )
-        for column, arm in enumerate(arms):
+        for column, (arm, drawn) in enumerate(looks(arms).items()):
+            drawn = replace(drawn, dash="-")  # each has a column of its own, and dashes hide a jagged line
             runs = inputs.metrics(arm)
             for row, (key, title) in enumerate(metrics.items()):
                 axes = grid[row, column]
-                _line(axes, *curve(runs, key, arm), arm, marker=False)
+                _line(axes, *curve(runs, key, arm), replace(drawn, marker=""), arm)
                 if column == 0:
                     axes.set_ylabel(title)
                 if row == 0:
-                    axes.set_title(f"{_name(arm)}, {len(runs)} seed{'s' if len(runs) > 1 else ''}")
+                    axes.set_title(_name(arm, len(runs)))
                 if row == len(metrics) - 1:
                     axes.set_xlabel("Training step")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -132,44 +140,46 @@ def telemetry(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _line(axes, steps: np.ndarray, values: np.ndarray, arm: str, *, marker: bool) -> None:
+def _line(axes, steps: np.ndarray, values: np.ndarray, drawn: Look, label: str) -> None:
     """Mean over seeds, with the range of the seeds shaded."""
-    drawn = line_style(look(arm)) | ({} if marker else {"marker": ""})
-    axes.plot(steps, values.mean(axis=0), **drawn, label=_name(arm))
+    axes.plot(steps, values.mean(axis=0), **line_style(drawn), label=label)
     if len(values) > 1:
-        axes.fill_between(
-            steps, values.min(axis=0), values.max(axis=0), color=look(arm).colour, alpha=0.18, linewidth=0
-        )
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=drawn.colour, alpha=0.18, linewidth=0)
 
 
-def _label_ends(axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Print each line's last value to its right, moved apart where lines end close together."""
+def _label_ends(
+    axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], chosen: Mapping[str, Look], gap: int
+) -> None:
+    """Print each line's last value `gap` points to its right, moved apart where lines end close together."""
     ends = sorted((float(values.mean(axis=0)[-1]), int(steps[-1]), arm) for arm, (steps, values) in curves.items())
     lowest = min(0.0, *(float(values.min()) for _, values in curves.values()))
-    gap = 0.055 * (1.1 * max(float(values.max()) for _, values in curves.values()) - lowest)
+    apart = 0.055 * (1.1 * max(float(values.max()) for _, values in curves.values()) - lowest)
     places = [value for value, _, _ in ends]
     for number in range(1, len(places)):
-        places[number] = max(places[number], places[number - 1] + gap)
+        places[number] = max(places[number], places[number - 1] + apart)
     shift = np.mean(places) - np.mean([value for value, _, _ in ends])  # as far up as down
     for place, (value, step, arm) in zip(places, ends, strict=True):
         axes.annotate(
             f"{value:.3f}",
             (step, place - shift),
-            xytext=(6, 0),
+            xytext=(gap, 0),
             textcoords="offset points",
             ha="left",
             va="center",
             fontsize=6.5,
-            color=_dark(look(arm).colour),
+            color=_dark(chosen[arm].colour),
             path_effects=[withStroke(linewidth=1.6, foreground="white")],
         )
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred triangular average over about a thirtieth of the run, narrower at both ends, so that it does not lag."""
-    if len(values) < 5:
-        return values
-    half = max(len(values) // 60, 1)
+def _smooth(values: np.ndarray) -> np.ndarray | None:
+    """Centred triangular average over about a thirtieth of the run, narrower at both ends, so that it does not lag.
+
+    None for a log too coarse to need it.
+    """
+    half = len(values) // 60
+    if not half:
+        return None
     kernel = np.bartlett(2 * half + 3)[1:-1]
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones_like(values), kernel, mode="same")
 
@@ -179,5 +189,6 @@ def _dark(colour: str) -> tuple[float, ...]:
     return tuple(0.65 * channel for channel in to_rgb(colour))
 
 
-def _name(arm: str) -> str:
-    return arm.upper() if arm in ("grpo", "aspo") else arm.replace("_", "-")
+def _name(arm: str, seeds: int) -> str:
+    name = arm.upper() if arm in ("grpo", "aspo") else arm.replace("_", "-")
+    return f"{name}, {seeds} seed{'s' if seeds > 1 else ''}"
