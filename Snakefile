@@ -15,7 +15,7 @@ sys.path.insert(0, workflow.basedir)
 from tir.config import load
 from tir.errors import ConfigError
 from tir.site import load_site
-from tir.workflow import code, params
+from tir.workflow import code_digest, params
 
 
 configfile: "config.yaml"
@@ -64,6 +64,7 @@ include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
 include: "rules/preflight.smk"
+include: "rules/constants.smk"
 
 
 localrules:

@@ -27,7 +27,6 @@ for each, size in MADE:
         input:
             *TARGETS.target(each, size).files,
             image=image("analysis"),
-            code=code("scripts.make_table", table_module(each)),
         output:
             report(
                 f"results/{size}{each}.csv",
@@ -46,6 +45,7 @@ for each, size in MADE:
         container:
             container_of("analysis")
         params:
+            code=code_digest("scripts.make_table", table_module(each)),
             config=TARGETS.target(each, size).params,
             options=TARGETS.target(each, size).options,
             table=each,
@@ -59,7 +59,6 @@ rule claims:
     input:
         *TARGETS.claims().files,
         image=image("analysis"),
-        code=code("scripts.check_claims"),
         claims="tir/claims/claims.yaml",
     output:
         "results/claims.json",
@@ -76,6 +75,7 @@ rule claims:
     container:
         container_of("analysis")
     params:
+        code=code_digest("scripts.check_claims"),
         config=TARGETS.claims().params,
         options=TARGETS.claims().options,
     shell:
@@ -91,7 +91,6 @@ for each in TARGETS.figures:
         input:
             *TARGETS.target(each).files,
             image=image("analysis"),
-            code=code("scripts.make_figure", figure_module(each)),
         output:
             report(
                 f"results/{each}.png",
@@ -105,6 +104,7 @@ for each in TARGETS.figures:
         container:
             container_of("analysis")
         params:
+            code=code_digest("scripts.make_figure", figure_module(each)),
             config=TARGETS.target(each).params,
             options=TARGETS.target(each).options,
             figure=each,

@@ -23,7 +23,6 @@ if cfg.world:
         """The generated world: passages, benchmarks and RL rows in the upstream formats."""
         input:
             image=image("eval"),
-            code=code("scripts.make_world"),
         output:
             expand("data/world/{file}", file=WORLD_FILES),
         log:
@@ -33,6 +32,7 @@ if cfg.world:
         container:
             container_of("eval")
         params:
+            code=code_digest("scripts.make_world"),
             config=params(cfg.world),
         shell:
             "{PYTHON[rl]} -m scripts.make_world --output-dir data/world --params {params.config:q} 2>&1 | tee {log}"
@@ -41,7 +41,6 @@ if cfg.world:
         """SFT trajectories of the world, their results made by running the tools."""
         input:
             image=image("eval"),
-            code=code("scripts.make_trajectories"),
             world="data/world/corpus.jsonl",
             index="index/manifest.json",
         output:
@@ -54,6 +53,7 @@ if cfg.world:
             container_of("eval")
         threads: 2
         params:
+            code=code_digest("scripts.make_trajectories"),
             config=params(cfg.world, tools=cfg.tools.of("math", "qa")),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
@@ -64,7 +64,6 @@ rule fetch:
     """One input file, checked against its checksum and row count."""
     input:
         lambda w: f"data/world/{w.file}" if SOURCES[w.file].kind == "world" else [],
-        code=code("scripts.fetch_data"),
     output:
         "data/{file}",
     log:
@@ -72,6 +71,7 @@ rule fetch:
     wildcard_constraints:
         file="|".join(SOURCES).replace(".", r"\."),
     params:
+        code=code_digest("scripts.fetch_data"),
         source=lambda w: params(SOURCES[w.file]),
     shell:
         "{HOST} -m scripts.fetch_data --name {wildcards.file} --output {output} "
@@ -81,13 +81,13 @@ rule fetch:
 rule system_prompt:
     """The system prompt: the instruction column of the SFT data, checked by its hash."""
     input:
-        code=code("scripts.extract_prompt"),
         sft="data/sft.json",
     output:
         "data/system_prompt.txt",
     log:
         "logs/system_prompt.log",
     params:
+        code=code_digest("scripts.extract_prompt"),
         config=params(sha256=cfg.data.prompt_sha256),
     shell:
         "{HOST} -m scripts.extract_prompt --sft {input.sft} --output {output} "
@@ -97,7 +97,6 @@ rule system_prompt:
 rule validation_set:
     """The validation rows of RL: stratified, seeded, without benchmark questions."""
     input:
-        code=code("scripts.select_validation"),
         rows="data/rl_validation.parquet",
         benchmarks=expand("data/benchmarks/{name}.jsonl", name=cfg.benchmarks),
     output:
@@ -105,6 +104,7 @@ rule validation_set:
     log:
         "logs/validation_set.log",
     params:
+        code=code_digest("scripts.select_validation"),
         config=params(cfg.data.validation),
     shell:
         "{HOST} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "

@@ -17,7 +17,6 @@ rule judge:
     """Verdicts of the judge where rules do not settle an answer; its own server, or one that the site keeps."""
     input:
         image=image("eval"),
-        code=code("scripts.judge_traces", "tir.judge.server", "tir.answers.math_worker"),
         words="tir/judge/calibration.yaml",
         model=f"models/{cfg.judge.model}/manifest.json",
         traces="traces/{model}/{benchmark}.jsonl",
@@ -31,6 +30,9 @@ rule judge:
     container:
         container_of("eval")
     params:
+        code=code_digest(
+            "scripts.judge_traces", "tir.judge.server", "tir.answers.math_worker"
+        ),
         config=lambda w: params(cfg.judge, task=cfg.benchmarks[w.benchmark].task),
         model=f"models/{cfg.judge.model}",
     shell:

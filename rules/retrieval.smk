@@ -6,7 +6,6 @@ rule index:
     """Passages encoded into a memory-mapped matrix; resumes shard by shard."""
     input:
         image=image("retrieval"),
-        code=code("scripts.build_index"),
         corpus="data/corpus.jsonl",
     output:
         "index/manifest.json",
@@ -18,6 +17,7 @@ rule index:
         container_of("retrieval")
     threads: 8
     params:
+        code=code_digest("scripts.build_index"),
         config=params(cfg.retrieval, device=cfg.device),
     shell:
         "{PYTHON[rl]} -m scripts.build_index --corpus {input.corpus} --output index "
@@ -28,8 +28,6 @@ rule retrieval_smoke:
     """Three questions to a server over the index: titles and latencies (paper, appendix A.5)."""
     input:
         image=image("retrieval"),
-        # The server is started by name, so that no import statement leads to it.
-        code=code("scripts.retrieval_smoke", "tir.retrieval.server"),
         index="index/manifest.json",
     output:
         "results/retrieval_smoke.csv",
@@ -38,6 +36,9 @@ rule retrieval_smoke:
     container:
         container_of("retrieval")
     threads: 8
+    params:
+        # The server is started by name, so that no import statement leads to it.
+        code=code_digest("scripts.retrieval_smoke", "tir.retrieval.server"),
     shell:
         "{PYTHON[rl]} -m scripts.retrieval_smoke --index index --endpoint {ENDPOINT:q} --output {output} "
         "--log {log}.server 2>&1 | tee {log}"

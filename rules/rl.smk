@@ -9,13 +9,12 @@ def rl_code(wildcards):
     shaping = (
         ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
     )
-    return code("scripts.train_rl", *PLUGINS, *shaping)
+    return code_digest("scripts.train_rl", *PLUGINS, *shaping)
 
 
 rule rl:
     """verl's trainer, with the tools called for real inside the rollout."""
     input:
-        rl_code,
         image=image("rl"),
         model="models/sft/manifest.json",
         train="data/rl_train.parquet",
@@ -35,6 +34,7 @@ rule rl:
         container_of("rl")
     threads: 16
     params:
+        code=rl_code,
         config=lambda w: params(
             cfg.rl, tools=cfg.tools.of("math", "qa"), device=cfg.device
         ),

@@ -9,7 +9,6 @@ if cfg.model.base.kind == "world":
         """A tiny tokenizer and model of the base model's architecture."""
         input:
             image=image("eval"),
-            code=code("scripts.make_tiny_model"),
             corpus="data/world/corpus.jsonl",
             sft="data/sft.json",
         output:
@@ -21,6 +20,7 @@ if cfg.model.base.kind == "world":
         container:
             container_of("eval")
         params:
+            code=code_digest("scripts.make_tiny_model"),
             config=params(cfg.tiny_model),
         shell:
             "{PYTHON[rl]} -m scripts.make_tiny_model --corpus {input.corpus} --sft {input.sft} "
@@ -29,8 +29,6 @@ if cfg.model.base.kind == "world":
 
 rule fetch_model:
     """A model that others trained."""
-    input:
-        code=code("scripts.fetch_model"),
     output:
         "models/{model}/manifest.json",
     log:
@@ -42,6 +40,7 @@ rule fetch_model:
             else "base|published|judge"
         ),
     params:
+        code=code_digest("scripts.fetch_model"),
         source=lambda w: params(getattr(cfg.model, w.model)),
     shell:
         "{HOST} -m scripts.fetch_model --name {wildcards.model} --output models/{wildcards.model} "
@@ -52,7 +51,6 @@ rule sft:
     """Supervised fine-tuning with LLaMA-Factory; a model per epoch."""
     input:
         image=image("sft"),
-        code=code("scripts.train_sft"),
         base="models/base/manifest.json",
         data="data/sft.json",
     output:
@@ -66,6 +64,7 @@ rule sft:
         container_of("sft")
     threads: 16
     params:
+        code=code_digest("scripts.train_sft"),
         config=params(cfg.sft, device=cfg.device, leading_space=cfg.tools.leading_space),
     shell:
         "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/full "
@@ -75,13 +74,14 @@ rule sft:
 rule select_checkpoint:
     """The epoch with the lowest evaluation loss becomes `sft`."""
     input:
-        code=code("scripts.select_checkpoint"),
         models=rules.sft.output.models,
         log="runs/sft/full/log.jsonl",
     output:
         "models/sft/manifest.json",
     log:
         "logs/select_checkpoint.log",
+    params:
+        code=code_digest("scripts.select_checkpoint"),
     shell:
         "{HOST} -m scripts.select_checkpoint --log {input.log} --models {input.models} "
         "--output models/sft 2>&1 | tee {log}"
@@ -94,7 +94,6 @@ for run in cfg.sft_pilots:
             f"sft_{run}"
         input:
             image=image("sft"),
-            code=code("scripts.train_sft"),
             base="models/base/manifest.json",
             data="data/sft.json",
         output:
@@ -111,6 +110,7 @@ for run in cfg.sft_pilots:
             container_of("sft")
         threads: 16
         params:
+            code=code_digest("scripts.train_sft"),
             config=params(cfg.pilot(run), device=cfg.device),
             run=run,
         shell:
@@ -121,7 +121,6 @@ for run in cfg.sft_pilots:
         name:
             f"select_{run}"
         input:
-            code=code("scripts.select_checkpoint"),
             models=expand(
                 f"runs/sft/{run}/models/sft-epoch{{epoch}}/manifest.json",
                 epoch=range(1, cfg.pilot(run).epochs + 1),
@@ -132,6 +131,7 @@ for run in cfg.sft_pilots:
         log:
             f"logs/select_{run}.log",
         params:
+            code=code_digest("scripts.select_checkpoint"),
             run=run,
         shell:
             "{PYTHON[workflow]} -m scripts.select_checkpoint --log {input.log} --models {input.models} "

@@ -15,7 +15,6 @@ rule traces:
     """Trajectories of a model on a benchmark, with the same loop as in training; resumes inside the benchmark."""
     input:
         image=image("eval"),
-        code=code("scripts.generate_traces"),
         model="models/{model}/manifest.json",
         questions="data/benchmarks/{benchmark}.jsonl",
         prompt="data/system_prompt.txt",
@@ -31,6 +30,7 @@ rule traces:
         container_of("eval")
     threads: 1
     params:
+        code=code_digest("scripts.generate_traces"),
         config=lambda w: params(
             cfg.evaluation,
             tools=cfg.evaluation_tools.of(cfg.benchmarks[w.benchmark].task),
@@ -49,7 +49,6 @@ rule scores:
     """Each trajectory scored by every metric of its task."""
     input:
         image=image("analysis"),
-        code=code("scripts.score_traces", "tir.answers.math_worker"),
         traces="{size}traces/{model}/{benchmark}.jsonl",
         judge=judgement,
     output:
@@ -59,6 +58,7 @@ rule scores:
     container:
         container_of("analysis")
     params:
+        code=code_digest("scripts.score_traces", "tir.answers.math_worker"),
         config=lambda w: params(
             task=cfg.benchmarks[w.benchmark].task,
             **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),

@@ -1,8 +1,10 @@
 """What the rules need and Snakemake does not give: the code a script really runs, and parameters that compare well.
 
 Snakemake compares a rule's own text; it does not see the modules a script imports, and it takes reordered YAML keys
-for a change. So a rule lists its script's local imports, transitively, among its inputs, and passes each
-sub-configuration as canonical JSON. Nothing here imports Snakemake, torch or pandas.
+for a change. So a rule has among its parameters one digest of its script and of all that the script imports locally,
+and each sub-configuration as canonical JSON. A digest and not the files themselves as inputs: Snakemake keeps an object
+per job and input, and forty files each make a plan of ten thousand jobs three times as slow. Nothing here imports
+Snakemake, torch or pandas.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tir.records import canonical_json
+from tir.records import canonical_json, digest, file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("aspo", "tir", "scripts")
@@ -41,6 +43,21 @@ def code(*entries: str) -> list[str]:
         if package:
             waiting.append(package)
     return sorted(found)
+
+
+@cache
+def code_digest(*entries: str) -> str:
+    """What the named modules and their local imports say, in a few characters: `scripts.train_sft 0f3a...`.
+
+    Computed once per process, from contents alone: a job records the code its workflow was started with, so that a file
+    edited during a run makes the job run again.
+    """
+    return f"{entries[0]} {digest({file: _content(file) for file in code(*entries)})}"
+
+
+@cache
+def _content(file: str) -> str:
+    return file_digest(ROOT / file)
 
 
 @cache
