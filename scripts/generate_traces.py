@@ -10,7 +10,7 @@ from tir.engines import make_engine
 from tir.engines.base import Sampling
 from tir.helpers import make_helpers
 from tir.records import file_digest, read_json
-from tir.retrieval.sidecar import retrieval_server
+from tir.retrieval.sidecar import starting_server
 from tir.rollout import RolloutSettings
 from tir.tools import by_tag, make_tools
 from tir.traces import TraceJob, generate_traces
@@ -43,13 +43,13 @@ async def generate(options) -> None:
     async with contextlib.AsyncExitStack() as stack:
         endpoint = None
         if "search" in names:
-            endpoint = stack.enter_context(retrieval_server(
+            endpoint = stack.enter_context(starting_server(
                 options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
                 log_path=f"{options.output}.retrieval.log"))
         engine = make_engine(wanted["engine"]["kind"], options.model, device=wanted["device"],
                              dtype=wanted["engine"]["dtype"], max_batch=wanted["engine"]["max_batch"])
         stack.push_async_callback(engine.close)
-        toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint)), names)
+        toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint and endpoint())), names)
         helpers = stack.enter_context(make_helpers(wanted["helpers"], options.helper_endpoint))
         await generate_traces(engine, engine.tokenizer, toolbox, load_items(options.items, wanted["n"]), job,
                               options.output, work=work, helpers=helpers)

@@ -22,6 +22,7 @@ from tir.protocol import STOP_STRINGS, Segment, split_output
 from tir.records import read_jsonl
 from tir.reward import RewardSettings, reward
 from tir.rl import launch, processes
+from tir.rl.deadline import Deadline
 from tir.rl.data import prepare_rows
 from tir.rl.export import export_policy
 from tir.rl.metrics import collect_records, merge_logs, read_log
@@ -476,6 +477,17 @@ def test_a_policy_is_the_starting_model_with_other_weights(tmp_path):
         export_policy(saved, source, tmp_path / "out", "bfloat16")
 
 
+def test_the_last_steps_before_a_time_limit_are_saved(monkeypatch, capsys):
+    trainer = SimpleNamespace(global_steps=0, config=SimpleNamespace(trainer=SimpleNamespace(save_freq=15)))
+    watch = Deadline(10_000.0, margin_s=900.0)
+    for trainer.global_steps, now in enumerate(range(0, 9000, 600), start=1):
+        monkeypatch.setattr("tir.rl.deadline.time.time", lambda now=now: float(now))
+        watch.on_step_begin(trainer)
+        # A step that begins at 7,800 ends at 8,400; the one after it would end at 9,000 and still be in time.
+        assert trainer.config.trainer.save_freq == (15 if now <= 7800 else 1), now
+    assert "from step 15 on" in capsys.readouterr().out
+
+
 # --- the real thing -------------------------------------------------------------------------------------------------
 
 SLOW = {"device": "cpu", "gpus": 1, "precision": "fp32", "rows": 8, "steps": 2, "save_every": 1, "validate_every": 2,
@@ -485,15 +497,20 @@ SLOW = {"device": "cpu", "gpus": 1, "precision": "fp32", "rows": 8, "steps": 2, 
                   "python": {"timeout_s": 5, "memory_mb": 2048, "output_chars": 100, "empty_output": "Done"}}}
 
 
-@pytest.mark.slow
-def test_two_real_steps_of_grpo_change_the_policy_and_engine_and_trainer_agree(tmp_path):
-    from safetensors.torch import load_file
-
+def untrained_model(directory):
     from tir.tiny_model import TinyModelSettings, make_tiny_model
 
     text = [f"What is {a} + {b}? " + PYTHON + rf"<answer>\[ \boxed{{{a + b}}} \]</answer>" for a in range(9) for b in range(9)]
     # No more embeddings than tokens: verl keeps the engine from sampling the rest, and the trainer counts them.
-    make_tiny_model(text, tmp_path / "model", TinyModelSettings(vocab_size=280, hidden=64, heads=2, intermediate=128, layers=2))
+    make_tiny_model(text, directory, TinyModelSettings(vocab_size=280, hidden=64, heads=2, intermediate=128, layers=2))
+    return directory
+
+
+@pytest.mark.slow
+def test_two_real_steps_of_grpo_change_the_policy_and_engine_and_trainer_agree(tmp_path):
+    from safetensors.torch import load_file
+
+    untrained_model(tmp_path / "model")
     data = rows_file(tmp_path / "rows.parquet", *"12345678")
     inputs = launch.RunInputs(tmp_path / "model", data, data, "Use tools.")
     policies = launch.train(rl_settings(SLOW, estimator="grpo", coefficients={}), inputs, tmp_path / "run")
@@ -509,6 +526,24 @@ def test_two_real_steps_of_grpo_change_the_policy_and_engine_and_trainer_agree(t
     scores = {row["score"] for row in read_jsonl(tmp_path / "run" / "rollouts" / "train_1.jsonl")}
     assert scores == {-1.0}  # an untrained model keeps no protocol, so nothing may have been learned from
     assert all(value.equal(after[name]) or (value - after[name]).abs().max() < 1e-3 for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_a_real_run_near_its_time_limit_saves_every_step(tmp_path, monkeypatch):
+    inputs = launch.RunInputs(untrained_model(tmp_path / "model"), *2 * [rows_file(tmp_path / "rows.parquet", *"12345678")],
+                              "Use tools.")
+    collect, seen = launch._Run.collect, []
+
+    def look_and_collect(run):
+        seen.extend(sorted(path.name for path in run.policies.iterdir()))
+        return collect(run)
+
+    monkeypatch.setattr(launch._Run, "collect", look_and_collect)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 900))
+    policies = launch.train(rl_settings(SLOW | {"steps": 3, "save_every": 3, "validate_every": 3}, estimator="grpo", coefficients={}),
+                            inputs, tmp_path / "run")
+    assert seen == ["step2", "step3"]
+    assert policies == list((tmp_path / "run" / "policies").iterdir()) == [tmp_path / "run" / "policies" / "step3"]
 
 
 @pytest.mark.slow

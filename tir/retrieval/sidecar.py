@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -41,12 +41,15 @@ class _Child:
         self.process: subprocess.Popen | None = None
         self.ending = threading.Event()  # set when the job is over, so that nobody waits for a restart
 
-    def start(self, deadline: float) -> str:
-        """Start a server and wait until it is ready; returns its URL. Raises `SearchUnavailable`."""
+    def start(self) -> None:
+        """Start a server process."""
         self.endpoint_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tir.retrieval.server", "--index", self._index, "--port", str(self.port),
                    "--endpoint-file", str(self.endpoint_file), "--parent-pid", str(os.getpid()), *self._options]
         self.process = subprocesses.start(command, self.log_path)
+
+    def wait(self, deadline: float) -> str:
+        """Wait until it is ready; returns its URL. Raises `SearchUnavailable`."""
         while time.monotonic() < deadline and not self.ending.is_set():
             if self.endpoint_file.exists():
                 self.port = read_json(self.endpoint_file)["port"]
@@ -97,7 +100,8 @@ class _Watch(threading.Thread):
         print(f"retrieval: server {why}; restart {self.restarts} of {self._max_restarts}", file=sys.stderr, flush=True)
         subprocesses.kill(self._child.process)
         try:
-            self._child.start(time.monotonic() + self._restart_timeout_s)
+            self._child.start()
+            self._child.wait(time.monotonic() + self._restart_timeout_s)
         except SearchUnavailable as error:
             mark_fault(self._endpoint, str(error))
             return False
@@ -133,18 +137,20 @@ def _wait_for(endpoint: str, deadline: float) -> str:
 
 
 @contextlib.contextmanager
-def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None,
-                     log_path: str | os.PathLike, ready_timeout_s: float = 600.0,
-                     max_restarts: int = 3, restart_timeout_s: float = 60.0,
-                     model: str | None = None, device: str = "auto", threads: int = 0,
-                     cache_size: int = 10_000) -> Iterator[str]:
-    """Yield the URL of a retrieval server that answers.
+def starting_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None,
+                    log_path: str | os.PathLike, ready_timeout_s: float = 600.0,
+                    max_restarts: int = 3, restart_timeout_s: float = 60.0,
+                    model: str | None = None, device: str = "auto", threads: int = 0,
+                    cache_size: int = 10_000) -> Iterator[Callable[[], str]]:
+    """Start a retrieval server; yield a function that waits until it answers, once, and returns its URL.
+
+    Between the two there is time to load a model: at paper scale the server reads 32 GB first.
 
     Args:
         index_directory: index to serve; not needed with `endpoint`.
         endpoint: a server that runs elsewhere (URL, host:port or endpoint file): waited for, not managed.
         log_path: the started server's output is appended here.
-        ready_timeout_s: seconds until /health must answer (32 GB are read first at paper scale).
+        ready_timeout_s: seconds from now until /health must answer.
         max_restarts: how often a server that dies or hangs is started again, on the same port.
         restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
             `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
@@ -156,19 +162,28 @@ def retrieval_server(index_directory: str | os.PathLike | None, *, endpoint: str
     """
     deadline = time.monotonic() + ready_timeout_s
     if endpoint:
-        yield _wait_for(endpoint, deadline)
+        yield lambda: _wait_for(endpoint, deadline)
         return
     options = ["--device", device, "--threads", str(threads), "--cache-size", str(cache_size)]
     options += ["--model", model] if model else []
     child = _Child(str(index_directory), log_path, options)
-    try:
-        url = child.start(deadline)
-        watch = _Watch(child, url, max_restarts, restart_timeout_s)
-        watch.start()
-        try:
-            yield url
-        finally:
-            watch.end()
-            mark_fault(url, None)
-    finally:
-        child.stop()
+    with contextlib.ExitStack() as stack:
+        stack.callback(child.stop)
+        child.start()
+
+        def wait() -> str:
+            url = child.wait(deadline)
+            watch = _Watch(child, url, max_restarts, restart_timeout_s)
+            stack.callback(mark_fault, url, None)
+            stack.callback(watch.end)
+            watch.start()
+            return url
+
+        yield wait
+
+
+@contextlib.contextmanager
+def retrieval_server(*arguments, **options) -> Iterator[str]:
+    """`starting_server`, waited for: yield the URL of a retrieval server that answers."""
+    with starting_server(*arguments, **options) as wait:
+        yield wait()

@@ -27,8 +27,9 @@ from verl.trainer.main_ppo import (  # noqa: E402
     run_ppo,
     validate_config,
 )
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer  # noqa: E402
 
-from tir.rl import forkserver  # noqa: E402
+from tir.rl import deadline, forkserver  # noqa: E402
 
 
 class LocalTaskRunner:
@@ -56,6 +57,9 @@ def import_everything() -> None:
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
 def main(config) -> None:
     """Compose the configuration, check it, train."""
+    if end := os.environ.get(deadline.END_VARIABLE):
+        watch = deadline.Deadline(float(end))
+        PPOTrainer.on_step_begin = lambda trainer: watch.on_step_begin(trainer)
     auto_set_device(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     run_ppo(config, task_runner_class=LocalTaskRunner)

@@ -282,6 +282,8 @@ class _Run:
             write_jsonl(self.directory / "metrics.jsonl", rows)
             shutil.rmtree(self.records)
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        for path in set(self.policies.iterdir()) - set(policies):  # of a checkpoint before a time limit
+            shutil.rmtree(path)
         return policies
 
     def _logs(self) -> list[Path]:
