@@ -85,7 +85,9 @@ onsuccess:
         known = {each.name for each in workflow.rules}
         stages = [stage_resources(name) for name in STAGES if name in known]
         shell(
-            "{HOST} -m scripts.collect_resources --benchmarks benchmarks --output results/resources.csv --params {gres:q}",
+            "{HOST} -m scripts.collect_resources --benchmarks benchmarks --output results/resources.csv --params {gres:q} "
+            "--reports {reports:q}",
+            reports=sorted(Path("results").glob("efficiency_report_*.csv")),
             gres=params({stage["rule"]: stage["gres"] for stage in stages}),
         )
 

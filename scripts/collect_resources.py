@@ -7,9 +7,10 @@ from tir.resources import collect, write
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--benchmarks", required=True, help="directory of benchmark files")
+    arguments.add_argument("--reports", nargs="*", default=[], help="efficiency reports of the Slurm plugin")
     arguments.add_argument("--output", required=True)
     options = arguments.parse_args()
-    write(collect(options.benchmarks, options.params), options.output)
+    write(collect(options.benchmarks, options.params, options.reports), options.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Resources of a run, and the plan before it."""
 
 import csv
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -20,6 +21,29 @@ def test_rows_hold_gpus_and_hours(tmp_path):
     assert rows["rl"]["job"] == "aspo-seed1" and rows["rl"]["gpu_type"] == "h100"
     assert float(rows["rl"]["gpu_hours"]) == 4.0 and float(rows["world"]["gpu_hours"]) == 0.0
     assert set(rows) == {"rl", "world"}
+
+
+def test_efficiency_comes_from_the_slurm_plugins_own_report(tmp_path):
+    """The report as the plugin writes it, from lines as sacct prints them: a job, and a step that did its work."""
+    program = """
+import logging, sys
+from snakemake_executor_plugin_slurm.efficiency_report import parse_sacct_data
+lines = []
+for number, comment, memory in ((7, "rule_rl_wildcards_aspo_1", "300M"), (8, "rule_traces_wildcards__sft-epoch1_gsm8k", "")):
+    lines.append(f"{number}|run|{comment}|00:10:00|00:20:00|1|4||600M")
+    lines.append(f"{number}.0|python3||00:10:00|00:20:00|1|4|{memory}|")
+parse_sacct_data(lines, 0.0, "run", logging).to_csv(sys.argv[1])
+"""
+    root, report = Path(__file__).resolve().parents[1], tmp_path / "efficiency_report_run.csv"
+    subprocess.run([root / ".venv/workflow/bin/python", "-c", program, report], check=True, capture_output=True)
+    for name in ("rl/aspo-seed1", "traces/sft-epoch1/gsm8k", "traces/sft/gsm8k"):
+        path = tmp_path / "benchmarks" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("s\th:m:s\tmax_rss\tcpu_time\n600.0\t0:10:00\t300.0\t1200.0\n")
+    rows = {row["job"]: row for row in collect(tmp_path / "benchmarks", {}, [report])}
+    assert (rows["aspo-seed1"]["cpu_percent"], rows["aspo-seed1"]["memory_percent"]) == (50.0, 50.0)
+    assert (rows["sft-epoch1/gsm8k"]["cpu_percent"], rows["sft-epoch1/gsm8k"]["memory_percent"]) == (50.0, 0.0)
+    assert rows["sft/gsm8k"]["cpu_percent"] == ""
 
 
 def test_the_plan_counts_gpu_hours_from_the_papers_table():

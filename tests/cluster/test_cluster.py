@@ -16,7 +16,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tir.records import file_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = os.environ.get("TIR_CLUSTER")
@@ -68,6 +71,26 @@ class Cluster:
                     return job
             time.sleep(0.5)
         raise AssertionError(f"no running job of {rule} within {timeout_s} s")
+
+    def states(self, job: dict[str, str]) -> set[str]:
+        """What Slurm says of a job now; a requeued one has had several."""
+        return {found["JobState"] for found in self.jobs() if found["JobId"] == job["JobId"]}
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Processes of jobs in this clone whose command line has one of these words."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if process.info["cwd"] == str(self.work) and any(word in line for word in words) and "snakemake" not in line:
+                found.append(process)
+        return found
+
+    def wait_until(self, condition, run: subprocess.Popen, otherwise: str, timeout_s: float = 300) -> None:
+        """Until a condition holds while a run goes on."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline and run.poll() is None, otherwise
+            time.sleep(0.1)
 
     def last(self) -> int:
         return max((int(job["JobId"]) for job in self.jobs()), default=0)
@@ -200,3 +223,66 @@ def test_the_warning_before_a_time_limit_saves_and_the_next_attempt_continues(fi
     assert "interrupted (SIGTERM" in seen
     assert run.returncode == 0, text[-4000:]
     assert "resuming from step" in log.read_text()
+
+
+def test_a_job_that_hangs_ends_at_its_limit_and_the_next_attempt_continues(finished):
+    """Stopped processes hear no warning: Slurm itself ends the job, after a real minute."""
+    log, before = finished.work / "logs/sft.log", finished.last()
+    weights = finished.work / "models/sft-epoch1/model.safetensors"
+    expected = file_digest(weights)
+    log.unlink()
+    run = finished.start("--forcerun", "sft", "--until", "sft", "--set-resources", "sft:runtime=1 if attempt == 1 else 30",
+                         "--", "models/sft-epoch1/manifest.json")
+    job = finished.wait_for("sft", after=before)
+    finished.wait_until(lambda: log.exists() and "step " in log.read_text(), run, "training did not start")
+    stopped = finished.processes("scripts.train_sft", "llamafactory")
+    for process in stopped:
+        process.suspend()
+    text, _ = run.communicate(timeout=900)
+    assert stopped and not any(process.is_running() for process in stopped)
+    assert finished.states(job) & {"TIMEOUT"}
+    assert run.returncode == 0, text[-4000:]
+    assert file_digest(weights) == expected
+
+
+def test_a_dead_retrieval_server_is_started_again_within_its_job(finished):
+    expected, log = trajectories(finished), finished.work / "traces/sft/hotpotqa.jsonl.retrieval.log"
+    log.unlink(missing_ok=True)
+    run = finished.start("--forcerun", "traces", "--", "traces/sft/hotpotqa.jsonl")
+    finished.wait_until(lambda: log.exists() and "ready after" in log.read_text(), run, "the server did not start")
+    killed = time.monotonic()
+    for server in finished.processes("tir.retrieval.server"):
+        server.kill()
+    finished.wait_until(lambda: log.read_text().count("ready after") == 2, run, "the server did not come back")
+    assert time.monotonic() - killed < 60
+    text, _ = run.communicate(timeout=900)
+    assert run.returncode == 0, text[-4000:]
+    assert "restart 1 of 3" in (finished.work / "logs/traces/sft/hotpotqa.log").read_text()
+    assert trajectories(finished) == expected
+
+
+def test_a_retrieval_server_that_keeps_dying_ends_the_job_with_its_name(finished):
+    expected, log = trajectories(finished), finished.work / "logs/traces/sft/hotpotqa.log"
+    run = finished.start("--forcerun", "traces", "--retries", "0", "--", "traces/sft/hotpotqa.jsonl")
+    while run.poll() is None:
+        for server in finished.processes("tir.retrieval.server"):
+            server.kill()
+        time.sleep(0.2)
+    assert run.returncode != 0
+    assert "SearchUnavailable" in log.read_text() and "Traceback" not in log.read_text()
+    finished.snakemake("traces/sft/hotpotqa.jsonl")
+    assert trajectories(finished) == expected
+
+
+def test_a_job_out_of_memory_says_so_and_is_tried_again_with_more(finished):
+    expected, before = trajectories(finished), finished.last()
+    text = finished.snakemake("--forcerun", "traces", "--set-resources", "traces:mem_mb=200 if attempt == 1 else 64000", "--",
+                              "traces/sft/gsm8k.jsonl")
+    job = next(job for job in finished.jobs() if int(job["JobId"]) > before and rule_of(job) == "traces")
+    assert finished.states(job) & {"OUT_OF_MEMORY"} and "OUT_OF_MEMORY" in text
+    assert trajectories(finished) == expected
+
+
+def test_reinforcement_learning_knows_when_its_job_ends(finished):
+    finished.snakemake("--forcerun", "rl", "--set-resources", "rl:runtime=15", "--", "runs/rl/grpo/seed1/metrics.jsonl")
+    assert "saving every step from step 2 on" in (finished.work / "runs/rl/grpo/seed1/verl.log").read_text()
