@@ -193,7 +193,8 @@ class _Run:
         arguments = overrides(self.settings, files, validate_first=validate)
         write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
         log = self.directory / "logs" / f"verl_{len(self._logs()):03d}.jsonl"
-        threads = len(os.sched_getaffinity(0))
+        # Snakemake says in this variable how many of the machine's cores are this job's.
+        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "VERL_", "TIR_FORK"))}
         variables = inherited | environment(self.settings, files, threads) | {
             "VERL_FILE_LOGGER_PATH": str(log), "TIR_PARENT": str(os.getpid()),
