@@ -1,5 +1,6 @@
 # Tables and figures from raw records. What a target reads is in tir/targets.py, by its name.
 
+import re
 from pathlib import Path
 
 from tir.figures import module as figure_module
@@ -10,6 +11,7 @@ TARGETS = Targets(cfg)
 # Directory of a target and of its records: the configured sizes, or the full test sets.
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
+CHECKS = ("judgements", "leakage", "arithmetic")
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
 
 
@@ -17,6 +19,13 @@ def caption(name):
     """A target's caption in the report; tables that a configuration adds share one."""
     path = Path(workflow.basedir, "docs/captions", f"{name}.rst")
     return str(path if path.exists() else path.with_name("table.rst"))
+
+
+def title(name, size=""):
+    """What the report calls a target. Of two spaces HTML shows one, and Table 2 comes before Table 10."""
+    words = re.sub(r"^(table|figure)(\d+)$", r"\1 \2", name).replace("_", " ")
+    words = re.sub(r" (\d)$", r"  \1", words)
+    return words[0].upper() + words[1:] + (", full test sets" if size else "")
 
 
 for each, size in MADE:
@@ -28,14 +37,15 @@ for each, size in MADE:
             *TARGETS.target(each, size).files,
             image=image("analysis"),
         output:
-            report(
-                f"results/{size}{each}.csv",
-                category="Tables",
-                caption=caption(each),
-                labels={"table": f"{size}{each}"},
-            ),
+            f"results/{size}{each}.csv",
             f"results/{size}{each}.md",
             f"results/{size}{each}.tex",
+            report(
+                f"results/{size}{each}.html",
+                category="Checks" if each in CHECKS else "Tables",
+                caption=caption(each),
+                labels={"table": title(each, size)},
+            ),
             [
                 f"results/{size}{each}_{suffix}.csv"
                 for suffix in TARGETS.target(each, size).companions
@@ -62,14 +72,15 @@ rule claims:
         claims="tir/claims/claims.yaml",
     output:
         "results/claims.json",
-        report(
-            "results/claims.csv",
-            category="Claims",
-            caption=caption("claims"),
-            labels={"table": "claims"},
-        ),
+        "results/claims.csv",
         "results/claims.md",
         "results/claims.tex",
+        report(
+            "results/claims.html",
+            category="Claims",
+            caption=caption("claims"),
+            labels={"table": "The paper's claims"},
+        ),
     log:
         "logs/claims.log",
     container:
@@ -96,7 +107,7 @@ for each in TARGETS.figures:
                 f"results/{each}.png",
                 category="Figures",
                 caption=caption(each),
-                labels={"figure": each},
+                labels={"figure": title(each)},
             ),
             f"results/{each}.svg",
         log:

@@ -103,7 +103,7 @@ def test_claims_on_one_column_are_corrected_together(tmp_path):
 def test_what_a_run_lacks_is_said(tmp_path):
     found = verdicts(scores(tmp_path, {"sft": 0.5, "grpo-step30-seed1": 0.4}), models={k: v for k, v in MODELS.items() if k != "published"})
     assert found["share_of_published"]["verdict"] == UNMEASURED and "not evaluated" in found["share_of_published"]["why"]
-    assert found["sft_ties_published"]["why"] == "this run has no published"
+    assert found["sft_ties_published"]["why"] == "this run has no model published"
     assert found["aspo_beats_grpo"]["why"].startswith("aspo@last was not evaluated on gsm8k")
     assert found["bigram_effect"]["verdict"] == UNMEASURED and "does not occur" in found["bigram_effect"]["why"]
 

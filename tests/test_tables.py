@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import made_up
 import numpy as np
@@ -17,6 +19,7 @@ from tir.errors import ConfigError, DataError
 from tir.tables import BUILDERS, build, module
 from tir.tables.inputs import Inputs
 from tir.tables.layout import Table, write_tables
+from tir.tables.page import page
 from tir.tables.reference import paper, published_cell
 from tir.tables.training import clock, describe_module
 
@@ -106,6 +109,7 @@ def test_files_on_disk_are_complete_and_reproducible(inputs, tmp_path):
         "table5.csv",
         "table5.md",
         "table5.tex",
+        "table5.html",
         "table5_detail.csv",
         "table5_comparisons.csv",
         "table5_variance.csv",
@@ -125,6 +129,57 @@ def test_best_cells_are_bold_and_latex_is_balanced(inputs):
     text = table.latex()
     assert text.count("{") == text.count("}") and text.count(r"\textbf") == len(table.bold) and text.count("&") == 9 * 5
     assert table.markdown().count("**") == 2 * (len(table.bold) + 1)
+
+
+def test_the_page_of_a_table_holds_its_companions_and_escapes(inputs):
+    tables = build("table5", inputs, TABLE5)
+    tables[""].notes.append("a <b> & 'c'")
+    text = page(tables)
+    root = ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>\n").replace('<meta charset="utf-8">', ""))
+    shown = [["".join(cell.itertext()) for cell in row] for row in root.find("body/table").findall("tr")]
+    assert shown == [tables[""].columns, *tables[""].rows]
+    assert len(root.findall("body/table//b")) == len(tables[""].bold)
+    assert [len(each.findall(".//tr")) - 1 for each in root.findall("body/details")] == [
+        len(tables[suffix].rows) for suffix in ("detail", "comparisons", "variance")
+    ]
+    assert "a &lt;b&gt; &amp; &#x27;c&#x27;" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles_within_the_line(inputs, tmp_path):
+    wide = Table(
+        "Wide − as few are",
+        ["name", *(f"a long title {k}" for k in range(12))],
+        [["x", *range(12)]],
+        notes=["n = 3 → ±1."],
+    )
+    texts = Table("Words", ["claim", "why"], [["a claim of several words " * 4, "a reason " * 12]])
+    long = Table(
+        "Long", ["claim", "value"], [["a claim of several words " * 4, -row] for row in range(120)], notes=["End."]
+    )
+    for name, table in {
+        "wide": wide,
+        "texts": texts,
+        "long": long,
+        "table5": build("table5", inputs, TABLE5)[""],
+    }.items():
+        document = (
+            r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,longtable}\begin{document}"
+            + table.latex()
+            + r"\end{document}"
+        )
+        (tmp_path / f"t_{name}.tex").write_text(document, encoding="utf-8")
+        call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"t_{name}.tex"]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert "Overfull" not in done.stdout and "too large" not in done.stdout, name
+
+
+def test_latex_breaks_long_texts_and_long_tables_and_prints_minus():
+    text = "several words that do not fit into a column of a page"
+    table = Table("A", ["what", "n"], [[text, -1.5], ["b-2", 3]])
+    assert r"p{0.70\linewidth}r" in table.latex() and "$-$1.5" in table.latex() and "b-2" in table.latex()
+    assert "longtable" not in table.latex() and "longtable" in Table("A", ["n"], [[row] for row in range(41)]).latex()
 
 
 def test_special_characters_survive_latex():
@@ -466,6 +521,7 @@ def test_the_script_as_a_rule_calls_it(root, tmp_path):
     names = sorted(path.name for path in (tmp_path / "results").iterdir() if not path.name.endswith("provenance.json"))
     assert names == [
         "table5.csv",
+        "table5.html",
         "table5.md",
         "table5.tex",
         "table5_comparisons.csv",

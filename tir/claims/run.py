@@ -90,7 +90,7 @@ class Run:
 
     def _lack(self, model: str, column: str, has) -> str:
         if model not in self._models:
-            return f"this run has no {model}"
+            return f"this run has no model {model}"
         if not self.members(column):
             return f"this run has no benchmark {column}"
         missing = [name for name in self.members(column) for each in self._models[model] if not has(each, name)]
@@ -141,7 +141,7 @@ class Run:
     def curve(self, arm: str, metric: str) -> np.ndarray | str:
         """Values (seeds, steps) of a training metric, `validation` being the score on the validation set."""
         if arm not in self.inputs.arms():
-            return f"this run has no {arm}"
+            return f"this run has no arm {arm}"
         runs = self.inputs.metrics(arm)
         try:
             return curve(runs, validation_key(runs) if metric == "validation" else metric, arm)[1]

@@ -69,7 +69,7 @@ def sft_losses(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         top = np.quantile(losses, 0.999, method="higher") * 1.03
         left.set(xlabel="Training step", ylabel="Training loss", title="(a) training", ylim=(None, top))
         if smooth is not None:
-            left.legend(loc="center right")
+            left.legend(loc="center", frameon=True, edgecolor="none", framealpha=1)
         for step, _ in log.evaluations:
             left.axvline(step, color="#777777", linestyle=(0, (3, 2)), linewidth=0.7)
             left.annotate(

@@ -13,6 +13,9 @@ from tir.judge.client import JudgeClient
 from tir.judge.prompt import messages
 
 
+_WORDS = {True: "called correct", False: "called incorrect", None: "unreadable"}
+
+
 @cache
 def calibration_set() -> list[dict[str, Any]]:
     """Rows {question, gold, output, verdict}."""
@@ -26,7 +29,7 @@ def calibrate(client: JudgeClient) -> dict[str, Any]:
     right = sum(each.verdict is row["verdict"] for each, row in zip(found, rows, strict=True))
     lo, hi = binomtest(right, len(rows)).proportion_ci(method="wilson")
     wrong = [
-        f"{row['gold']} / {row['output']}: {each.verdict}"
+        f"{row['output']!r} for {row['gold']!r}: {_WORDS[each.verdict]}"
         for each, row in zip(found, rows, strict=True)
         if each.verdict is not row["verdict"]
     ]

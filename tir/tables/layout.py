@@ -1,16 +1,18 @@
-"""A table as data, and its spellings: CSV for programs, Markdown for reading, LaTeX (booktabs) for a paper."""
+"""A table as data, and its spellings: CSV for programs, Markdown for reading, LaTeX (booktabs) for a paper, HTML for the report."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tir.records import write_provenance, write_text
+from tir.tables.page import page
 
 _LATEX = str.maketrans(
     {
@@ -31,6 +33,8 @@ _LATEX = str.maketrans(
         ">": r"\textgreater{}",
     }
 )
+_PAGE_ROWS = 40  # a longer table does not fit on a page
+_LINE = 26  # characters; a longer text is broken into lines
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Table:
         """A pipe table with its caption above and its notes below."""
         lines = [
             _pipes(self.columns),
-            _pipes("---" if self._is_text(number) else "---:" for number in range(len(self.columns))),
+            _pipes("---" if self.is_text(number) else "---:" for number in range(len(self.columns))),
         ]
         for position, row in enumerate(self.rows):
             cells = [_shown(cell).replace("|", "\\|") for cell in row]
@@ -74,35 +78,64 @@ class Table:
         return "\n\n".join([f"**{self.caption}**", "\n".join(lines), *self.notes]) + "\n"
 
     def latex(self) -> str:
-        """A booktabs table environment."""
-        alignment = "".join("l" if self._is_text(number) else "r" for number in range(len(self.columns)))
+        """A booktabs table, shrunk to the line where it is wider; a long one breaks over pages."""
         body = []
         for position, row in enumerate(self.rows):
-            cells = [_shown(cell).translate(_LATEX) for cell in row]
+            cells = [_tex(cell) for cell in row]
             cells = [
                 rf"\textbf{{{cell}}}" if (position, column) in self.bold else cell for column, cell in enumerate(cells)
             ]
             body += ([r"\midrule"] if position in self.rule_before else []) + [" & ".join(cells) + r" \\"]
-        notes = [rf"\par\smallskip\footnotesize {note.translate(_LATEX)}" for note in self.notes]
+        head = [r"\toprule", " & ".join(map(_tex, self.columns)) + r" \\", r"\midrule"]
+        caption = rf"\caption{{{_tex(self.caption)}}}"
+        notes = [rf"\par\smallskip {_tex(note)}" for note in self.notes]
+        columns = "".join(map(self._alignment, range(len(self.columns))))
+        if len(self.rows) > _PAGE_ROWS:
+            begin = [
+                rf"\begin{{longtable}}{{{columns}}}",
+                caption + r" \\",
+                *head,
+                r"\endhead",
+                r"\bottomrule",
+                r"\endlastfoot",
+            ]
+            lines = [r"{\footnotesize", *begin, *body, r"\end{longtable}", r"\noindent", *notes, "}"]
+            return "\n".join(["% needs booktabs, longtable", *lines, ""])
         return "\n".join(
             [
+                "% needs booktabs, graphicx",
                 r"\begin{table}[t]",
                 r"\centering",
-                rf"\caption{{{self.caption.translate(_LATEX)}}}",
-                rf"\begin{{tabular}}{{{alignment}}}",
-                r"\toprule",
-                " & ".join(column.translate(_LATEX) for column in self.columns) + r" \\",
-                r"\midrule",
+                caption,
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                rf"\begin{{tabular}}{{{columns}}}",
+                *head,
                 *body,
                 r"\bottomrule",
-                r"\end{tabular}",
+                r"\end{tabular}}",
+                r"\begin{minipage}{\linewidth}\footnotesize" if notes else "",
                 *notes,
+                r"\end{minipage}" if notes else "",
                 r"\end{table}",
                 "",
             ]
         )
 
-    def _is_text(self, column: int) -> bool:
+    def _alignment(self, column: int) -> str:
+        """Numbers flush right, words flush left; long texts share most of the line, by their length."""
+        if not self.is_text(column):
+            return "r"
+        longest = [
+            max(map(len, map(_shown, (row[place] for row in self.rows))), default=0)
+            for place in range(len(self.columns))
+        ]
+        if longest[column] <= _LINE:
+            return "l"
+        share = min(longest[column], 3 * _LINE) / sum(min(each, 3 * _LINE) for each in longest if each > _LINE)
+        return rf"p{{{0.7 * share:.2f}\linewidth}}"
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds words, to be set flush left."""
         return column == 0 or any(not _is_number(row[column]) for row in self.rows)
 
 
@@ -115,7 +148,7 @@ def write_tables(
     packages: Iterable[str] = (),
     code: Iterable[str | os.PathLike] = (),
 ) -> list[Path]:
-    """Write the table "" to `output` (CSV) with `.md` and `.tex` beside it, companions as `{stem}_{suffix}.csv`.
+    """Write the table "" to `output` (CSV) with `.md`, `.tex` and `.html` beside it, companions as `{stem}_{suffix}.csv`.
 
     Every file gets a `.provenance.json`. Returns the files written.
     """
@@ -124,6 +157,7 @@ def write_tables(
         output: tables[""].csv(),
         output.with_suffix(".md"): tables[""].markdown(),
         output.with_suffix(".tex"): tables[""].latex(),
+        output.with_suffix(".html"): page(tables),
     }
     texts |= {
         output.with_name(f"{output.stem}_{suffix}.csv"): table.csv() for suffix, table in tables.items() if suffix
@@ -137,6 +171,11 @@ def write_tables(
 def points(fraction: float | None, digits: int = 1) -> str:
     """A fraction as percentage points ("36.7"); empty for None."""
     return "" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def _tex(cell: Any) -> str:
+    """A cell or sentence in LaTeX, numbers with minus signs instead of hyphens."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", _shown(cell)).translate(_LATEX)
 
 
 def _pipes(cells: Iterable[str]) -> str:
