@@ -43,7 +43,7 @@ HELPER_ENDPOINT = SITE.helper_endpoint
 report: "docs/captions/workflow.rst"
 
 
-# Slurm's warning before a time limit reaches every process of a job: the stage saves and ends, so its shell must wait.
+# A job that is cancelled or preempted gets SIGTERM in every process: the stage saves and ends, so its shell must wait.
 shell.prefix("set -euo pipefail; trap '' TERM; ")
 
 

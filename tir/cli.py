@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from tir import time_limit
 from tir.errors import TirError
 
 
@@ -22,8 +23,10 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM as if interrupted."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt("SIGTERM: a time limit is near, or the job was preempted or cancelled")))
+    """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM and the approach of a job's
+    time limit as if interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    time_limit.interrupt_before()
     try:
         main()
     except TirError as error:
@@ -40,3 +43,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as stop:
         print(f"\ninterrupted ({stop or 'Ctrl-C'}): what is complete is kept; run the same command to continue.", file=sys.stderr)
         sys.exit(130)
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt("SIGTERM: the job was cancelled or preempted")

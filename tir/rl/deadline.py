@@ -2,29 +2,23 @@
 
 A step of the paper's run takes eleven minutes and a checkpoint comes every fifteen steps: without this, a job that meets
 its limit loses hours. verl's older trainer does the same for rented machines (`should_save_ckpt_esi`); the present one has
-the hook this needs and not the check. The warning signal cannot do it: Slurm sends it to Ray's processes and to the
-retrieval server as well, and a step whose helpers end cannot be finished.
+the hook this needs and not the check.
 """
 
 from __future__ import annotations
 
 import time
 
-END_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970, set by Slurm in every job
-# The profile's warning, at which everything ends, comes 600 s before the limit; a sharded checkpoint takes minutes.
-MARGIN_S = 900.0
-
 
 class Deadline:
     """Watches the length of steps; from the last one that can be saved in time on, every step is.
 
     Args:
-        end: when the job is killed, in seconds since 1970.
-        margin_s: seconds before it at which a checkpoint must be complete.
+        latest: when a checkpoint must be complete, in seconds since 1970.
     """
 
-    def __init__(self, end: float, margin_s: float = MARGIN_S):
-        self._latest, self._longest, self._began = end - margin_s, 0.0, 0.0
+    def __init__(self, latest: float):
+        self._latest, self._longest, self._began = latest, 0.0, 0.0
 
     def on_step_begin(self, trainer) -> None:
         """verl's hook: called with its trainer before each step."""

@@ -29,7 +29,9 @@ from verl.trainer.main_ppo import (  # noqa: E402
 )
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer  # noqa: E402
 
-from tir.rl import deadline, forkserver  # noqa: E402
+from tir.rl import forkserver  # noqa: E402
+from tir.rl.deadline import Deadline  # noqa: E402
+from tir.time_limit import warning_time  # noqa: E402
 
 
 class LocalTaskRunner:
@@ -57,8 +59,9 @@ def import_everything() -> None:
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
 def main(config) -> None:
     """Compose the configuration, check it, train."""
-    if end := os.environ.get(deadline.END_VARIABLE):
-        watch = deadline.Deadline(float(end))
+    if warning := warning_time():
+        when, lead = warning
+        watch = Deadline(when - lead / 2)
         PPOTrainer.on_step_begin = lambda trainer: watch.on_step_begin(trainer)
     auto_set_device(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))

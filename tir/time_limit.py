@@ -1,0 +1,38 @@
+"""How long this job may run, and a warning before that is over.
+
+Slurm's own warning (`--signal`) goes to every process of a job. One of them mounts the image of an unprivileged
+container: it ends, and whatever else the stage needs from the image is gone, so that it dies of a bus error where it
+should save. A job knows its end from its environment, so each stage warns itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+END_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970; set by Slurm, handed into images by the profile
+_LONGEST_LEAD_S = 600.0  # a sharded checkpoint of 3 B parameters with its optimizer is 40 GB
+
+
+def warning_time() -> tuple[float, float] | None:
+    """When to save and end, in seconds since 1970, and how many seconds are left then; None where there is no limit.
+
+    The lead is a tenth of the time that is left now, at most ten minutes.
+    """
+    if not os.environ.get(END_VARIABLE):
+        return None
+    end = float(os.environ[END_VARIABLE])
+    lead = min(_LONGEST_LEAD_S, max(0.0, end - time.time()) / 10)
+    return end - lead, lead
+
+
+def interrupt_before() -> None:
+    """Raise `KeyboardInterrupt` in the main thread at the warning time."""
+    if warning := warning_time():
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, max(1.0, warning[0] - time.time()))
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt("the job's time limit is near")
