@@ -1,0 +1,47 @@
+"""How a script ends: errors as one paragraph, interruptions by a signal or a time limit, a full disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(body: str, **environment) -> subprocess.Popen:
+    program = f"import time\nfrom tir.cli import run\nfrom tir.errors import ConfigError\ndef main():\n    {body}\nrun(main)\n"
+    return subprocess.Popen([sys.executable, "-u", "-c", program], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, **environment})
+
+
+def test_a_known_error_is_a_paragraph_and_no_traceback():
+    process = script("raise ConfigError('no such arm', where='config.yaml:arms', why='a typo', remedy='arms: {aspo: {}}')")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and "config.yaml:arms" in error and "arms: {aspo: {}}" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_says_that_what_is_complete_is_kept(number):
+    process = script("print('ready'); time.sleep(60)")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in error and "what is complete is kept" in error and "Traceback" not in error
+
+
+def test_a_stage_interrupts_itself_before_its_time_limit():
+    end = int(time.time()) + 20
+    process = script("time.sleep(60)", SLURM_JOB_END_TIME=str(end))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted (the job's time limit is near)" in error and "Traceback" not in error
+    assert time.time() < end
+
+
+def test_a_full_disk_is_a_paragraph():
+    process = script("with open('/dev/full', 'w') as file: file.write('x')")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1 and "no space left" in error and "df -h" in error and "Traceback" not in error
