@@ -164,7 +164,7 @@ def test_latex_compiles_within_the_line(inputs, tmp_path):
         "table5": build("table5", inputs, TABLE5)[""],
     }.items():
         document = (
-            r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx,longtable}\begin{document}"
+            r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{array,booktabs,graphicx,longtable}\begin{document}"
             + table.latex()
             + r"\end{document}"
         )
@@ -178,7 +178,7 @@ def test_latex_compiles_within_the_line(inputs, tmp_path):
 def test_latex_breaks_long_texts_and_long_tables_and_prints_minus():
     text = "several words that do not fit into a column of a page"
     table = Table("A", ["what", "n"], [[text, -1.5], ["b-2", 3]])
-    assert r"p{0.70\linewidth}r" in table.latex() and "$-$1.5" in table.latex() and "b-2" in table.latex()
+    assert r"p{0.64\linewidth}r" in table.latex() and "$-$1.5" in table.latex() and "b-2" in table.latex()
     assert "longtable" not in table.latex() and "longtable" in Table("A", ["n"], [[row] for row in range(41)]).latex()
 
 

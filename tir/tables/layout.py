@@ -34,7 +34,6 @@ _LATEX = str.maketrans(
     }
 )
 _PAGE_ROWS = 40  # a longer table does not fit on a page
-_LINE = 26  # characters; a longer text is broken into lines
 
 
 @dataclass
@@ -99,11 +98,19 @@ class Table:
                 r"\bottomrule",
                 r"\endlastfoot",
             ]
-            lines = [r"{\footnotesize", *begin, *body, r"\end{longtable}", r"\noindent", *notes, "}"]
-            return "\n".join(["% needs booktabs, longtable", *lines, ""])
+            lines = [
+                r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+                *begin,
+                *body,
+                r"\end{longtable}",
+                r"\noindent",
+                *notes,
+                "}",
+            ]
+            return "\n".join(["% needs array, booktabs, longtable", *lines, ""])
         return "\n".join(
             [
-                "% needs booktabs, graphicx",
+                "% needs array, booktabs, graphicx",
                 r"\begin{table}[t]",
                 r"\centering",
                 caption,
@@ -122,17 +129,15 @@ class Table:
         )
 
     def _alignment(self, column: int) -> str:
-        """Numbers flush right, words flush left; long texts share most of the line, by their length."""
+        """Numbers flush right, words flush left; longer texts share most of the line, by their length."""
         if not self.is_text(column):
             return "r"
-        longest = [
-            max(map(len, map(_shown, (row[place] for row in self.rows))), default=0)
-            for place in range(len(self.columns))
-        ]
-        if longest[column] <= _LINE:
+        limit = 26 if len(self.rows) <= _PAGE_ROWS else 13  # characters; a long table cannot be shrunk
+        longest = [max((len(_shown(row[place])) for row in self.rows), default=0) for place in range(len(self.columns))]
+        if longest[column] <= limit:
             return "l"
-        share = min(longest[column], 3 * _LINE) / sum(min(each, 3 * _LINE) for each in longest if each > _LINE)
-        return rf"p{{{0.7 * share:.2f}\linewidth}}"
+        broken = [min(each, 40) for place, each in enumerate(longest) if each > limit and self.is_text(place)]
+        return rf">{{\raggedright\arraybackslash}}p{{{0.64 * min(longest[column], 40) / sum(broken):.2f}\linewidth}}"
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds words, to be set flush left."""
