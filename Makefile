@@ -20,7 +20,7 @@ unexport UV_DEFAULT_INDEX
 endif
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo test cluster plan environments lint lock clean-results bench-aspo bench-tools
+.PHONY: demo test cluster plan environments lint lock clean-results bench-aspo bench-graph bench-tools
 
 demo: environments
 	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
@@ -70,6 +70,9 @@ clean-results:
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo
+
+bench-graph: .venv/workflow/.complete
+	@.venv/workflow/bin/python -m bench.graph
 
 bench-tools: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(SOAK),--soak) $(if $(ROWS),--rows $(ROWS)) $(if $(CORPUS),--corpus $(CORPUS))

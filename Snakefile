@@ -64,7 +64,7 @@ include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
 include: "rules/preflight.smk"
-include: "rules/constants.smk"
+include: "rules/plan.smk"
 
 
 localrules:

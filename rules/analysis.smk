@@ -29,12 +29,13 @@ def title(name, size=""):
 
 
 for each, size in MADE:
+    target = TARGETS.target(each, size)
 
     rule:
         name:
             f"{each}{size.strip('/') and '_' + size.strip('/')}"
         input:
-            *TARGETS.target(each, size).files,
+            *target.files,
             image=image("analysis"),
         output:
             f"results/{size}{each}.csv",
@@ -46,28 +47,28 @@ for each, size in MADE:
                 caption=caption(each),
                 labels={"table": title(each, size)},
             ),
-            [
-                f"results/{size}{each}_{suffix}.csv"
-                for suffix in TARGETS.target(each, size).companions
-            ],
+            [f"results/{size}{each}_{suffix}.csv" for suffix in target.companions],
         log:
             f"logs/{size}{each}.log",
         container:
             container_of("analysis")
         params:
             code=code_digest("scripts.make_table", table_module(each)),
-            config=TARGETS.target(each, size).params,
-            options=TARGETS.target(each, size).options,
+            config=target.params,
+            options=target.options,
             table=each,
         shell:
             "{PYTHON[workflow]} -m scripts.make_table --table {params.table} {params.options} "
             "--output {output[0]} --params {params.config:q} 2>&1 | tee {log}"
 
 
+target = TARGETS.claims()
+
+
 rule claims:
     """The paper's claims, recomputed from raw records: holds, does not hold, or not distinguishable at this n."""
     input:
-        *TARGETS.claims().files,
+        *target.files,
         image=image("analysis"),
         claims="tir/claims/claims.yaml",
     output:
@@ -87,20 +88,21 @@ rule claims:
         container_of("analysis")
     params:
         code=code_digest("scripts.check_claims"),
-        config=TARGETS.claims().params,
-        options=TARGETS.claims().options,
+        config=target.params,
+        options=target.options,
     shell:
         "{PYTHON[workflow]} -m scripts.check_claims {params.options} --output {output[0]} "
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
 for each in TARGETS.figures:
+    target = TARGETS.target(each)
 
     rule:
         name:
             f"{each}"
         input:
-            *TARGETS.target(each).files,
+            *target.files,
             image=image("analysis"),
         output:
             report(
@@ -116,8 +118,8 @@ for each in TARGETS.figures:
             container_of("analysis")
         params:
             code=code_digest("scripts.make_figure", figure_module(each)),
-            config=TARGETS.target(each).params,
-            options=TARGETS.target(each).options,
+            config=target.params,
+            options=target.options,
             figure=each,
         shell:
             "{PYTHON[workflow]} -m scripts.make_figure --figure {params.figure} {params.options} "

@@ -3,13 +3,16 @@
 JUDGE_ENDPOINT = SITE.judge_endpoint
 
 
+JUDGED = {
+    (model, each.benchmark)
+    for each in cfg.judged()
+    for model in cfg.model_ids(each.model)
+}
+
+
 def judgement(wildcards):
     """The verdicts a score file reads: none where the judge is not asked."""
-    asked = not wildcards.size and any(
-        wildcards.benchmark == each.benchmark
-        and wildcards.model in cfg.model_ids(each.model)
-        for each in cfg.judged()
-    )
+    asked = (wildcards.model, wildcards.benchmark) in JUDGED and not wildcards.size
     return [f"judge/{wildcards.model}/{wildcards.benchmark}.jsonl"] if asked else []
 
 

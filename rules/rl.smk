@@ -35,9 +35,7 @@ rule rl:
     threads: 16
     params:
         code=rl_code,
-        config=lambda w: params(
-            cfg.rl, tools=cfg.tools.of("math", "qa"), device=cfg.device
-        ),
+        config=params(cfg.rl, tools=cfg.tools.of("math", "qa"), device=cfg.device),
         arm=lambda w: params(
             estimator=cfg.arms[w.arm].estimator,
             coefficients=cfg.arms[w.arm].coefficients(),

@@ -1,14 +1,30 @@
 # What a model does on a benchmark, and what that is worth. `size` is empty, or `n500/` for the full test sets.
 
+from functools import cache
 
-def needs_index(wildcards):
-    task = cfg.benchmarks[wildcards.benchmark].task
-    route = cfg.evaluation_tools.of(task)["routes"][task]
-    return ["index/manifest.json"] if "search" in route else []
+# What tasks need and read, computed once per task rather than per job.
+NEEDS_INDEX = {
+    task for task, route in cfg.evaluation_tools.routes.items() if "search" in route
+}
+TASK = {name: each.task for name, each in cfg.benchmarks.items()}
 
 
-def needs_cassette(wildcards):
-    return cfg.evaluation_tools.cassettes(cfg.benchmarks[wildcards.benchmark].task)
+def tool_data(wildcards):
+    """What the tools of a task answer from."""
+    task = TASK[wildcards.benchmark]
+    index = ["index/manifest.json"] if task in NEEDS_INDEX else []
+    return index + cfg.evaluation_tools.cassettes(task)
+
+
+@cache
+def rollout_settings(benchmark, size):
+    return params(
+        cfg.evaluation,
+        tools=cfg.evaluation_tools.of(TASK[benchmark]),
+        device=cfg.device,
+        task=TASK[benchmark],
+        n=cfg.full_size.n if size else cfg.benchmarks[benchmark].n,
+    )
 
 
 rule traces:
@@ -18,8 +34,7 @@ rule traces:
         model="models/{model}/manifest.json",
         questions="data/benchmarks/{benchmark}.jsonl",
         prompt="data/system_prompt.txt",
-        index=needs_index,
-        cassette=needs_cassette,
+        tools=tool_data,
     output:
         "{size}traces/{model}/{benchmark}.jsonl",
     log:
@@ -31,13 +46,7 @@ rule traces:
     threads: 1
     params:
         code=code_digest("scripts.generate_traces"),
-        config=lambda w: params(
-            cfg.evaluation,
-            tools=cfg.evaluation_tools.of(cfg.benchmarks[w.benchmark].task),
-            device=cfg.device,
-            task=cfg.benchmarks[w.benchmark].task,
-            n=cfg.full_size.n if w.size else cfg.benchmarks[w.benchmark].n,
-        ),
+        config=lambda w: rollout_settings(w.benchmark, w.size),
     shell:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
         "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --helper-endpoint {HELPER_ENDPOINT:q} "
@@ -60,10 +69,9 @@ rule scores:
     params:
         code=code_digest("scripts.score_traces", "tir.answers.math_worker"),
         config=lambda w: params(
-            task=cfg.benchmarks[w.benchmark].task,
+            task=TASK[w.benchmark],
             **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),
         ),
-        judge=lambda w: f"--judge {judgement(w)[0]} " if judgement(w) else "",
     shell:
-        "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --output {output} {params.judge}"
+        "{PYTHON[workflow]} -m scripts.score_traces --traces {input.traces} --judge {input.judge} --output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"

@@ -9,7 +9,7 @@ from tir.workflow import code
 def main() -> None:
     parse = cli.parser(__doc__)
     parse.add_argument("--traces", required=True, help="trace records (JSON Lines)")
-    parse.add_argument("--judge", help="judge records: id, sample, verdict, cached (JSON Lines)")
+    parse.add_argument("--judge", nargs="?", help="judge records: id, sample, verdict, cached (JSON Lines); may be left empty")
     parse.add_argument("--output", required=True, help="score records to write (JSON Lines)")
     arguments = parse.parse_args()
     judgements = judgement_index(read_jsonl(arguments.judge)) if arguments.judge else None

@@ -132,6 +132,27 @@ def test_touching_a_file_reruns_nothing(workflow):
     assert planned(workflow) == set()
 
 
+def test_a_new_import_reruns_the_stages_that_import_it(workflow):
+    (workflow / "tir/extra.py").write_text("VALUE = 1\n")
+    assert planned(workflow) == set()
+    append(workflow / "tir/judge/calibration.py", "\nimport tir.extra\n")
+    assert rules_of(planned(workflow)) & {"index", "rl", "sft", "traces", "scores", "judge"} == {"judge", "scores"}
+
+
+def test_a_run_records_the_code_it_ran(tmp_path):
+    """A job that really ran is done; with one of its modules edited it is not, and says what changed."""
+    directory = copy_workflow(tmp_path)
+    (directory / ".venv").symlink_to(ROOT / ".venv")
+    shutil.copytree(ROOT / "docs", directory / "docs")
+    target = "results/table7.csv"
+    snakemake(directory, "--cores", "1", target)
+    assert "Nothing to be done" in snakemake(directory, "-n", target)
+    append(directory / "tir/tables/training.py", "\n# changed\n")
+    said = snakemake(directory, "-n", target)
+    assert re.search(r"rule table7:", said) and re.search(r"before: .*scripts.make_table \w+.*now: .*scripts.make_table \w+", said)
+    assert "tir/tables" not in said.partition("input:")[2].partition("\n")[0]
+
+
 def test_an_arm_is_one_entry(workflow):
     append(workflow / "config.yaml", "")
     edit(workflow / "config.yaml", "  beta_only:", "  bold: {base: aspo, lambda: 0.9}\n  beta_only:")

@@ -26,3 +26,20 @@ def gpus(profile: str) -> dict[str, str]:
 ])
 def test_stages_ask_for_the_gpus_their_profile_states(profile, one, four, eight, tmp_path):
     assert gpus(profile) == {**one, "judge": four, "sft": eight, "rl": eight}
+
+
+def test_a_plan_shows_what_a_profiles_expressions_give_each_job(tmp_path):
+    """Values that a plan computes once per rule, and those that it must compute for each job."""
+    asked = ["traces:runtime=60 * attempt", "traces:slurm_extra='--nice=5'", "traces:slurm_partition=gpu-a100",
+             "traces:mem_mb=9000 if wildcards.benchmark == 'gsm8k' else 7000", "traces:weight=threads * 2"]
+    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n", "results/table5.csv", "--quiet", "host",
+                           "--set-resources", *asked, "--default-resources", "mem_mb=1000", "slurm_partition=cpu"],
+                          cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = re.findall(r"^(?:local)?rule (\w+):.*?wildcards: ([^\n]*).*?resources: ([^\n]*)", done.stdout, re.M | re.S)
+    given = {(name, "gsm8k" in wildcards): dict(part.split("=", 1) for part in resources.split(", "))
+             for name, wildcards, resources in jobs}
+    assert {"runtime": "60", "slurm_extra": "--nice=5", "slurm_partition": "gpu-a100", "weight": "2"}.items() <= given["traces", True].items()
+    assert given["traces", True]["mem_mb"] == "9000" and given["traces", False]["mem_mb"] == "7000"
+    assert given["scores", True]["mem_mb"] == "1000" and given["scores", True]["slurm_partition"] == "cpu"
+    assert Path(given["scores", True]["tmpdir"]).is_dir()

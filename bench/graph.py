@@ -1,0 +1,131 @@
+"""The time of a plan: the paper's graph beside an empty Snakefile, ten thousand jobs beside a bare Snakefile of that shape.
+
+    make bench-graph
+"""
+
+import argparse
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from bench.table import Figure, show
+from tir.config import load
+
+ROOT = Path(__file__).resolve().parents[1]
+SNAKEMAKE = ROOT / ".venv/workflow/bin/snakemake"
+JOBS = 10_000
+
+# The same jobs with as many files, parameters and words each, and nothing computed: what Snakemake itself takes.
+BARE = '''
+models = [f"{{arm}}-step30-seed{{seed}}" for arm in {arms} for seed in range({seeds})]
+
+rule all:
+    default_target: True
+    input: expand("scores/{{model}}/{{benchmark}}.jsonl", model=models, benchmark={benchmarks})
+
+rule rl:
+    input: **{{name: f"{{name}}.txt" for name in ["image", "model", "train", "validation", "prompt", "index"]}}
+    output: metrics="runs/{{arm}}/{{seed}}.jsonl", models=expand("models/{{{{arm}}}}-step{{step}}-seed{{{{seed}}}}", step=[15, 30])
+    log: "logs/rl/{{arm}}-{{seed}}.log"
+    benchmark: "benchmarks/rl/{{arm}}-{{seed}}.tsv"
+    threads: 16
+    params: code="code", config="x" * 1000, arm="x" * 100
+    shell: "rl {{input.model}} {{input.train}} {{input.prompt}} {{wildcards.arm}} {{params.arm:q}} {{params.config:q}} > {{log}}"
+
+rule traces:
+    input: "models/{{model}}", **{{name: f"{{name}}.txt" for name in ["image", "questions", "prompt", "index"]}}
+    output: "traces/{{model}}/{{benchmark}}.jsonl"
+    log: "logs/traces/{{model}}/{{benchmark}}.log"
+    benchmark: "benchmarks/traces/{{model}}/{{benchmark}}.tsv"
+    params: code="code", config="x" * 1000
+    shell: "traces {{wildcards.model}} {{input.questions}} {{input.prompt}} {{output}} {{params.config:q}} > {{log}}"
+
+rule scores:
+    input: "image.txt", traces="traces/{{model}}/{{benchmark}}.jsonl"
+    output: "scores/{{model}}/{{benchmark}}.jsonl"
+    log: "logs/scores/{{model}}/{{benchmark}}.log"
+    params: code="code", config="x" * 100, judge=""
+    shell: "scores {{input.traces}} {{output}} {{params.judge}} {{params.config:q}} > {{log}}"
+'''
+
+
+def overlay(config) -> dict:
+    """Seeds and rows that make of a configuration's arms and Table 5 a plan of some ten thousand jobs."""
+    arms, benchmarks = list(config.arms), [name for name, each in config.benchmarks.items() if each.standard]
+    seeds = JOBS // (len(arms) * (1 + 2 * len(benchmarks))) + 1
+    rows = [{"label": arm, "model": f"{arm}@last"} for arm in arms]
+    return {"rl": {"seeds": list(range(1, seeds + 1))}, "tables": {"table5": {"rows": rows}}}
+
+
+def bare(directory: Path, config, many: dict) -> Path:
+    """A Snakefile that computes nothing, and the files it starts from."""
+    benchmarks = [name for name, each in config.benchmarks.items() if each.standard]
+    for name in ("image", "model", "train", "validation", "questions", "prompt", "index"):
+        (directory / f"{name}.txt").touch()
+    path = directory / "Snakefile"
+    path.write_text(BARE.format(arms=list(config.arms), seeds=len(many["rl"]["seeds"]), benchmarks=benchmarks))
+    return path
+
+
+def plan(directory: Path, *arguments: str, environment: dict[str, str]) -> tuple[float, int]:
+    """CPU seconds of a dry run, and its jobs."""
+    process = subprocess.Popen([SNAKEMAKE, "-n", *arguments], cwd=directory, env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(text)
+    total = [line.split()[1] for line in text.splitlines() if line.startswith("total ")]
+    return used.ru_utime + used.ru_stime, int(total[0]) if total else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="all plans in turn, so many times; the fastest of each counts")
+    rounds = parser.parse_args().rounds
+    config = load(yaml.safe_load((ROOT / "config.yaml").read_text()), ["config.yaml"])
+    many = overlay(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        (empty := Path(scratch, "empty")).mkdir()
+        (empty / "Snakefile").touch()
+        (shape := Path(scratch, "bare")).mkdir()
+        bare(shape, config, many)
+        enlarged = Path(scratch, "many.yaml")
+        enlarged.write_text(yaml.safe_dump(many))
+        large = ["--profile", "slurm", "--configfile", "profiles/slurm/site.yaml", str(enlarged), "-n", "results/table5.csv"]
+        plans = {
+            "empty": (empty, "--cores", "1"),
+            "paper": (ROOT, "--profile", "slurm", "results/table5.csv"),
+            "many": (ROOT, *large),
+            "quiet": (ROOT, *large, "--quiet"),
+            "bare": (shape, "--cores", "100", "--scheduler", "greedy", "--default-resources", "mem_mb=4000", "disk_mb=1000"),
+        }
+        # As on a machine of its own: Python's compiled modules are kept, whatever this environment says.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        environment |= {"PYTHONPYCACHEPREFIX": str(Path(scratch, "compiled"))}
+        for name in ("empty", "paper"):
+            plan(*plans[name], environment=environment)
+        times: dict[str, list[float]] = {name: [] for name in plans}
+        jobs = {}
+        for _ in range(rounds):
+            for name, (directory, *arguments) in plans.items():
+                seconds, jobs[name] = plan(directory, *arguments, environment=environment)
+                times[name].append(seconds)
+    best = {name: min(found) for name, found in times.items()}
+    show("Plans (snakemake -n), CPU seconds, the fastest of each", [
+        Figure("empty Snakefile", "s", best["empty"]),
+        Figure(f"the paper's, {jobs['paper']} jobs", "s", best["paper"]),
+        Figure("", "times an empty one", best["paper"] / best["empty"], "<= 2"),
+        Figure(f"arms x seeds x benchmarks, {jobs['many']:,} jobs", "s", best["many"], "<= 12"),
+        Figure("the same, --quiet", "s", best["quiet"], "<= 12"),
+        Figure(f"bare Snakefile of that shape, {jobs['bare']:,} jobs", "s", best["bare"], "Snakemake's own share"),
+        Figure("", "times a bare one", best["many"] / best["bare"]),
+    ])
+
+
+if __name__ == "__main__":
+    main()
