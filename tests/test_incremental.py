@@ -153,6 +153,16 @@ def test_a_run_records_the_code_it_ran(tmp_path):
     assert "tir/tables" not in said.partition("input:")[2].partition("\n")[0]
 
 
+def test_configuration_models_rerun_nothing_but_what_reads_a_value_they_change(workflow):
+    for module in (workflow / "tir/config").glob("*.py"):
+        append(module, "\n# changed\n")
+    edit(workflow / "tir/config/training.py", "clip_ratio: float = Field(0.2,", "clip_ratio: float = Field(0.3,")
+    assert planned(workflow) == set()  # config.yaml states it
+    edit(workflow / "config.yaml", "  clip_ratio: 0.2\n", "")
+    jobs = rules_of(planned(workflow))
+    assert "rl" in jobs and not jobs & {"sft", "index"}
+
+
 def test_an_arm_is_one_entry(workflow):
     append(workflow / "config.yaml", "")
     edit(workflow / "config.yaml", "  beta_only:", "  bold: {base: aspo, lambda: 0.9}\n  beta_only:")

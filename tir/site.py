@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tir.config import Model
-from tir.config_errors import render_errors
+from tir.config.errors import render_errors
 from tir.errors import ConfigError
 
 

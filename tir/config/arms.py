@@ -1,0 +1,56 @@
+"""Experimental arms, and how one inherits from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tir.config.model import Model
+
+
+class Arm(Model):
+    """One experimental arm: an advantage estimator and its coefficients. Arms differ in nothing else."""
+
+    estimator: Literal["grpo", "aspo"] = Field(description="grpo: verl's own; aspo: GRPO plus the shaping term")
+    lam: float = Field(0.5, alias="lambda", ge=0, le=10, description="weight of phi")
+    alpha: float = Field(1.0, ge=0, le=10, description="reward of python -> answer at the end")
+    beta: float = Field(1.0, ge=0, le=10, description="penalty of python -> think")
+    gamma: float = Field(0.5, ge=0, le=10, description="weight of an early first tool on math")
+    psi_k: float = Field(5.0, ge=0, le=1000, description="decay of psi over the normalised offset")
+    psi: Literal["exp", "sigmoid", "rational", "linear"] = "exp"
+    mode: Literal["additive", "clipped", "centered"] = "additive"
+    clip_kappa: float = Field(0.7, gt=0, lt=1, description="bound of the clipped shift, share of |A|")
+    delta: float | None = Field(None, le=0, ge=-100, description="clipped: Lin & Xu's own shift")
+    require_correct: bool = Field(False, description="shape correct trajectories only")
+
+    def coefficients(self) -> dict[str, Any]:
+        """Arguments of `aspo.ASPOConfig`; empty for an estimator that reads none."""
+        return self.model_dump(exclude={"estimator"}) if self.estimator == "aspo" else {}
+
+
+def inherit(arms: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve `base:` between arms; a missing or circular base is an error naming the chain."""
+
+    def resolve(name: str, chain: tuple[str, ...]) -> Any:
+        arm = arms[name]
+        if not isinstance(arm, Mapping) or "base" not in arm:
+            return arm
+        base = arm["base"]
+        if base not in arms:
+            raise UnknownBase(name, base, list(arms))
+        if base in chain:
+            raise ValueError(f"arms inherit in a circle: {' -> '.join((*chain, base))}")
+        inherited = resolve(base, (*chain, base))
+        return {**inherited, **{key: value for key, value in arm.items() if key != "base"}}
+
+    return {name: resolve(name, (name,)) for name in arms}
+
+
+class UnknownBase(ValueError):
+    """An arm inherits from an arm that does not exist."""
+
+    def __init__(self, arm: str, base: str, known: list[str]):
+        self.arm, self.base, self.known = arm, base, known
+        super().__init__(f"arm {arm} has base {base}, which does not exist")
