@@ -20,8 +20,9 @@ from tir.tables import BUILDERS, build, module
 from tir.tables.inputs import Inputs
 from tir.tables.layout import Table, write_tables
 from tir.tables.page import page
-from tir.tables.reference import paper, published_cell
+from tir.tables.reference import beside, paper, published_cell
 from tir.tables.training import clock, describe_module
+from tir.targets import PAPER_TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"resamples": 300, "seed": 0}
@@ -113,6 +114,7 @@ def test_files_on_disk_are_complete_and_reproducible(inputs, tmp_path):
         "table5_detail.csv",
         "table5_comparisons.csv",
         "table5_variance.csv",
+        "table5_paper.csv",
     ]
     for path, other in zip(first, second, strict=True):
         assert path.read_bytes() == other.read_bytes()
@@ -140,9 +142,22 @@ def test_the_page_of_a_table_holds_its_companions_and_escapes(inputs):
     assert shown == [tables[""].columns, *tables[""].rows]
     assert len(root.findall("body/table//b")) == len(tables[""].bold)
     assert [len(each.findall(".//tr")) - 1 for each in root.findall("body/details")] == [
-        len(tables[suffix].rows) for suffix in ("detail", "comparisons", "variance")
+        len(tables[suffix].rows) for suffix in ("detail", "comparisons", "variance", "paper")
     ]
     assert "a &lt;b&gt; &amp; &#x27;c&#x27;" in text
+
+
+def test_the_papers_cells_stand_beside_ours(inputs):
+    tables = build("table5", inputs, TABLE5)
+    ours = {row[0]: dict(zip(tables[""].columns, row, strict=True)) for row in tables[""].rows}
+    found = {(row, column): (printed, here) for row, column, printed, here in tables["paper"].rows}
+    assert len(found) == 4 * 9
+    assert found["ASPO @ 30", "MuSiQue"] == (20.5, ours["ASPO @ 30"]["MuSiQue"])
+    run = build("table13", inputs, {"run": "full"})
+    assert {row[0]: row[2:] for row in run["paper"].rows}["steps"] == [1239, 1239]
+    assert beside("terms", tables[""]) is None
+    for name in PAPER_TABLES:  # all thirteen, and every cell has its column
+        assert beside(name, tables[""]).rows, name
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
@@ -526,6 +541,7 @@ def test_the_script_as_a_rule_calls_it(root, tmp_path):
         "table5.tex",
         "table5_comparisons.csv",
         "table5_detail.csv",
+        "table5_paper.csv",
         "table5_variance.csv",
     ]
     failed = _run("--table", "table5", "--output", tmp_path / "table5.csv", params=TABLE5)

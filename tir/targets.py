@@ -17,6 +17,7 @@ FULL_LOG = "runs/sft/full/log.jsonl"
 SHOWS = {"figure1": "table1", "figure2": "table5", "figure5": "table11", "figure6": "table11"}
 POOLED = ("table3", "table4", "figure3")
 SFT_RUNS = {"table9": "smoke", "table10": "medium", "table13": "full", "figure7": "full"}
+PAPER_TABLES = tuple(f"table{number}" for number in range(1, 14))
 FIGURES = tuple(f"figure{number}" for number in range(1, 9))
 COMPANIONS = {"table1": ["calls", "detail"], "table3": ["by_task", "tests"], "qa_bigrams": ["by_task", "tests"],
               "leakage": ["files"]}
@@ -162,9 +163,10 @@ class Targets:
         return params(**({"arms": self.shown_arms} if name == "figure8" else {}))
 
     def _companions(self, name: str) -> list[str]:
+        printed = ["paper"] if name in PAPER_TABLES else []
         if name in COMPANIONS or name not in self.cfg.tables:
-            return COMPANIONS.get(name, [])
-        return ["comparisons", "detail"] + ([] if name in ONE_BENCHMARK else ["variance"])
+            return COMPANIONS.get(name, []) + printed
+        return ["comparisons", "detail"] + ([] if name in ONE_BENCHMARK else ["variance"]) + printed
 
     # --- accuracy ---------------------------------------------------------------------------------------------
 

@@ -46,14 +46,19 @@ def module(name: str) -> str:
 def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Build a table and its companions.
 
-    Returns suffix -> table: "" is the table itself, "detail" goes beside it as `{name}_detail.csv`, and so on. Raises
+    Returns suffix -> table: "" is the table itself, "detail" goes beside it as `{name}_detail.csv`, and so on; "paper"
+    sets the paper's cells beside ours. Raises
     `ConfigError` if `params` lacks a key the builder needs, `DataError` if an input does not fit.
     """
+    from tir.tables.reference import beside
+
     file, _, function = BUILDERS.get(name, DEFAULT).partition(":")
     builder: Callable[..., dict[str, Table]] = getattr(import_module(file), function)
     try:
-        return builder(name, inputs, params)
+        tables = builder(name, inputs, params)
     except KeyError as error:
         raise ConfigError(
             "a parameter is missing", where=f"{name}: params", why=f"it has no {error.args[0]}"
         ) from error
+    printed = beside(name, tables[""])
+    return tables | ({"paper": printed} if printed else {})
