@@ -160,6 +160,13 @@ def test_the_papers_cells_stand_beside_ours(inputs):
         assert beside(name, tables[""]).rows, name
 
 
+def test_table3_says_when_the_contrast_is_not_measured(inputs):
+    search = [each for each in made_up.BENCHMARKS if each["task"] == "qa"]
+    sets = [{"model": "published", "benchmark": each["name"], "task": "qa"} for each in search]
+    tables = build("table3", inputs, {"sets": sets, "statistics": {"resamples": 100}})
+    assert not tables["tests"].rows and tables[""].notes[-1].endswith("one does not occur.")
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles_within_the_line(inputs, tmp_path):
     wide = Table(
