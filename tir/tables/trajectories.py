@@ -132,9 +132,7 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         "note",
     ]
     tests = _contrasts(found, statistics)
-    unseen = (
-        "" if tests else "The paper's contrast of python→answer and python→think is not measured: one does not occur."
-    )
+    unmeasured = "The paper's contrast of python→answer and python→think is not measured: one does not occur."
     table = Table(
         f"Accuracy given an action bigram, {len(found)} trajectories",
         columns,
@@ -146,7 +144,7 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
                 f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered), Fisher p = {p}."
                 for first, second, difference, lo, hi, p in tests
             ),
-            *(unseen if not tests else ()),
+            *([] if tests else [unmeasured]),
         ],
     )
     return {
