@@ -36,3 +36,10 @@ def test_a_lock_resolves_with_its_hashes(name, tmp_path):
 def _pins(text: str) -> dict[str, set[str]]:
     """Hashes by `name==version`."""
     return {block.split()[0]: set(re.findall(r"sha256:\w+", block)) for block in re.split(r"\n(?=\S)", text.strip())}
+
+
+@pytest.mark.parametrize("environment, package", [("workflow", "snakemake"), ("sft", "transformers"), ("rl", "torch")])
+def test_environments_are_compiled(environment, package):
+    """Each job would compile what it imports where bytecode cannot be written, as in images."""
+    (package,) = (ROOT / ".venv" / environment).glob(f"lib/python3*/site-packages/{package}")
+    assert list((package / "__pycache__").glob("__init__.*.pyc"))
