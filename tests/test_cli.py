@@ -35,7 +35,7 @@ def test_an_interruption_says_that_what_is_complete_is_kept(number):
 
 def test_a_stage_interrupts_itself_before_its_time_limit():
     end = int(time.time()) + 20
-    process = script("time.sleep(60)", SLURM_JOB_END_TIME=str(end))
+    process = script("time.sleep(60)", JOB_END_TIME=str(end))
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted (the job's time limit is near)" in error and "Traceback" not in error
     assert time.time() < end

@@ -539,7 +539,7 @@ def test_a_real_run_near_its_time_limit_saves_every_step(tmp_path, monkeypatch):
         return collect(run)
 
     monkeypatch.setattr(launch._Run, "collect", look_and_collect)
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 30))
+    monkeypatch.setenv("JOB_END_TIME", str(int(time.time()) + 25))
     policies = launch.train(rl_settings(SLOW | {"steps": 3, "save_every": 3, "validate_every": 3}, estimator="grpo", coefficients={}),
                             inputs, tmp_path / "run")
     assert seen == ["step2", "step3"]

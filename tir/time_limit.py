@@ -2,7 +2,7 @@
 
 Slurm's own warning (`--signal`) goes to every process of a job. One of them mounts the image of an unprivileged
 container: it ends, and whatever else the stage needs from the image is gone, so that it dies of a bus error where it
-should save. A job knows its end from its environment, so each stage warns itself.
+should save. So the profile tells each job when it ends, and a stage warns itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-END_VARIABLE = "SLURM_JOB_END_TIME"  # seconds since 1970; set by Slurm, handed into images by the profile
+END_VARIABLE = "JOB_END_TIME"  # seconds since 1970; the profile asks Slurm for it, and leaves it empty without an answer
 _LONGEST_LEAD_S = 600.0  # a sharded checkpoint of 3 B parameters with its optimizer is 40 GB
 
 
@@ -20,10 +20,10 @@ def warning_time() -> tuple[float, float] | None:
 
     The lead is a tenth of the time that is left now, at most ten minutes.
     """
-    if not os.environ.get(END_VARIABLE):
+    end, now = float(os.environ.get(END_VARIABLE) or 0), time.time()
+    if end <= now:
         return None
-    end = float(os.environ[END_VARIABLE])
-    lead = min(_LONGEST_LEAD_S, max(0.0, end - time.time()) / 10)
+    lead = min(_LONGEST_LEAD_S, (end - now) / 10)
     return end - lead, lead
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tir.records import file_digest
 
@@ -161,7 +162,8 @@ def test_a_broken_package_in_the_home_directory_does_not_leak_in(finished, tmp_p
     site.mkdir(parents=True)
     (site / "numpy.py").write_text("raise ImportError('poisoned')\n")
     poisoned = {**finished.environment, "HOME": str(tmp_path), "PYTHONPATH": str(site), "SECRET": "x"}
-    flags = re.search(r'apptainer-args: "([^"$]*)', (ROOT / "tests/cluster/overlay/config.yaml").read_text())[1].split()
+    overlay = yaml.safe_load((ROOT / "tests/cluster/overlay/config.yaml").read_text())
+    flags = overlay["apptainer-args"].partition("$")[0].split()
     done = subprocess.run(["apptainer", "exec", *flags, "--home", str(finished.work), "images/analysis.sif", "sh", "-c",
                            "python -c 'import numpy' && env"], cwd=finished.work, env=poisoned, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
