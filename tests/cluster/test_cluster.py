@@ -272,13 +272,9 @@ def test_a_retrieval_server_that_keeps_dying_ends_the_job_with_its_name(finished
 
 def test_a_job_out_of_memory_says_so_and_is_tried_again_with_more(finished):
     expected, before = trajectories(finished), finished.last()
-    text = finished.snakemake("--forcerun", "traces", "--set-resources", "traces:mem_mb=200 if attempt == 1 else 64000", "--",
-                              "traces/sft/gsm8k.jsonl")
-    job = next(job for job in finished.jobs() if int(job["JobId"]) > before and rule_of(job) == "traces")
-    assert finished.states(job) & {"OUT_OF_MEMORY"} and "OUT_OF_MEMORY" in text
+    finished.snakemake("--forcerun", "traces", "--set-resources", "traces:mem_mb=200 if attempt == 1 else 64000", "--",
+                       "traces/sft/gsm8k.jsonl")
+    first, second = sorted((job for job in finished.jobs() if int(job["JobId"]) > before), key=lambda job: int(job["JobId"]))
+    assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
+    assert "exceeded memory limit" in Path(first["StdOut"]).read_text()
     assert trajectories(finished) == expected
-
-
-def test_reinforcement_learning_knows_when_its_job_ends(finished):
-    finished.snakemake("--forcerun", "rl", "--set-resources", "rl:runtime=15", "--", "runs/rl/grpo/seed1/metrics.jsonl")
-    assert "saving every step from step 2 on" in (finished.work / "runs/rl/grpo/seed1/verl.log").read_text()
