@@ -32,7 +32,7 @@ def test_a_plan_shows_what_a_profiles_expressions_give_each_job(tmp_path):
     """Values that a plan computes once per rule, and those that it must compute for each job."""
     asked = ["traces:runtime=60 * attempt", "traces:slurm_extra='--nice=5'", "traces:slurm_partition=gpu-a100",
              "traces:mem_mb=9000 if wildcards.benchmark == 'gsm8k' else 7000", "traces:weight=threads * 2"]
-    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n", "results/table5.csv", "--quiet", "host",
+    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n", "--forceall", "results/table5.csv", "--quiet", "host",
                            "--set-resources", *asked, "--default-resources", "mem_mb=1000", "slurm_partition=cpu"],
                           cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
