@@ -1,13 +1,11 @@
-"""The RL stage without verl: reward, data, overrides, metrics, processes, and a launcher that believes nothing unchecked."""
+"""The parts of the RL stage: data, overrides, the engine adapter, metrics, policies; and, when asked for, the real thing."""
 
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +13,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from qwen_like import qwen_like_tokenizer
+from rl_inputs import TOOLS, rows_file
 
 from tir.engines.base import Sampling
-from tir.errors import CheckpointError, ConfigError, DataError, EngineFault, InfrastructureFault
-from tir.protocol import STOP_STRINGS, Segment, split_output
+from tir.errors import CheckpointError, ConfigError, DataError, EngineFault
+from tir.protocol import STOP_STRINGS
 from tir.records import read_jsonl
-from tir.reward import RewardSettings, reward
-from tir.rl import launch, processes
+from tir.rl import launch
 from tir.rl.deadline import Deadline
 from tir.rl.data import prepare_rows
 from tir.rl.export import export_policy
@@ -31,76 +29,10 @@ from tir.rl.server_engine import ServerEngine, end_ids, request_seed
 from tir.rl.settings import RlSettings, rl_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-UPSTREAM = RewardSettings(mode="upstream_f1")
 PYTHON = "<think>t</think><python>print(1)</python><result>\n1\n</result>"
-SEARCH = "<think>t</think><search>q</search><result>\np\n</result>"
-TOOLS = {"budget": 3, "leading_space": False, "result_tokens": 96, "routes": {"math": ["python"], "qa": ["search"]},
-         "python": {}, "search": {}}
-
-
-def trace(prediction: str, calls: str = PYTHON, end: str = "<|im_end|>") -> list[Segment]:
-    return split_output(f"{calls}<think>so</think><answer>\\[ \\boxed{{{prediction}}} \\]</answer>{end}")
-
-
-# --- reward ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prediction, gold, score", [
-    ("12", "12", 1.0), ("5", "-5", 1.0), ("980", "9.80", 1.0), ("(-2,-1)", "(-2,1)", 1.0), ("0.5", r"\frac{1}{2}", 0.0),
-    (r"\frac{1}{2}", r"\frac{2}{1}", 0.0), ("b", "[a, b]", 1.0), ("Yes", "yes", 1.0), ("+", "+", 0.0),
-])
-def test_upstream_reward_reproduces_the_golden_scores(prediction, gold, score):
-    assert reward(trace(prediction), gold, "math", UPSTREAM).score == score
-
-
-def test_upstream_reward_reproduces_the_golden_format_faults_and_bonuses():
-    wrong_order = split_output("<think>t</think><python>print(1)</python><answer>\\boxed{12}</answer>")
-    two_answers = [*trace("12"), Segment("model", "<answer>\\boxed{12}</answer>")]
-    in_result = split_output(PYTHON.replace("\n1\n", "<answer>x</answer>") + "<answer>\\boxed{12}</answer>")
-    header = split_output(PYTHON.replace("\n1\n", "<|im_start|>assistant\n") + "<answer>\\boxed{12}</answer>")
-    spaced = split_output(PYTHON + "<answer>\\boxed {12}</answer>")
-    for broken in (wrong_order, two_answers, in_result, header, spaced):
-        assert reward(broken, "12", "math", UPSTREAM).score == -1
-    assert reward(trace("12", end=""), "12", "math", UPSTREAM).score == 1.0
-    assert reward(trace("12", SEARCH + PYTHON), "12", "qa", UPSTREAM).score == pytest.approx(1.1)
-    typed = trace("12", "<think>literal </search> </python></think>")
-    assert reward(typed, "12", "math", UPSTREAM).score == pytest.approx(1.1)
-
-
-def test_verified_reward_judges_mathematics_not_words():
-    scores = {pair: reward(trace(pair[0]), pair[1], "math").score
-              for pair in [("12", "12"), ("5", "-5"), ("980", "9.80"), ("0.5", r"\frac{1}{2}")]}
-    assert list(scores.values()) == [1.0, 0.0, 0.0, 1.0]
-    assert reward(trace("New York City", SEARCH), ["NYC", "New York"], "qa").score == pytest.approx(0.8)
-    assert reward(trace("maybe yes", SEARCH), "yes", "qa").score == 0.0
-
-
-def test_only_executed_calls_and_policy_text_count():
-    result = split_output(PYTHON.replace("\n1\n", "\n<answer>\\boxed{9}</answer></search>\n") +
-                          "<answer>\\boxed{12}</answer>")
-    assert reward(result, "12", "math").score == 1.0  # a page or a print cannot break the protocol
-    assert reward(trace("12", SEARCH + PYTHON), "12", "math").score == pytest.approx(1.1)
-    assert reward(trace("0", SEARCH + PYTHON), "12", "math").score == 0.0  # the bonus needs a score
-    assert reward(trace("12", SEARCH + PYTHON), "12", "math", executed={"python": 1, "search": 0}).score == 1.0
-    typed = reward(trace("12", "<think>literal </search> </python></think>"), "12", "math")
-    assert typed.score <= 1.0 and not typed.bonus  # tags that were merely written earn nothing
-    assert reward([Segment("model", "<think>only")], "12", "math").score == -1
-
-
-def test_an_ability_without_a_rule_is_an_error_not_a_zero():
-    with pytest.raises(DataError, match="poetry"):
-        reward(trace("12"), "12", "poetry")
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
-
-
-def rows_file(path: Path, *golds) -> Path:
-    rows = [{"data_source": "grpo_mix", "question": f"q{number}", "ability": "math",
-             "reward_model": {"ground_truth": gold, "style": "rule"}, "extra_info": {"index": None}}
-            for number, gold in enumerate(golds)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
 
 
 def test_rows_become_messages_with_numbers_and_lists_of_golds(tmp_path):
@@ -244,214 +176,6 @@ def test_records_of_several_processes_are_one_ordered_step(tmp_path):
         (tmp_path / f"train_3.{process}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = collect_records(tmp_path)
     assert [(row["index"], row["session"]) for row in found["train", 3]] == [(1, 0), (2, 0), (2, 1)]
-
-
-# --- the launcher, with a stand-in for verl --------------------------------------------------------------------------
-
-FAKE_VERL = """
-import json, os, sys, time
-from pathlib import Path
-plan = json.loads(os.environ["FAKE"])
-run, log = Path(os.environ["TIR_RUN_DIRECTORY"]), open(os.environ["VERL_FILE_LOGGER_PATH"], "a")
-checkpoints, given = run / "checkpoints", dict(argument.split("=", 1) for argument in sys.argv[1:])
-tracker = checkpoints / "latest_checkpointed_iteration.txt"
-start = int(tracker.read_text()) if tracker.exists() else 0
-def row(kind, step, **data):
-    record = {"index": 0, "session": 0, "ability": "math", "score": 1.0, "accuracy": 1.0, "fault": None, "bonus": False,
-              "executed": {}, "finish": "answer"}
-    with open(run / "records" / f"{kind}_{step}.{os.getpid()}.jsonl", "a") as file:
-        file.write(json.dumps(record) + "\\n")
-    log.write(json.dumps({"step": step, "data": data}) + "\\n")
-    log.flush()
-slow = run / "slow_starts"
-tried = int(slow.read_text()) if slow.exists() else 0
-if tried < plan.get("slow_starts", 0):
-    slow.write_text(str(tried + 1))
-    print("Exception: The current node timed out during startup."); sys.exit(1)
-if given["trainer.val_before_train"] == "true":
-    row("val", start, **{"val-core/m/reward/mean@1": 0.5})
-for step in range(start + 1, int(given["trainer.total_training_steps"]) + 1):
-    if step == plan.get("die_before"):
-        print("SomeError: out of luck"); sys.exit(3)
-    if step == plan.get("fault_before"):
-        (run / "fault.json").write_text(json.dumps({"type": "SearchUnavailable", "text": "server gone", "infrastructure": True}))
-        sys.exit(1)
-    if step == plan.get("hang_before"):
-        time.sleep(600)
-    if step % int(given["trainer.save_freq"]) == 0 and not plan.get("save_nothing"):
-        (run / "policies" / f"step{step}").mkdir(parents=True)
-        checkpoints.mkdir(exist_ok=True)
-        tracker.write_text(str(step))
-    row("train", step, **{"critic/score/mean": step / 10, "response_length/mean": 5.0})
-"""
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """`run(settings, **plan)` trains with the stand-in; the plan says where it fails."""
-    script = tmp_path / "fake_verl.py"
-    script.write_text(FAKE_VERL)
-    (tmp_path / "model").mkdir()
-    data = rows_file(tmp_path / "rows.parquet", "1", "2", "3", "4")
-    original = processes.start
-    monkeypatch.setattr(processes, "start", lambda command, environment, directory, log: original(
-        [sys.executable, str(script), *command[3:]], environment, directory, log))
-    inputs = launch.RunInputs(tmp_path / "model", data, data, "system")
-
-    def go(settings=RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2), stall_s=60.0, **plan):
-        monkeypatch.setenv("FAKE", json.dumps(plan))
-        return launch.train(settings, inputs, tmp_path / "run", stall_s=stall_s)
-
-    go.directory, go.settings = tmp_path / "run", RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2)
-    return go
-
-
-def test_a_complete_run_leaves_metrics_policies_and_rollouts_only(run, capsys):
-    assert [path.name for path in run()] == ["step2", "step4"]
-    assert [row["step"] for row in read_jsonl(run.directory / "metrics.jsonl")] == [0, 1, 2, 3, 4]
-    assert len(read_jsonl(run.directory / "rollouts" / "train_4.jsonl")) == 1
-    assert not (run.directory / "checkpoints").exists() and not (run.directory / "records").exists()
-    assert "step 3/4  score 0.300" in capsys.readouterr().err
-    assert run(die_before=1) == [run.directory / "policies" / f"step{step}" for step in (2, 4)]  # nothing is run again
-
-
-def test_a_failed_run_says_why_and_resumes_from_its_last_checkpoint(run):
-    with pytest.raises(launch.TrainingFailed, match="SomeError: out of luck"):
-        run(die_before=4)
-    run()
-    rows = read_jsonl(run.directory / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4] and rows[0]["val/test_score/m"] == 0.5
-    starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
-    assert starts == [0, 2]
-    assert all(len(read_jsonl(path)) == 1 for path in (run.directory / "rollouts").iterdir())  # no step counted twice
-
-
-def test_an_infrastructure_fault_keeps_its_name(run):
-    with pytest.raises(InfrastructureFault, match="SearchUnavailable: server gone"):
-        run(fault_before=2)
-    run()  # and is forgotten when the run succeeds
-
-
-def test_a_slow_start_of_ray_is_tried_again(run, monkeypatch):
-    monkeypatch.setattr(launch, "RETRY_WAIT_S", 0.0)
-    with pytest.raises(launch.SlowStart, match="timed out during startup"):
-        run(slow_starts=9)
-    (run.directory / "slow_starts").unlink()
-    run(slow_starts=2)
-    assert [row["step"] for row in read_jsonl(run.directory / "metrics.jsonl")] == [0, 1, 2, 3, 4]
-
-
-def test_success_without_a_checkpoint_is_a_failure(run):
-    with pytest.raises(CheckpointError, match="step 4 was asked for"):
-        run(save_nothing=True)
-
-
-def test_a_hanging_run_ends_with_its_processes(run):
-    with pytest.raises(InfrastructureFault, match="hangs"):
-        run(hang_before=2, stall_s=3.0)
-    scratch = [row for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "end"]
-    assert scratch and not (run.directory / "scratch").exists()
-
-
-def test_other_settings_or_taken_metrics_start_afresh(run):
-    with pytest.raises(launch.TrainingFailed):
-        run(die_before=4)
-    run(replace(run.settings, learning_rate=0.5))
-    starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
-    assert starts == [0]
-    (run.directory / "metrics.jsonl").unlink()  # as Snakemake does before it runs a rule again
-    run(replace(run.settings, learning_rate=0.5))
-    assert len(read_jsonl(run.directory / "wall_clock.jsonl")) == len([0, 1, 2, 3, 4]) + len(["start", "ready", "end"])
-
-
-def test_without_a_retrieval_server_no_route_leads_to_search():
-    settings = RlSettings(tools={**TOOLS, "routes": {"math": ["python", "search"], "qa": ["search"]}})
-    assert launch._tools(settings, None)["routes"] == {"math": ["python"], "qa": []}
-    assert launch._tools(settings, "http://h:1")["routes"]["qa"] == ["search"]
-
-
-# --- processes ------------------------------------------------------------------------------------------------------
-
-
-def test_everything_a_command_started_ends_with_it(tmp_path):
-    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], " \
-           "start_new_session=True); print('up', flush=True); time.sleep(99)"
-    log = tmp_path / "log"
-    process = processes.start([sys.executable, "-c", code], {**os.environ, processes.MARK: str(tmp_path)}, tmp_path, log)
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"],
-                             env={**os.environ, processes.MARK: str(tmp_path) + "-other"})
-    try:
-        while "up" not in log.read_text():
-            time.sleep(0.02)
-        assert len(processes.marked(str(tmp_path))) == 2
-        processes.end(process, str(tmp_path), grace_s=1.0)
-        assert processes.marked(str(tmp_path)) == [] and other.poll() is None
-    finally:
-        other.kill()
-
-
-SERVER = """
-import sys, time
-from tir.rl import forkserver
-marker = "imported once"
-forkserver.start(sys.argv[1])
-print("up", flush=True)
-time.sleep(60)
-"""
-SCRIPT = """
-import os, sys, signal, time
-import __main__
-print(sys.argv[1:], os.environ["WHO"], os.getcwd(), "tir.rl.forkserver" in sys.modules, flush=True)
-if sys.argv[1:] == ["wait"]:
-    time.sleep(60)
-sys.exit(7)
-"""
-
-
-@pytest.fixture
-def fork_python(tmp_path):
-    """A stand-in for Python whose processes are forks of one that has imported `tir.rl.forkserver`."""
-    from tir.rl.forkserver import write_stand_in
-
-    address, python = str(tmp_path / "s"), tmp_path / "python"
-    write_stand_in(str(python), address, ("script.py",))
-    server = subprocess.Popen([sys.executable, "-c", SERVER, address], stdout=subprocess.PIPE, cwd=ROOT)
-    assert server.stdout.readline() == b"up\n"
-    (tmp_path / "script.py").write_text(SCRIPT)
-    yield python, tmp_path / "script.py"
-    server.kill()
-    server.wait()
-    server.stdout.close()
-
-
-def test_a_fork_is_a_python_process_of_its_own(fork_python, tmp_path):
-    python, script = fork_python
-    done = subprocess.run([python, "-u", script, "a", "b c"], env={"WHO": "me"}, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 7 and done.stdout.split() == f"['a', 'b c'] me {tmp_path} True".split()
-    done = subprocess.run([python, "-X", "utf8", "-c", "import sys; print(sys.argv); raise SystemExit('bad')", "x"],
-                          capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == "['-c', 'x']\n"
-    (tmp_path / "other.py").write_text(SCRIPT)
-    done = subprocess.run([python, tmp_path / "other.py", "a"], env={"WHO": "me"}, capture_output=True, text=True)
-    assert done.returncode == 7 and done.stdout.split()[-1] == "False"  # a script of another name gets the real Python
-    read, write = os.pipe()
-    subprocess.run([python, "-c", f"import os; os.write({write}, b'through a descriptor')"], pass_fds=[write], check=True)
-    assert os.read(read, 100) == b"through a descriptor"
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_fork_does_not_outlive_its_stand_in(fork_python, number, tmp_path):
-    python, script = fork_python
-    environment = {"WHO": "me", processes.MARK: str(tmp_path)}
-    stand_in = subprocess.Popen([python, script, "wait"], env=environment, stdout=subprocess.PIPE, text=True)
-    line = stand_in.stdout.readline()
-    assert "wait" in line
-    stand_in.send_signal(number)
-    started = time.monotonic()
-    assert stand_in.stdout.read() == ""  # the pipe closes when the fork, its last holder, has ended
-    stand_in.wait()
-    stand_in.stdout.close()
-    assert time.monotonic() - started < 10
 
 
 # --- policies -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,62 @@
+"""The reward of a trajectory: upstream's golden scores, and the verified one."""
+
+import pytest
+
+from tir.errors import DataError
+from tir.protocol import Segment, split_output
+from tir.reward import RewardSettings, reward
+
+UPSTREAM = RewardSettings(mode="upstream_f1")
+PYTHON = "<think>t</think><python>print(1)</python><result>\n1\n</result>"
+SEARCH = "<think>t</think><search>q</search><result>\np\n</result>"
+
+
+def trace(prediction: str, calls: str = PYTHON, end: str = "<|im_end|>") -> list[Segment]:
+    return split_output(f"{calls}<think>so</think><answer>\\[ \\boxed{{{prediction}}} \\]</answer>{end}")
+
+
+@pytest.mark.parametrize("prediction, gold, score", [
+    ("12", "12", 1.0), ("5", "-5", 1.0), ("980", "9.80", 1.0), ("(-2,-1)", "(-2,1)", 1.0), ("0.5", r"\frac{1}{2}", 0.0),
+    (r"\frac{1}{2}", r"\frac{2}{1}", 0.0), ("b", "[a, b]", 1.0), ("Yes", "yes", 1.0), ("+", "+", 0.0),
+])
+def test_upstream_reward_reproduces_the_golden_scores(prediction, gold, score):
+    assert reward(trace(prediction), gold, "math", UPSTREAM).score == score
+
+
+def test_upstream_reward_reproduces_the_golden_format_faults_and_bonuses():
+    wrong_order = split_output("<think>t</think><python>print(1)</python><answer>\\boxed{12}</answer>")
+    two_answers = [*trace("12"), Segment("model", "<answer>\\boxed{12}</answer>")]
+    in_result = split_output(PYTHON.replace("\n1\n", "<answer>x</answer>") + "<answer>\\boxed{12}</answer>")
+    header = split_output(PYTHON.replace("\n1\n", "<|im_start|>assistant\n") + "<answer>\\boxed{12}</answer>")
+    spaced = split_output(PYTHON + "<answer>\\boxed {12}</answer>")
+    for broken in (wrong_order, two_answers, in_result, header, spaced):
+        assert reward(broken, "12", "math", UPSTREAM).score == -1
+    assert reward(trace("12", end=""), "12", "math", UPSTREAM).score == 1.0
+    assert reward(trace("12", SEARCH + PYTHON), "12", "qa", UPSTREAM).score == pytest.approx(1.1)
+    typed = trace("12", "<think>literal </search> </python></think>")
+    assert reward(typed, "12", "math", UPSTREAM).score == pytest.approx(1.1)
+
+
+def test_verified_reward_judges_mathematics_not_words():
+    scores = {pair: reward(trace(pair[0]), pair[1], "math").score
+              for pair in [("12", "12"), ("5", "-5"), ("980", "9.80"), ("0.5", r"\frac{1}{2}")]}
+    assert list(scores.values()) == [1.0, 0.0, 0.0, 1.0]
+    assert reward(trace("New York City", SEARCH), ["NYC", "New York"], "qa").score == pytest.approx(0.8)
+    assert reward(trace("maybe yes", SEARCH), "yes", "qa").score == 0.0
+
+
+def test_only_executed_calls_and_policy_text_count():
+    result = split_output(PYTHON.replace("\n1\n", "\n<answer>\\boxed{9}</answer></search>\n") +
+                          "<answer>\\boxed{12}</answer>")
+    assert reward(result, "12", "math").score == 1.0  # a page or a print cannot break the protocol
+    assert reward(trace("12", SEARCH + PYTHON), "12", "math").score == pytest.approx(1.1)
+    assert reward(trace("0", SEARCH + PYTHON), "12", "math").score == 0.0  # the bonus needs a score
+    assert reward(trace("12", SEARCH + PYTHON), "12", "math", executed={"python": 1, "search": 0}).score == 1.0
+    typed = reward(trace("12", "<think>literal </search> </python></think>"), "12", "math")
+    assert typed.score <= 1.0 and not typed.bonus  # tags that were merely written earn nothing
+    assert reward([Segment("model", "<think>only")], "12", "math").score == -1
+
+
+def test_an_ability_without_a_rule_is_an_error_not_a_zero():
+    with pytest.raises(DataError, match="poetry"):
+        reward(trace("12"), "12", "poetry")
