@@ -52,21 +52,24 @@ rule scores:
 '''
 
 
+def benchmarks(config) -> list[str]:
+    """Columns of Table 5."""
+    return [name for name, each in config.benchmarks.items() if each.standard]
+
+
 def overlay(config) -> dict:
     """Seeds and rows that make of a configuration's arms and Table 5 a plan of some ten thousand jobs."""
-    arms, benchmarks = list(config.arms), [name for name, each in config.benchmarks.items() if each.standard]
-    seeds = JOBS // (len(arms) * (1 + 2 * len(benchmarks))) + 1
-    rows = [{"label": arm, "model": f"{arm}@last"} for arm in arms]
+    seeds = JOBS // (len(config.arms) * (1 + 2 * len(benchmarks(config)))) + 1
+    rows = [{"label": arm, "model": f"{arm}@last"} for arm in config.arms]
     return {"rl": {"seeds": list(range(1, seeds + 1))}, "tables": {"table5": {"rows": rows}}}
 
 
 def bare(directory: Path, config, many: dict) -> Path:
     """A Snakefile that computes nothing, and the files it starts from."""
-    benchmarks = [name for name, each in config.benchmarks.items() if each.standard]
     for name in ("image", "model", "train", "validation", "questions", "prompt", "index"):
         (directory / f"{name}.txt").touch()
     path = directory / "Snakefile"
-    path.write_text(BARE.format(arms=list(config.arms), seeds=len(many["rl"]["seeds"]), benchmarks=benchmarks))
+    path.write_text(BARE.format(arms=list(config.arms), seeds=len(many["rl"]["seeds"]), benchmarks=benchmarks(config)))
     return path
 
 

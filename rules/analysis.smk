@@ -11,8 +11,8 @@ TARGETS = Targets(cfg)
 # Directory of a target and of its records: the configured sizes, or the full test sets.
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
-CHECKS = ("judgements", "leakage", "arithmetic")
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
+CHECKS = ("judgements", "leakage", "arithmetic")
 
 
 def caption(name):

@@ -87,7 +87,7 @@ onsuccess:
         shell(
             "{HOST} -m scripts.collect_resources --benchmarks benchmarks --output results/resources.csv --params {gres:q} "
             "--reports {reports:q}",
-            reports=sorted(Path("results").glob("efficiency_report_*.csv")),
+            reports=list(Path("results").glob("efficiency_report_*.csv")),
             gres=params({stage["rule"]: stage["gres"] for stage in stages}),
         )
 

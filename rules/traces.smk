@@ -2,27 +2,27 @@
 
 from functools import cache
 
-# What tasks need and read, computed once per task rather than per job.
 NEEDS_INDEX = {
     task for task, route in cfg.evaluation_tools.routes.items() if "search" in route
 }
-TASK = {name: each.task for name, each in cfg.benchmarks.items()}
 
 
 def tool_data(wildcards):
     """What the tools of a task answer from."""
-    task = TASK[wildcards.benchmark]
+    task = cfg.benchmarks[wildcards.benchmark].task
     index = ["index/manifest.json"] if task in NEEDS_INDEX else []
     return index + cfg.evaluation_tools.cassettes(task)
 
 
 @cache
 def rollout_settings(benchmark, size):
+    """Parameters of a rollout; all models' are the same, and a plan may have thousands of them."""
+    task = cfg.benchmarks[benchmark].task
     return params(
         cfg.evaluation,
-        tools=cfg.evaluation_tools.of(TASK[benchmark]),
+        tools=cfg.evaluation_tools.of(task),
         device=cfg.device,
-        task=TASK[benchmark],
+        task=task,
         n=cfg.full_size.n if size else cfg.benchmarks[benchmark].n,
     )
 
@@ -69,7 +69,7 @@ rule scores:
     params:
         code=code_digest("scripts.score_traces", "tir.answers.math_worker"),
         config=lambda w: params(
-            task=TASK[w.benchmark],
+            task=cfg.benchmarks[w.benchmark].task,
             **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),
         ),
     shell:

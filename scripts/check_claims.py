@@ -6,7 +6,7 @@ from tir import cli
 from tir.claims.report import check, table
 from tir.records import write_json, write_provenance
 from tir.tables.inputs import Inputs
-from tir.tables.layout import write_tables
+from tir.tables.files import write_tables
 from tir.workflow import code
 
 

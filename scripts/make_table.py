@@ -3,7 +3,7 @@
 from tir import cli
 from tir.tables import build, module
 from tir.tables.inputs import Inputs
-from tir.tables.layout import write_tables
+from tir.tables.files import write_tables
 from tir.workflow import code
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from tir.errors import ConfigError, DataError
 from tir.tables import BUILDERS, build, module
+from tir.tables.files import write_tables
 from tir.tables.inputs import Inputs
-from tir.tables.layout import Table, write_tables
+from tir.tables.layout import Table
 from tir.tables.page import page
 from tir.tables.reference import beside, paper, published_cell
 from tir.tables.training import clock, describe_module

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from tir import time_limit
 from tir.errors import TirError
 
+_INTERRUPTIONS = {signal.SIGTERM: "SIGTERM: the job was cancelled or preempted", signal.SIGALRM: "the job's time limit is near"}
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Argument parser of a script; `--params` carries the sub-configuration its rule reads, as canonical JSON."""
@@ -25,8 +27,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM and the approach of a job's
     time limit as if interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    time_limit.interrupt_before()
+    for number in _INTERRUPTIONS:
+        signal.signal(number, _interrupt)
+    time_limit.set_alarm()
     try:
         main()
     except TirError as error:
@@ -45,5 +48,5 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt("SIGTERM: the job was cancelled or preempted")
+def _interrupt(number: int, _frame) -> None:
+    raise KeyboardInterrupt(_INTERRUPTIONS[number])

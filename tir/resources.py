@@ -11,8 +11,8 @@ from pathlib import Path
 from tir.needs import Job
 from tir.records import atomic_path
 
-COLUMNS = ("stage", "job", "gpus", "gpu_type", "seconds", "gpu_hours", "max_rss_mb", "cpu_seconds", "cpu_percent",
-           "memory_percent")
+_USED = {"cpu_percent": "CPU Efficiency (%)", "memory_percent": "Memory Usage (%)"}  # ours -> the Slurm plugin's
+COLUMNS = ("stage", "job", "gpus", "gpu_type", "seconds", "gpu_hours", "max_rss_mb", "cpu_seconds", *_USED)
 
 
 def collect(benchmarks: str | os.PathLike, gres: Mapping[str, str], reports: Iterable[str | os.PathLike] = (),
@@ -36,7 +36,7 @@ def collect(benchmarks: str | os.PathLike, gres: Mapping[str, str], reports: Ite
         rows.append({"stage": parts[0], "job": "/".join(parts[1:]), "gpus": number, "gpu_type": kind,
                      "seconds": round(seconds, 1), "gpu_hours": round(number * seconds / 3600, 4),
                      "max_rss_mb": measured.get("max_rss", ""), "cpu_seconds": measured.get("cpu_time", "")}
-                    | used.get(_key(*parts), {"cpu_percent": "", "memory_percent": ""}))
+                    | used.get(_key(*parts), dict.fromkeys(_USED, "")))
     return rows
 
 
@@ -48,8 +48,8 @@ def _efficiency(reports: Iterable[str | os.PathLike]) -> dict[str, dict[str, flo
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 rule, _, wildcards = row.get("RuleName", "").removeprefix("rule_").partition("_wildcards_")
-                job = jobs.setdefault(_key(rule, wildcards), {"cpu_percent": 0.0, "memory_percent": 0.0})
-                for name, column in (("cpu_percent", "CPU Efficiency (%)"), ("memory_percent", "Memory Usage (%)")):
+                job = jobs.setdefault(_key(rule, wildcards), dict.fromkeys(_USED, 0.0))
+                for name, column in _USED.items():
                     job[name] = max(job[name], round(float(row[column] or 0), 1))
         found |= jobs
     return found

@@ -15,9 +15,9 @@ disagree. Its levels, from the top:
 A score of one sample and one seed that is right or wrong gets Wilson's interval, and so does whatever is the same for
 every item: no variance is seen there, yet it is not certain. For the same reason the bootstrap of a paired difference
 counts one more item gained and one more lost (`tir.resampling`), and the smallest detectable difference is at least
-what would show if all items that differ went one way. Paired differences are tested by
-flipping the signs of item differences (all samples and seeds of an item together), with Holm's correction. Scores are
-fractions in [0, 1]. Sources: paper section 7 (statistical power); Miller, arXiv 2411.00640 (paired differences, power).
+what would show if all items that differ went one way. Paired differences are tested by flipping the signs of item
+differences (all samples and seeds of an item together), with Holm's correction. Scores are fractions in [0, 1].
+Sources: paper section 7 (statistical power); Miller, arXiv 2411.00640 (paired differences, power).
 """
 
 from __future__ import annotations

@@ -27,12 +27,7 @@ def warning_time() -> tuple[float, float] | None:
     return end - lead, lead
 
 
-def interrupt_before() -> None:
-    """Raise `KeyboardInterrupt` in the main thread at the warning time."""
+def set_alarm() -> None:
+    """Have SIGALRM sent to this process at the warning time."""
     if warning := warning_time():
-        signal.signal(signal.SIGALRM, _interrupt)
         signal.setitimer(signal.ITIMER_REAL, max(1.0, warning[0] - time.time()))
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt("the job's time limit is near")

@@ -1,18 +1,13 @@
-"""A table as data, and its spellings: CSV for programs, Markdown for reading, LaTeX (booktabs) for a paper, HTML for the report."""
+"""A table as data, and its spellings: CSV for programs, Markdown for reading, LaTeX (booktabs) for a paper."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from tir.records import write_provenance, write_text
-from tir.tables.page import page
 
 _LATEX = str.maketrans(
     {
@@ -70,7 +65,7 @@ class Table:
             _pipes("---" if self.is_text(number) else "---:" for number in range(len(self.columns))),
         ]
         for position, row in enumerate(self.rows):
-            cells = [_shown(cell).replace("|", "\\|") for cell in row]
+            cells = [shown(cell).replace("|", "\\|") for cell in row]
             lines.append(
                 _pipes(f"**{cell}**" if (position, column) in self.bold else cell for column, cell in enumerate(cells))
             )
@@ -88,7 +83,7 @@ class Table:
         head = [r"\toprule", " & ".join(map(_tex, self.columns)) + r" \\", r"\midrule"]
         caption = rf"\caption{{{_tex(self.caption)}}}"
         notes = [rf"\par\smallskip {_tex(note)}" for note in self.notes]
-        columns = "".join(map(self._alignment, range(len(self.columns))))
+        columns = self._alignments()
         if len(self.rows) > _PAGE_ROWS:
             begin = [
                 rf"\begin{{longtable}}{{{columns}}}",
@@ -128,49 +123,21 @@ class Table:
             ]
         )
 
-    def _alignment(self, column: int) -> str:
+    def _alignments(self) -> str:
         """Numbers flush right, words flush left; longer texts share most of the line, by their length."""
-        if not self.is_text(column):
-            return "r"
         limit = 26 if len(self.rows) <= _PAGE_ROWS else 13  # characters; a long table cannot be shrunk
-        longest = [max((len(_shown(row[place])) for row in self.rows), default=0) for place in range(len(self.columns))]
-        if longest[column] <= limit:
-            return "l"
-        broken = [min(each, 40) for place, each in enumerate(longest) if each > limit and self.is_text(place)]
-        return rf">{{\raggedright\arraybackslash}}p{{{0.64 * min(longest[column], 40) / sum(broken):.2f}\linewidth}}"
+        words = [self.is_text(column) for column in range(len(self.columns))]
+        longest = [max((len(shown(row[column])) for row in self.rows), default=0) for column in range(len(self.columns))]
+        shares = [min(each, 40) if text and each > limit else 0 for text, each in zip(words, longest, strict=True)]
+        short = ["l" if text else "r" for text in words]
+        return "".join(
+            rf">{{\raggedright\arraybackslash}}p{{{0.64 * share / sum(shares):.2f}\linewidth}}" if share else kind
+            for kind, share in zip(short, shares, strict=True)
+        )
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds words, to be set flush left."""
         return column == 0 or any(not _is_number(row[column]) for row in self.rows)
-
-
-def write_tables(
-    tables: Mapping[str, Table],
-    output: str | os.PathLike,
-    *,
-    config: Any,
-    seed: int | None = None,
-    packages: Iterable[str] = (),
-    code: Iterable[str | os.PathLike] = (),
-) -> list[Path]:
-    """Write the table "" to `output` (CSV) with `.md`, `.tex` and `.html` beside it, companions as `{stem}_{suffix}.csv`.
-
-    Every file gets a `.provenance.json`. Returns the files written.
-    """
-    output = Path(output)
-    texts = {
-        output: tables[""].csv(),
-        output.with_suffix(".md"): tables[""].markdown(),
-        output.with_suffix(".tex"): tables[""].latex(),
-        output.with_suffix(".html"): page(tables),
-    }
-    texts |= {
-        output.with_name(f"{output.stem}_{suffix}.csv"): table.csv() for suffix, table in tables.items() if suffix
-    }
-    for path, text in texts.items():
-        write_text(path, text)
-        write_provenance(path, config=config, seed=seed, packages=tuple(packages), code=code)
-    return list(texts)
 
 
 def points(fraction: float | None, digits: int = 1) -> str:
@@ -180,17 +147,18 @@ def points(fraction: float | None, digits: int = 1) -> str:
 
 def _tex(cell: Any) -> str:
     """A cell or sentence in LaTeX, numbers with minus signs instead of hyphens."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", _shown(cell)).translate(_LATEX)
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", shown(cell)).translate(_LATEX)
 
 
 def _pipes(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _shown(cell: Any) -> str:
+def shown(cell: Any) -> str:
+    """A cell's text; nothing for None."""
     return "" if cell is None else str(cell)
 
 
 def _is_number(cell: Any) -> bool:
-    text = _shown(cell).replace(",", "").lstrip("+-−")
+    text = shown(cell).replace(",", "").lstrip("+-−")
     return not text or text.replace(".", "", 1).replace("e", "", 1).replace("-", "", 1).isdigit()

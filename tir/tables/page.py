@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tir.tables.layout import Table
+from tir.tables.layout import Table, shown
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -59,5 +58,5 @@ def _table(table: Table, *, caption: bool = False) -> str:
 
 
 def _cell(cell: Any, bold: bool) -> str:
-    text = "" if cell is None else escape(str(cell))
+    text = escape(shown(cell))
     return f"<b>{text}</b>" if bold else text
