@@ -5,10 +5,12 @@ those belong to a profile.
 """
 
 from tir.config.arms import Arm
+from tir.config.data import Source
 from tir.config.evaluation import HelpersConfig
 from tir.config.experiment import Config, load
 from tir.config.model import Model
-from tir.config.tools import PythonToolConfig, Tools
-from tir.config.training import Rl, Sft
+from tir.config.tools import PythonToolConfig, Tools, WebSearchToolConfig
+from tir.config.training import Reward, Rl, Sft
 
-__all__ = ["Arm", "Config", "HelpersConfig", "Model", "PythonToolConfig", "Rl", "Sft", "Tools", "load"]
+__all__ = ["Arm", "Config", "HelpersConfig", "Model", "PythonToolConfig", "Reward", "Rl", "Sft", "Source", "Tools",
+           "WebSearchToolConfig", "load"]
