@@ -33,9 +33,7 @@ rule judge:
     container:
         container_of("eval")
     params:
-        code=code_digest(
-            "scripts.judge_traces", "tir.judge.server", "tir.answers.math_worker"
-        ),
+        code=code_digest("scripts.judge_traces"),
         config=lambda w: params(cfg.judge, task=cfg.benchmarks[w.benchmark].task),
         model=f"models/{cfg.judge.model}",
     shell:

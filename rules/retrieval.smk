@@ -37,8 +37,7 @@ rule retrieval_smoke:
         container_of("retrieval")
     threads: 8
     params:
-        # The server is started by name, so that no import statement leads to it.
-        code=code_digest("scripts.retrieval_smoke", "tir.retrieval.server"),
+        code=code_digest("scripts.retrieval_smoke"),
     shell:
         "{PYTHON[rl]} -m scripts.retrieval_smoke --index index --endpoint {ENDPOINT:q} --output {output} "
         "--log {log}.server 2>&1 | tee {log}"

@@ -1,15 +1,13 @@
 # Reinforcement learning with verl: one run per arm and seed. Arms differ in nothing but the advantage.
 
 STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
-# Started or imported by name, so that no import statement leads to them.
-PLUGINS = ["tir.rl.agent_loop", "tir.rl.cpu_platform", "tir.answers.math_worker"]
 
 
 def rl_code(wildcards):
     shaping = (
         ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
     )
-    return code_digest("scripts.train_rl", *PLUGINS, *shaping)
+    return code_digest("scripts.train_rl", *shaping)
 
 
 rule rl:

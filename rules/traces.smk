@@ -67,7 +67,7 @@ rule scores:
     container:
         container_of("analysis")
     params:
-        code=code_digest("scripts.score_traces", "tir.answers.math_worker"),
+        code=code_digest("scripts.score_traces"),
         config=lambda w: params(
             task=cfg.benchmarks[w.benchmark].task,
             **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),

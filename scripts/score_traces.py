@@ -19,7 +19,7 @@ def main() -> None:
         arguments.output,
         config=arguments.params,
         packages=("math-verify", "sympy"),
-        code=code("scripts.score_traces", "tir.answers.math_worker"),
+        code=code("scripts.score_traces"),
         report=report,
     )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tir.workflow import code
+
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = ROOT / ".venv/workflow/bin/snakemake"
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "tir", "aspo", "profiles", "envs")
@@ -110,6 +112,16 @@ def test_the_shaping_term_reruns_the_arms_that_use_it(workflow):
     assert arms == {"aspo", "gamma_only"}
     assert not rules_of(jobs) & {"sft", "index", "world", "tiny_model"}
     assert not any("grpo" in job or ":sft" in job for job in jobs)
+
+
+def test_modules_named_in_strings_are_code(workflow):
+    """verl, Hydra and Ray import ours by name, which no import statement leads to; a name alone drags in no shaping."""
+    files = code("scripts.train_rl")
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "tir/rl").glob("*.py")} <= set(files)
+    assert not any(file.startswith("aspo/") for file in files)
+    append(workflow / "tir/rl/weights.py", "\n# changed\n")
+    arms = {job.split(":")[1].split(",")[0] for job in planned(workflow) if job.startswith("rl:")}
+    assert arms == {"grpo", "aspo", "gamma_only"}
 
 
 def test_scoring_reruns_scoring_and_no_training(workflow):

@@ -10,6 +10,7 @@ Snakemake, torch or pandas.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -21,14 +22,15 @@ from tir.records import canonical_json, digest, file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("aspo", "tir", "scripts")
+_DOTTED = re.compile(rf"(?:pkg://)?((?:{'|'.join(LOCAL)})(?:\.\w+)+)")  # pkg:// is Hydra's
 
 
 def code(*entries: str) -> list[str]:
     """Files of the named modules and all local modules they import, as paths relative to the repository root.
 
     Args:
-        entries: dotted names, e.g. `scripts.train_sft`. Modules named by string at run time (verl's plug-ins) are
-            entries of their own.
+        entries: dotted names, e.g. `scripts.train_sft`. A module that a file names in a string ("tir.rl.entry": started as
+            a process; "tir.rl.weights.ServerAdapter": in a registry of verl) counts as imported by it.
     """
     found: set[str] = set()
     waiting = list(entries)
@@ -74,7 +76,10 @@ def _file(name: str) -> str | None:
 
 @cache
 def _imports(file: str) -> tuple[str, ...]:
-    """Dotted names a file imports anywhere, also inside functions; `from a import b` yields `a` and `a.b`."""
+    """Dotted names a file imports anywhere, also inside functions, or has as a string.
+
+    `from a import b` yields `a` and `a.b`, "a.b" likewise: the last part may be a name inside the module.
+    """
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"), filename=file)
     names: list[str] = []
     for node in ast.walk(tree):
@@ -82,6 +87,8 @@ def _imports(file: str) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (name := _DOTTED.fullmatch(node.value)):
+            names += [name[1], name[1].rpartition(".")[0]]
     return tuple(name for name in names if name.partition(".")[0] in LOCAL)
 
 

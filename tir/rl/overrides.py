@@ -193,7 +193,8 @@ def _arm(settings: RlSettings) -> dict[str, Any]:
 def environment(settings: RlSettings, files: RunFiles, threads: int) -> dict[str, str]:
     """Environment variables of verl's processes, beyond the caller's own; `threads` is the number of usable cores."""
     modules = ["tir.rl.cpu_platform"] if settings.device == "cpu" else []
-    modules += ["aspo.integration"] if settings.estimator == "aspo" else []
+    # Not written out, because an arm without a shaping term does not depend on its code (see `tir.workflow.code`).
+    modules += [f"{settings.estimator}.integration"] if settings.estimator == "aspo" else []
     scratch = str(files.scratch)
     values = {
         "TIR_RUN_DIRECTORY": str(files.directory), "TIR_SCRATCH": scratch, "TIR_SOURCE_MODEL": str(files.model),
