@@ -121,6 +121,7 @@ def cluster() -> Cluster:
     (found.work / ".cluster").mkdir(exist_ok=True)
     site = subprocess.run(["tests/cluster/site.sh"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (found.work / ".cluster/site.yaml").write_text(site)
+    found.snakemake("--unlock")  # a run of these tests that was killed leaves its lock
     return found
 
 
