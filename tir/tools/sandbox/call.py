@@ -29,7 +29,7 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
         globals_: the program's global names, already holding the preamble.
         barriers: what stands around it.
         code, stdout, report: descriptors. `code` gives a JSON string, or nothing if there is no call after all. `READY`
-            is written to `report` before the code runs, its outcome after it.
+            is written to `report` before the code runs, its outcome, a line too, after it.
         timeout_s: seconds the parent allows it; here they bound CPU time, per core.
         memory_mb: MiB of address space.
     """
@@ -53,7 +53,7 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
     with contextlib.suppress(BaseException):
-        os.write(3, json.dumps(outcome).encode())
+        os.write(3, json.dumps(outcome).encode() + b"\n")  # its end is the end of the call
     os._exit(0)
 
 

@@ -13,12 +13,13 @@ import select
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tir.tools.sandbox import call
 from tir.tools.sandbox.barriers import Barriers
 
-_SETUP_S = 30.0
+_SETUP_S, _PIPE_BYTES = 30.0, 2**20  # a pipe holds no more, unless root made it
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Call:
             os.close(pipe)
 
     def run(self, code: str) -> dict[str, str]:
-        """Run a program, collect up to the byte and time limit, end all that is left of it.
+        """Run a program, collect up to the byte and time limit, kill all that is left of it. `end` must follow.
+
+        An answer does not wait for the kernel to take the killed apart, which lasts as long as a short program.
 
         Args:
             code: the program, as a JSON string.
@@ -78,9 +81,15 @@ class Call:
         if self._child:
             self._hand_over(code)
             # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
-            if self._collect({self._report: report}, _SETUP_S, until_ready=True):
-                timed_out = self._collect({self._stdout: output, self._report: report}, self._settings.timeout_s)
-        return self._answer(timed_out, self.end(), output, report.value or self._refused.encode())
+            self._collect({self._report: report}, _SETUP_S, lambda: report.value.startswith(call.READY))
+            if report.value.startswith(call.READY):
+                timed_out = self._collect({self._stdout: output, self._report: report}, self._settings.timeout_s,
+                                          lambda: report.value.count(b"\n") > 1)
+            self._kill()
+            # What was written before the report is in the pipe; a process that escaped may write for ever.
+            if select.select([self._stdout], [], [], 0)[0]:
+                output.add(os.read(self._stdout, _PIPE_BYTES))
+        return self._answer(timed_out, output, report.value or self._refused.encode())
 
     def _hand_over(self, code: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # it ended while it was shut in; its report says why
@@ -89,49 +98,51 @@ class Call:
                 rest = rest[self._code.write(rest):]
         self._code.close()  # the end of the code
 
-    def _collect(self, streams: dict[int, Ends], seconds: float, until_ready: bool = False) -> bool:
-        """Read until the child has ended or closed its pipes.
+    def _collect(self, streams: dict[int, Ends], seconds: float, done: Callable[[], bool]) -> bool:
+        """Read until it is done, or the child has ended or closed its pipes.
 
         Returns:
-            Whether it ran out of time; with `until_ready`, whether it reported that the code starts.
+            Whether it ran out of time.
         """
         waiting, deadline = set(streams), time.monotonic() + seconds
-        while waiting:
+        while waiting and not done():
             left = deadline - time.monotonic()
             if left <= 0:
-                return not until_ready
+                return True
             ready = select.select(list(waiting), [], [], min(left, 0.2))[0]
             for pipe in ready:
-                # One line at most before the code starts, so nothing of its report is read early.
-                data = os.read(pipe, len(call.READY) if until_ready else 65536)
+                data = os.read(pipe, 65536)
                 streams[pipe].add(data) if data else waiting.discard(pipe)
-                if until_ready and streams[pipe].value == call.READY:
-                    return True
             # A left-over process may hold a pipe open; the call ends with the child all the same.
             if not ready and os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 break
         return False
 
-    def end(self) -> int:
-        """Kill the child, its session and, in a PID namespace, all others there; return its wait status."""
-        with self._resources:
-            return self._kill() if self._child else 0
+    def _kill(self) -> None:
+        for kill in (os.kill, os.killpg):  # its session and, in a PID namespace, all others there
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self._child, signal.SIGKILL)
 
-    def _kill(self) -> int:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._child, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child, signal.SIGKILL)
-        _, status = os.waitpid(self._child, 0)
+    def end(self) -> None:
+        """Wait for what `run` killed, or kill a child that ran nothing."""
+        if self._child:
+            self._kill()
+            self._status()
+        self._resources.close()
+
+    def _status(self) -> int:
+        """The wait status of the child, which is no more."""
+        child, self._child = self._child, None
+        _, status = os.waitpid(child, 0)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # orphans that were handed to this process
                 pass
         return status
 
-    def _answer(self, timed_out: bool, status: int, output: Ends, report: bytes) -> dict[str, str]:
+    def _answer(self, timed_out: bool, output: Ends, report: bytes) -> dict[str, str]:
         answer = {"stdout": output.value.decode("utf-8", "replace"), "type": "", "text": ""}
         if not report.startswith(call.READY):
-            reason = report.decode("utf-8", "replace") or f"it ended with status {status}"
+            reason = report.decode("utf-8", "replace") or f"it ended with status {self._status()}"
             return answer | {"status": "fault", "text": f"the call could not be set up: {reason}"}
         if timed_out:
             return answer | {"status": "timeout", "type": "TimeoutError", "text": f"timed out after {self._settings.timeout_s:g} s"}
@@ -141,6 +152,7 @@ class Call:
                 return answer | {"status": "ok"}
             return answer | {"status": "error", "type": str(outcome["type"]), "text": str(outcome["text"])}
         except (ValueError, KeyError, TypeError):  # no report, or one the code forged: its end speaks for it
+            status = self._status()
             if os.WIFSIGNALED(status):
                 text = f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
             else:

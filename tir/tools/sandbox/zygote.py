@@ -35,7 +35,7 @@ x, y, z = sympy.symbols('x y z')
 # What a first call pays for and its successors would pay again: sympy's caches, and modules that code likes to import.
 _WARM_UP = """
 import scipy, random, itertools, functools, collections, fractions, decimal, statistics, datetime, string, re
-solve(Eq(x**2 - 2, 0), x); solve([x + y - 1, x - y], [x, y]); sympy.factor(x**3 - 1); sympy.simplify(x / x)
+solve(Eq(x**2 - 3*x + 2, 0), x); solve(x**2 - 2, x); solve([x + y - 1, x - y], [x, y]); sympy.factor(x**3 - 1); sympy.simplify(x / x)
 sympy.integrate(x**2, x); sympy.factorint(360); sympy.Rational(1, 3)
 """
 # Run as the first call; its output is compared with what the barriers promise.
@@ -73,13 +73,15 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     merge(barriers.namespaces.memory_map() if barriers.namespaces else Path("/proc/self/maps").read_text())
-    missing |= check_from_inside(Call(globals_, barriers, settings).run(json.dumps(_INSIDE)), missing)
-    print(json.dumps({"missing": missing}), file=answers, flush=True)
     ahead = Call(globals_, barriers, settings)
-    for line in requests:
-        print(json.dumps(ahead.run(line)), file=answers, flush=True)
+    missing |= check_from_inside(ahead.run(json.dumps(_INSIDE)), missing)
+    print(json.dumps({"missing": missing}), file=answers, flush=True)
+    while True:
+        ahead.end()
         ahead = Call(globals_, barriers, settings)
-    ahead.end()
+        if not (line := requests.readline()):
+            return ahead.end()
+        print(json.dumps(ahead.run(line)), file=answers, flush=True)
 
 
 def check_from_inside(answer: dict, missing: dict[str, str]) -> dict[str, str]:
