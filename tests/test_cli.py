@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def script(body: str, **environment) -> subprocess.Popen:
-    # A shell's background job ignores SIGINT, and so do its children; a user at a terminal has Python's own handler.
-    program = ("import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-               f"from tir.cli import run\nfrom tir.errors import ConfigError\ndef main():\n    {body}\nrun(main)\n")
+    program = f"import time\nfrom tir.cli import run\nfrom tir.errors import ConfigError\ndef main():\n    {body}\nrun(main)\n"
     return subprocess.Popen([sys.executable, "-u", "-c", program], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env={**os.environ, **environment})
 
