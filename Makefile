@@ -21,7 +21,7 @@ unexport UV_DEFAULT_INDEX
 endif
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo test cluster plan environments lint lock clean-results bench-aspo bench-graph bench-tools
+.PHONY: demo test cluster plan environments machine lint lock clean-results bench-aspo bench-graph bench-tools
 
 demo: environments
 	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
@@ -36,7 +36,10 @@ cluster: environments
 plan: .venv/workflow/.complete
 	$(SNAKEMAKE) --profile slurm -n results/table5.csv
 
-environments: $(VENVS:%=.venv/%/.complete)
+environments: machine $(VENVS:%=.venv/%/.complete)
+
+machine:
+	@$(PYTHON) scripts/check_machine.py
 
 $(UV):
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and f"Python {v[0]}.{v[1]} found; the locks in envs/ are for 3.11.\n  try: make $(MAKECMDGOALS) PYTHON=python3.11")'

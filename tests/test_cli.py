@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.check_machine import LIBRARIES, missing
+from scripts.check_machine import main as check_machine
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -45,3 +48,10 @@ def test_a_full_disk_is_a_paragraph():
     process = script("with open('/dev/full', 'w') as file: file.write('x')")
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1 and "no space left" in error and "df -h" in error and "Traceback" not in error
+
+
+def test_a_missing_system_library_is_named_with_the_line_to_paste(monkeypatch):
+    assert missing() == {}
+    monkeypatch.setitem(LIBRARIES, "libnowhere.so.9", ("libnowhere9", "a test"))
+    with pytest.raises(SystemExit, match=r"missing: libnowhere.so.9 \(a test\)\n  try: apt-get install libnowhere9"):
+        check_machine()
