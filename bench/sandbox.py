@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -75,13 +76,12 @@ def throughput(seconds: float = 10.0) -> Iterator[Figure]:
     cores = len(os.sched_getaffinity(0))
     with PythonTool() as tool:
         tool.run_many([PRINT] * 4 * cores)
-        workers = descendants(os.getpid())
         for name, code in (("print", PRINT), ("sympy", SYMPY)):
-            count, started, before = 0, time.perf_counter(), _processor_seconds(workers)
+            count, started, before = 0, time.perf_counter(), _processor_seconds()
             while time.perf_counter() - started < seconds / 2:
                 tool.run_many([code] * 5 * cores)
                 count += 5 * cores
-            clock, processor = time.perf_counter() - started, _processor_seconds(workers) - before
+            clock, processor = time.perf_counter() - started, _processor_seconds() - before
             goal = ">= 40" if name == "sympy" else ""
             yield Figure(f"{name}, {tool.workers} workers on {cores} cores", "calls/s per core", count / clock / cores, goal)
             yield Figure(f"{name}, {tool.workers} workers on {cores} cores", "calls per s of processor time", count / processor, goal)
@@ -96,11 +96,11 @@ def barriers(rounds: int = 40) -> Iterator[Figure]:
         tools = [stack.enter_context(PythonTool(workers=1, minimum_level=0, without=without)) for without in settings.values()]
         times = interleaved([lambda tool=tool: tool.run(PRINT) for tool in tools], rounds)
         for name, tool, found in zip(settings, tools, times, strict=True):
-            before = _processor_seconds(own := descendants(os.getpid()))
+            before = _processor_seconds()
             for _ in range(rounds):
                 tool.run(PRINT)
             yield Figure(f"print, {name}", "p50 ms", 1000 * quantile(found, 0.5))
-            yield Figure(f"print, {name}", "ms of processor time", 1000 * (_processor_seconds(own) - before) / rounds)
+            yield Figure(f"print, {name}", "ms of processor time", 1000 * (_processor_seconds() - before) / rounds)
 
 
 def soak(calls: int = 10_000) -> Iterator[Figure]:
@@ -125,13 +125,13 @@ def soak(calls: int = 10_000) -> Iterator[Figure]:
     yield Figure(f"{calls:,} mixed calls", "threads left over", threading.active_count() - 1, "0")
 
 
-def _processor_seconds(pids: set[int]) -> float:
-    """User and system time of processes and of the children they waited for."""
-    ticks = 0
-    for pid in pids:
+def _processor_seconds() -> float:
+    """User and system time of all that ever ran below this process; workers are replaced now and then."""
+    gone, ticks = resource.getrusage(resource.RUSAGE_CHILDREN), 0
+    for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
             ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return gone.ru_utime + gone.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pids: set[int]) -> float:

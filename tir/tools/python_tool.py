@@ -50,7 +50,7 @@ class PythonTool:
     def __init__(self, *, timeout_s: float = 5.0, memory_mb: int = 2048, output_chars: int = 400,
                  empty_output: str = "Done", timeout_text: str | None = None,
                  unnamed_errors: str = "type", refuse: tuple[str, ...] | list[str] = (), minimum_level: int = 2,
-                 workers: int | None = None, queue_timeout_s: float = 300.0, recycle_after: int = 1000,
+                 workers: int | None = None, queue_timeout_s: float = 300.0, recycle_after: int = 10_000,
                  without: tuple[str, ...] = ()):
         self.timeout_s, self.output_chars, self.empty_output = timeout_s, output_chars, empty_output
         self.timeout_text, self.unnamed_errors, self.refuse = timeout_text, unnamed_errors, tuple(refuse)
