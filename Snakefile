@@ -43,8 +43,9 @@ HELPER_ENDPOINT = SITE.helper_endpoint
 report: "docs/captions/workflow.rst"
 
 
-# A job that is cancelled or preempted gets SIGTERM in every process: the stage saves and ends, so its shell must wait.
-shell.prefix("set -euo pipefail; trap '' TERM; ")
+# Ctrl-C, and SIGTERM where a job is cancelled or preempted, reach every process of a job: the stage saves, says so and
+# ends (tir/cli.py); its shell and `tee` must outlive it.
+shell.prefix("set -euo pipefail; trap '' INT TERM; ")
 
 
 wildcard_constraints:

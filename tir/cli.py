@@ -27,6 +27,8 @@ def parser(description: str) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM and the approach of a job's
     time limit as if interrupted."""
+    # The shells of rules ignore what a script hears, so that `tee` writes its last words too (Snakefile).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
     time_limit.set_alarm()

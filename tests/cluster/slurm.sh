@@ -70,6 +70,7 @@ up() {
   install -d -o munge -g munge -m 0755 "$root/munge"
   [ -f "$root/munge/key" ] || { dd if=/dev/urandom of="$root/munge/key" bs=1024 count=1 status=none; chown munge:munge "$root/munge/key"; chmod 400 "$root/munge/key"; }
   chmod go-w "$root"
+  runuser -u munge -- test -x "$root/munge" || { echo "$root: the user munge cannot reach it.  try: a directory that others may enter" >&2; exit 1; }
   # Snakemake's jobs drop SLURM_* before they call srun, so the configuration must stand where Slurm looks by itself.
   mkdir -p /etc/slurm
   if [ ! -e /etc/slurm/slurm.conf ] || [ -L /etc/slurm/slurm.conf ]; then ln -sfn "$root/slurm.conf" /etc/slurm/slurm.conf; fi
