@@ -27,13 +27,13 @@ def test_a_known_error_is_a_paragraph_and_no_traceback():
     assert process.returncode == 1 and "config.yaml:arms" in error and "arms: {aspo: {}}" in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interruption_says_that_what_is_complete_is_kept(number):
+@pytest.mark.parametrize("number,cause", [(signal.SIGTERM, "SIGTERM: the job was cancelled or preempted"), (signal.SIGINT, "Ctrl-C")])
+def test_an_interruption_says_that_what_is_complete_is_kept(number, cause):
     process = script("print('ready'); time.sleep(60)")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in error and "what is complete is kept" in error and "Traceback" not in error
+    assert process.returncode == 130 and f"interrupted ({cause}): what is complete is kept" in error and "Traceback" not in error
 
 
 def test_a_stage_interrupts_itself_before_its_time_limit():

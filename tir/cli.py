@@ -46,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
               file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as stop:
-        print(f"\ninterrupted ({stop or 'Ctrl-C'}): what is complete is kept; run the same command to continue.", file=sys.stderr)
+        print(f"\ninterrupted ({str(stop) or 'Ctrl-C'}): what is complete is kept; run the same command to continue.", file=sys.stderr)
         sys.exit(130)
 
 
