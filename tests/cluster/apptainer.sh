@@ -24,7 +24,8 @@ package() {
   mkdir -p "$work/$1/lists/partial" "$work/$1/archives/partial"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$work/$1/sources.list"
   local options=(-o "Dir::Etc::sourcelist=$work/$1/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/$1/lists"
-    -o "Dir::Cache::archives=$work/$1/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+    -o "Dir::Cache::archives=$work/$1/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root
+    -o Acquire::Check-Valid-Until=false)  # a mirror that is a snapshot
   [ -n "$(ls "$work/$1/lists" | grep -v partial)" ] || apt-get "${options[@]}" update -qq
   (cd "$work" && apt-get "${options[@]}" download -qq "$2" >/dev/null)
 }
