@@ -10,10 +10,10 @@ import sys
 LIBRARIES = {"libnuma.so.1": ("libnuma1", "vLLM on a CPU"), "libseccomp.so.2": ("libseccomp2", "the Python sandbox")}
 
 
-def missing(libraries: dict[str, tuple[str, str]] = LIBRARIES) -> dict[str, str]:
+def missing() -> dict[str, str]:
     """Debian package and use of each library that cannot be loaded."""
     found = {}
-    for name, (package, use) in libraries.items():
+    for name, (package, use) in LIBRARIES.items():
         try:
             ctypes.CDLL(name)
         except OSError:

@@ -1,25 +1,14 @@
 """The Python tool: upstream's golden vectors, and code that tries to take its host down."""
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from processes import alive, descendants, sandbox_lacks, wait_until
 
 from tir.config import PythonToolConfig
-from tir.errors import ConfigError, ToolUnavailable
+from tir.errors import ToolUnavailable
 from tir.presets import PRESETS
 from tir.tools.python_tool import PythonTool
-from tir.tools.sandbox import call
-from tir.tools.sandbox.barriers import Barriers
 
 
 @pytest.fixture(scope="module")
@@ -118,49 +107,6 @@ def test_calls_run_side_by_side(tool):
     assert time.monotonic() - started < 0.95
 
 
-def idle_worker(tool):
-    worker = tool._idle.get()
-    tool._idle.put(worker)
-    return worker
-
-
-def test_a_worker_found_dead_is_replaced_before_use():
-    with PythonTool(workers=1) as tool:
-        tool.run("1")
-        idle_worker(tool)._process.kill()
-        idle_worker(tool)._process.wait()
-        assert tool.run("print(5)").text == "5"
-
-
-def test_a_worker_that_dies_during_a_call_is_a_typed_fault_and_leaves_nothing():
-    with PythonTool(workers=1, timeout_s=20) as tool:
-        tool.run("1")
-        process = idle_worker(tool)._process
-
-        async def kill_it():
-            task = asyncio.create_task(tool.call("import time; time.sleep(15)"))
-            await asyncio.sleep(0.5)
-            below = descendants(process.pid)
-            process.kill()
-            with pytest.raises(ToolUnavailable, match="worker died"):
-                await task
-            return below
-
-        below = asyncio.run(kill_it())
-        assert len(below) >= 2  # the worker in its PID namespace, and the call
-        assert wait_until(lambda: not any(alive(pid) for pid in below))
-        assert tool.run("print(6)").text == "6"
-
-
-def test_workers_are_replaced_after_so_many_calls():
-    with PythonTool(workers=1, recycle_after=2) as tool:
-        seen = []
-        for _ in range(5):
-            assert tool.run("print(1)").text == "1"
-            seen.append(idle_worker(tool)._process.pid)
-        assert len(set(seen)) == 3 and not any(alive(pid) for pid in set(seen[:-1]))
-
-
 def test_waiting_too_long_is_not_running_too_long():
     with PythonTool(workers=1, timeout_s=3.0, queue_timeout_s=0.3) as tool:
         tool.start()
@@ -199,106 +145,3 @@ def test_golden_vectors_of_the_upstream_executor(upstream, code, payload):
 def test_every_difference_from_upstream_is_an_option_of_the_configuration():
     assert set(UPSTREAM) <= set(PythonToolConfig.model_fields)
     assert PythonToolConfig(**UPSTREAM).timeout_text == "'Timed Out'"
-
-
-def test_a_machine_below_the_minimum_level_is_refused():
-    with PythonTool(workers=1, minimum_level=3, without=("landlock",)) as tool:
-        with pytest.raises(ConfigError, match=r"reaches level 2, minimum_level is 3.*landlock(.|\n)*minimum_level: 2"):
-            tool.start()
-        with pytest.raises(ConfigError):
-            tool.run("print(1)")
-
-
-@pytest.mark.parametrize(("without", "level"), [((), 3), (("landlock",), 2), (("namespaces",), 2),
-                                                (("namespaces", "landlock"), 1), (("seccomp",), 0)])
-def test_levels_are_what_stands(without, level, capfd):
-    if level == 3 and (names := sandbox_lacks()):
-        pytest.skip(f"this kernel lacks {', '.join(names)}")
-    with PythonTool(workers=1, minimum_level=0, without=without) as tool:
-        assert tool.start() == level
-        assert tool.run("print(solve(x - 3))").text == "[3]"
-    assert f"level {level} of 3" in capfd.readouterr().err
-
-
-def test_an_ordinary_user_reaches_the_same_level():
-    """A user with no privilege at all: another uid, in a user namespace that maps nobody else."""
-    program = "from tir.tools.python_tool import PythonTool\n" \
-              "with PythonTool(workers=1) as tool: print(tool.start(), tool.run('print(1)').text)"
-    command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", sys.executable, "-c", program]
-    if subprocess.run([*command[:4], "true"], capture_output=True).returncode:
-        pytest.skip("unshare --map-user is not there or refused")
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.stdout.split() == [str(3 - len(sandbox_lacks())), "1"], result.stderr
-
-
-@pytest.mark.parametrize("when", ["landlock", "seccomp"])
-def test_a_call_that_cannot_be_set_up_says_so_and_never_runs(when, tmp_path):
-    class Broken:
-        def apply(self):
-            raise OSError("no such wall")
-
-        load = apply
-
-    barriers = Barriers(namespaces=None, seccomp=None, landlock=Broken(), readable=(), directory=str(tmp_path))
-    if when == "seccomp":  # the last step, when descriptors have moved
-        barriers = replace(barriers, namespaces=SimpleNamespace(enter_call=lambda: None), seccomp=Broken(), landlock=None)
-    (code, program), (_, stdout), (read, report) = os.pipe(), os.pipe(), os.pipe()
-    os.write(program, json.dumps(f"open({str(tmp_path / 'ran')!r}, 'w')").encode())
-    os.close(program)
-    child = os.fork()
-    if child == 0:
-        try:
-            call.run({}, barriers, code, stdout, report, timeout_s=5, memory_mb=2048)
-        finally:
-            os._exit(99)  # it came back: a copy of its parent would go on
-    os.close(report), os.close(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    assert os.read(read, 100) == b"OSError: no such wall" and not (tmp_path / "ran").exists()
-
-
-def waiting(worker) -> set[int]:
-    """Processes below a worker between two calls: the last call's is gone, the next one's is there and stays."""
-    seen: list[set[int]] = []
-
-    def settled() -> bool:
-        time.sleep(0.1)
-        seen.append(descendants(worker._process.pid))
-        return len(seen) > 2 and seen[-1] == seen[-2] == seen[-3] != set()
-
-    assert wait_until(settled)
-    return seen[-1]
-
-
-def test_a_child_forked_for_a_call_that_never_comes_ends_with_its_worker():
-    with PythonTool(workers=1) as tool:
-        assert tool.run("print(1)").text == "1"
-        worker = idle_worker(tool)
-        below = waiting(worker)
-        assert len(below) >= 2
-        worker.close()
-        assert wait_until(lambda: not any(alive(pid) for pid in below))
-
-
-@pytest.mark.parametrize("without", [(), ("namespaces",)])
-def test_a_child_lost_while_it_waits_is_a_typed_fault(without):
-    with PythonTool(workers=1, without=without) as tool:
-        assert tool.run("print(1)").text == "1"
-        worker = idle_worker(tool)
-        os.kill(max(waiting(worker)), signal.SIGKILL)
-        with pytest.raises(ToolUnavailable, match="could not be set up"):
-            tool.run("print(2)")
-        assert tool.run("print(3)").text == "3"
-        scratch = Path(worker._scratch.name)
-        assert not scratch.exists() and Path(idle_worker(tool)._scratch.name).exists()
-
-
-def test_memory_of_its_own_is_merged_into_large_pages():
-    program = "from pathlib import Path; from tir.tools.sandbox.pages import merge; own = bytearray(2**24)\n" \
-              "print(merge(Path('/proc/self/maps').read_text()), own.count(0) == 2**24, sum(int(line.split()[1]) " \
-              "for line in open('/proc/self/smaps') if line.startswith('AnonHugePages')))"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    pages, same, kilobytes = result.stdout.split()
-    assert same == "True"
-    if pages == "0":
-        pytest.skip("this kernel does not merge pages on request (MADV_COLLAPSE, Linux 6.1)")
-    assert int(pages) >= 6 and int(kilobytes) >= 6 * 2048

@@ -27,7 +27,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; a `TirError` ends it with its paragraph and status 1, SIGTERM and the approach of a job's
     time limit as if interrupted."""
-    # The shells of rules ignore what a script hears, so that `tee` writes its last words too (Snakefile).
+    # A rule's shell ignores Ctrl-C (Snakefile), and so would its script. Python's own handler, for asyncio ends its tasks by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in _INTERRUPTIONS:
         signal.signal(number, _interrupt)
