@@ -181,10 +181,10 @@ def test_traces_resume_inside_a_benchmark(tmp_path, tokenizer, capsys):
                 return await broken.call(body)
             return await super().call(body)
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(SearchUnavailable):
         asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": HalfBroken()}, ITEMS, job(concurrency=1),
                                     output, work={"a": 1}))
-    assert caught.group_contains(SearchUnavailable) and not output.exists()
+    assert not output.exists()
     partial = (tmp_path / "gsm8k.jsonl.partial").read_text().splitlines()
     assert len(partial) == 1 + 3
     tool = Echo()

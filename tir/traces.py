@@ -23,6 +23,7 @@ from tir.prompts import render_prompt
 from tir.protocol import extract_answer, first_tool_offset
 from tir.records import ResumableWriter
 from tir.rollout import RolloutSettings, Trajectory, rollout
+from tir.tasks import run_all
 from tir.tools.base import Tool
 
 _ATTEMPTS = 3
@@ -75,9 +76,7 @@ async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], 
         writer.add(record(item, sample, job.task, trajectory))
         progress.step()
 
-    async with asyncio.TaskGroup() as group:
-        for item, sample in waiting:
-            group.create_task(one(item, sample))
+    await run_all(one(item, sample) for item, sample in waiting)
     writer.finish((item.id, sample) for item, sample in wanted)
 
 

@@ -20,6 +20,7 @@ from tir.errors import JudgeUnavailable
 from tir.judge.cache import Verdict, VerdictCache
 from tir.judge.prompt import parse, reminded
 from tir.service import PASSING, retry_after
+from tir.tasks import run_all
 
 
 class _Busy(Exception):
@@ -91,12 +92,7 @@ class JudgeClient:
                     found[key] = await self._judge(http, request)
                     told(len(found))
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for key, request in waiting.items():
-                        group.create_task(judge(key, request))
-            except* JudgeUnavailable as faults:
-                raise faults.exceptions[0] from None
+            await run_all(judge(key, request) for key, request in waiting.items())
         return [found[key] for key in keys]
 
     async def _judge(self, http: httpx.AsyncClient, request: list[dict]) -> Verdict:
