@@ -12,9 +12,11 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Sequence
 
 from tir.tools.sandbox import syscalls
 from tir.tools.sandbox.barriers import Barriers
+from tir.tools.sandbox.pages import Range, copy_until
 
 _THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
 _REPORT_CHARS = 4096
@@ -22,7 +24,7 @@ READY = b"ready\n"
 
 
 def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int, *, timeout_s: float,
-        memory_mb: int) -> None:
+        memory_mb: int, written: Sequence[Range]) -> None:
     """Run code with everything shut; never returns.
 
     Args:
@@ -32,9 +34,11 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
             is written to `report` before the code runs, its outcome, a line too, after it.
         timeout_s: seconds the parent allows it; here they bound CPU time, per core.
         memory_mb: MiB of address space.
+        written: memory to copy until the code comes.
     """
     try:
         _shut(barriers, code, stdout, report, timeout_s, memory_mb)
+        copy_until(4, written)
         with open(4, encoding="utf-8") as file:
             program = file.read()
         if not program:

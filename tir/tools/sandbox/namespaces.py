@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from tir.tools.sandbox.trial import trial
 
@@ -148,10 +149,9 @@ class Namespaces:
         _check(_libc.umount2(b".", _MNT_DETACH), "umount of the old root")
         os.chdir("/")
 
-    def memory_map(self) -> str:
-        """This process's /proc/self/maps; its new root has no /proc."""
-        with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc), encoding="utf-8", errors="replace") as file:
-            return file.read()
+    def open_own(self, name: str) -> BinaryIO:
+        """Open a file of /proc/self for reading; this process's new root has no /proc."""
+        return open(os.open(f"self/{name}", os.O_RDONLY, dir_fd=self._proc), "rb")
 
     def fork(self) -> int:
         """`os.fork` whose child is the first process of a new PID namespace."""

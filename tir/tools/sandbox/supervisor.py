@@ -13,11 +13,12 @@ import select
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tir.tools.sandbox import call
 from tir.tools.sandbox.barriers import Barriers
+from tir.tools.sandbox.pages import Range
 
 _SETUP_S, _PIPE_BYTES = 30.0, 2**20  # a pipe holds no more, unless root made it
 
@@ -45,9 +46,10 @@ class Call:
         globals_: the program's global names, already holding the preamble.
         barriers: what stands around it.
         settings: its limits.
+        written: memory it will probably write to (`tir.tools.sandbox.pages`).
     """
 
-    def __init__(self, globals_: dict, barriers: Barriers, settings: Settings):
+    def __init__(self, globals_: dict, barriers: Barriers, settings: Settings, written: Sequence[Range] = ()):
         self._settings, self._refused = settings, ""
         self._resources = contextlib.ExitStack()
         code_read, code_write = os.pipe()
@@ -65,7 +67,7 @@ class Call:
             self._child, self._refused = None, f"no process could be made: {error}"
         if self._child == 0:
             call.run(globals_, barriers, code_read, stdout_write, report_write, timeout_s=settings.timeout_s,
-                     memory_mb=settings.memory_mb)
+                     memory_mb=settings.memory_mb, written=written)
         for pipe in (code_read, stdout_write, report_write):
             os.close(pipe)
 

@@ -17,12 +17,10 @@ import gc
 import json
 import os
 import resource
-from pathlib import Path
 
-from tir.tools.sandbox import call
+from tir.tools.sandbox import call, pages
 from tir.tools.sandbox.barriers import build
 from tir.tools.sandbox.levels import BARRIERS
-from tir.tools.sandbox.pages import merge
 from tir.tools.sandbox.supervisor import Call, Settings
 
 PREAMBLE = """
@@ -38,6 +36,8 @@ import scipy, random, itertools, functools, collections, fractions, decimal, sta
 solve(Eq(x**2 - 3*x + 2, 0), x); solve(x**2 - 2, x); solve([x + y - 1, x - y], [x, y]); sympy.factor(x**3 - 1); sympy.simplify(x / x)
 sympy.integrate(x**2, x); sympy.factorint(360); sympy.Rational(1, 3)
 """
+# A program of the most common kind, for the pages such a program writes to.
+_REHEARSAL = "str(solve(Eq(x**2 - 4*x + 3, 0), x))"
 # Run as the first call; its output is compared with what the barriers promise.
 _INSIDE = """
 import os, json
@@ -72,13 +72,15 @@ def serve(settings: Settings) -> None:
     # Objects that live on are never looked at by a child's collector, whose marks would copy their pages.
     gc.collect()
     gc.freeze()
-    merge(barriers.namespaces.memory_map() if barriers.namespaces else Path("/proc/self/maps").read_text())
-    ahead = Call(globals_, barriers, settings)
+    open_own = barriers.namespaces.open_own if barriers.namespaces else lambda name: open(f"/proc/self/{name}", "rb")
+    pages.merge(open_own)
+    written = pages.written_by(lambda: exec(_REHEARSAL, globals_), open_own)
+    ahead = Call(globals_, barriers, settings, written)
     missing |= check_from_inside(ahead.run(json.dumps(_INSIDE)), missing)
     print(json.dumps({"missing": missing}), file=answers, flush=True)
     while True:
         ahead.end()
-        ahead = Call(globals_, barriers, settings)
+        ahead = Call(globals_, barriers, settings, written)
         if not (line := requests.readline()):
             return ahead.end()
         print(json.dumps(ahead.run(line)), file=answers, flush=True)
