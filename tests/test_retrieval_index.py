@@ -125,6 +125,9 @@ def test_search_is_exact(dense_directory, monkeypatch, resident_bytes):
         scores, rows = index.search_vectors(queries, k)
         assert np.array_equal(rows, expected[:, :k])
         assert np.allclose(scores, np.take_along_axis(truth, rows, 1))
+        alone = [index.search_vectors(queries[number : number + 1], k) for number in range(len(queries))]
+        assert np.array_equal(np.concatenate([found for _, found in alone]), rows)
+        assert np.array_equal(np.concatenate([found for found, _ in alone]), scores)
     assert index.search_vectors(queries, 1000)[1].shape[1] == 300
 
 

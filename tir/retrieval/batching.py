@@ -7,7 +7,7 @@ more than any approximate index. One batch runs at a time, on a thread of its ow
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +70,8 @@ class MicroBatcher:
         self.cache = ResultCache(cache_size)
         self.batches = self.queries = 0
         self._waiting: list[_Waiting] = []
-        self._arrived = asyncio.Event()
+        self._due = asyncio.Event()  # as many wait as `_wanted`
+        self._wanted = 1
         self._expected = 1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._task: asyncio.Task | None = None
@@ -100,7 +101,8 @@ class MicroBatcher:
                 continue
             results[query] = asyncio.get_running_loop().create_future()
             self._waiting.append(_Waiting(query, k, results[query]))
-            self._arrived.set()
+        if len(self._waiting) >= self._wanted:
+            self._due.set()
         futures = {query: result for query, result in results.items() if isinstance(result, asyncio.Future)}
         for query, found in zip(futures, await asyncio.gather(*futures.values()), strict=True):
             results[query] = found[:k]
@@ -129,19 +131,17 @@ class MicroBatcher:
 
     async def _collect(self) -> None:
         """Return once a batch is due."""
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        due = time.monotonic() + self.window_s
-        while len(self._waiting) < min(self._expected, self.max_batch):
-            remaining = due - time.monotonic()
-            if remaining <= 0:
-                return
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), remaining)
-            except TimeoutError:
-                return
+        await self._until_waiting(1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.window_s):
+                await self._until_waiting(min(self._expected, self.max_batch))
+
+    async def _until_waiting(self, count: int) -> None:
+        """Sleep until so many wait: the loop is busy enough with what arrives, and is not woken for each."""
+        if len(self._waiting) < count:
+            self._wanted = count
+            self._due.clear()
+            await self._due.wait()
 
     @staticmethod
     def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage]] | None = None,

@@ -1,7 +1,8 @@
 """Throughput and latency of this server beside one built as upstream's, on the same vectors, in one run.
 
-Upstream's server (UPSTREAM.md 1.7) searches a float32 `IndexFlatIP` inside an `async def` handler: one query at a time,
-and nothing else is answered meanwhile. `upstream_app` is that design, with the same encoder and as many threads.
+Upstream's server (UPSTREAM.md 1.7) encodes with `transformers` and searches a float32 `IndexFlatIP`, both inside an
+`async def` handler: one query at a time, and nothing else is answered meanwhile. `upstream_app` is that design, with the
+same weights and as many threads.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def upstream_app(index: DenseIndex, threads: int) -> FastAPI:
     import faiss
 
     faiss.omp_set_num_threads(threads)
-    flat = faiss.IndexFlatIP(index.dim)
+    flat, encode = faiss.IndexFlatIP(index.dim), upstream_encoder(index.encoder)
     for shard in index.shards:
         flat.add(np.asarray(shard, dtype=np.float32))
+    encode("warm up")
     app = FastAPI()
 
     @app.get("/health")
@@ -61,10 +63,29 @@ def upstream_app(index: DenseIndex, threads: int) -> FastAPI:
 
     @app.post("/search")
     async def search(body: UpstreamRequest):
-        rows = flat.search(index.encoder.encode([body.query], kind="query"), body.top_n)[1][0]
+        rows = flat.search(encode(body.query), body.top_n)[1][0]
         return [dict(zip(("id", "contents"), index.corpus.row(int(row)), strict=True)) for row in rows]
 
     return app
+
+
+def upstream_encoder(encoder: Encoder) -> Callable[[str], np.ndarray]:
+    """The same model through `transformers`, as FlashRAG runs it: a query to (1, dim) float32 of unit norm."""
+    import torch
+    from transformers import AutoModel, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(encoder.directory / "tokenizer.json"), pad_token="[PAD]")
+    model, config = AutoModel.from_pretrained(encoder.directory).eval(), encoder.config
+
+    @torch.inference_mode()
+    def encode(query: str) -> np.ndarray:
+        inputs = tokenizer([config.query_prefix + query], max_length=config.max_query_tokens, padding=True, truncation=True,
+                           return_tensors="pt", return_token_type_ids=False)
+        states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
+        pooled = states.masked_fill(mask == 0, 0).sum(1) / mask.sum(1)
+        return torch.nn.functional.normalize(pooled, dim=-1).numpy()
+
+    return encode
 
 
 def generated_block(number: int, rows: int, dim: int) -> np.ndarray:

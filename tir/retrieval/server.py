@@ -71,7 +71,7 @@ def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, 
         yield
         await batcher.stop()
 
-    def authorised(request: Request) -> None:
+    async def authorised(request: Request) -> None:  # a plain function would cross a thread for every request
         given = request.headers.get("authorization", "")
         if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, f"searches need the token in {TOKEN_VARIABLE}", {"WWW-Authenticate": "Bearer"})
