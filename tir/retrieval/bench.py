@@ -72,8 +72,10 @@ def upstream_app(index: DenseIndex, threads: int) -> FastAPI:
 def upstream_encoder(encoder: Encoder) -> Callable[[str], np.ndarray]:
     """The same model through `transformers`, as FlashRAG runs it: a query to (1, dim) float32 of unit norm."""
     import torch
-    from transformers import AutoModel, PreTrainedTokenizerFast
+    from transformers import AutoModel, PreTrainedTokenizerFast, logging
 
+    logging.set_verbosity_error()  # BERT's pooler is not used and need not be in the checkpoint
+    logging.disable_progress_bar()
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(encoder.directory / "tokenizer.json"), pad_token="[PAD]")
     model, config = AutoModel.from_pretrained(encoder.directory).eval(), encoder.config
 
