@@ -110,11 +110,14 @@ def test_encoder_from_an_installed_package(monkeypatch):
 # --- index --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resident_bytes", [scan_module.RESIDENT_BYTES, 0])
-def test_search_is_exact(dense_directory, monkeypatch, resident_bytes):
+@pytest.mark.parametrize(("resident_bytes", "devices"), [(scan_module.RESIDENT_BYTES, 0), (0, 0), (0, 1), (0, 3)])
+def test_search_is_exact(dense_directory, monkeypatch, resident_bytes, devices):
     monkeypatch.setattr(scan_module, "RESIDENT_BYTES", resident_bytes)  # kept whole, or scanned from the memory map
     monkeypatch.setattr(scan_module, "BLOCK_BYTES", 37 * 32 * 4)
+    monkeypatch.setattr(scan_module, "DEVICE_BLOCK_ROWS", 37)
     index = load_index(dense_directory, device="cpu", threads=1)
+    if devices:  # what GPUs do, each with a share
+        index._scanner = scan_module.DeviceScanner(index.shards, ["cpu"] * devices)
     vectors = np.concatenate([np.load(path) for path in sorted(dense_directory.glob("vectors-*.npy"))])
     assert vectors.dtype == np.float16 and len(vectors) == len(index) == 300
     texts = [f"{first} and {second}" for first in WORDS for second in WORDS[:7]]
@@ -129,6 +132,16 @@ def test_search_is_exact(dense_directory, monkeypatch, resident_bytes):
         assert np.array_equal(np.concatenate([found for _, found in alone]), rows)
         assert np.array_equal(np.concatenate([found for found, _ in alone]), scores)
     assert index.search_vectors(queries, 1000)[1].shape[1] == 300
+
+
+def test_gpus_that_are_not_there_or_too_small_are_named(monkeypatch):
+    shards = [np.zeros((1000, 64), dtype=np.float16)]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="no GPU here(.|\n)*device: auto"):
+        scan_module.DeviceScanner(shards)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10**6, 10**9))
+    with pytest.raises(ConfigError, match=r"cuda:0: index does not fit: 0\.0 GB needed"):
+        scan_module.DeviceScanner(shards, ["cuda:0"])
 
 
 def test_half_precision_storage_keeps_the_best(monkeypatch):

@@ -14,7 +14,7 @@ from tir.errors import CheckpointError, DataError
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
 from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
-from tir.retrieval.scan import SPARE, CpuScanner, GpuScanner, can_use_gpus, rescore
+from tir.retrieval.scan import SPARE, CpuScanner, DeviceScanner, rescore
 
 
 class DenseIndex:
@@ -40,7 +40,9 @@ class DenseIndex:
         self.corpus = open_corpus(directory, manifest, verify)
         threads = threads or default_threads()
         if device == "auto":
-            device = "cuda" if can_use_gpus() else "cpu"
+            import torch
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
         self.encoder = Encoder(replace(config, model=model) if model else config)
         found = model_digest(self.encoder.directory)
@@ -48,7 +50,7 @@ class DenseIndex:
             raise CheckpointError("encoder is not the one the index was built with", where=str(self.encoder.directory),
                                   why=f"sha256 {found[:12]}, manifest says {manifest['model_sha256'][:12]}",
                                   remedy="restore that model, or build the index again with this one")
-        self._scanner = GpuScanner(self.shards) if device == "cuda" else CpuScanner(self.shards, threads)
+        self._scanner = DeviceScanner(self.shards) if device == "cuda" else CpuScanner(self.shards, threads)
 
     def __len__(self) -> int:
         return self._count

@@ -80,7 +80,7 @@ def load_index(directory: str | os.PathLike, *, model: str | None = None, device
     Args:
         directory: what `build_index` wrote.
         model: where the encoder is on this machine, if not where the manifest says; it must be the same one.
-        device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto" (cuda if faiss-gpu and a GPU are here).
+        device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto" (cuda if there is one).
         threads: CPU threads of encoder and scan; 0 = half of the cores this process may use, at least one.
         verify: check the sha256 of corpus and shards; None does so for files below 1 GiB in all.
 

@@ -1,4 +1,4 @@
-"""Exact inner-product search over float16 vectors: FAISS on a CPU block by block, or on GPUs as float16 shards.
+"""Exact inner-product search over float16 vectors: FAISS on a CPU block by block, or torch on GPUs, each with a share.
 
 Neither path ever holds the matrix as float32. Both return a few candidates more than asked; `rescore` then computes
 their products in float64 from the stored vectors, so that rounding inside a matrix product, which varies with the
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tir.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 RESIDENT_BYTES = 64 << 20  # of float32: an index no larger is converted once and kept
 BLOCK_BYTES = 4 << 20  # of float32: small enough that a converted block is still in cache when it is multiplied
+DEVICE_BLOCK_ROWS = 1 << 16  # 201 MB of float32 at 768 dimensions
 SPARE = 8  # candidates beyond k, against rounding at the last place
 
 
@@ -88,73 +92,65 @@ class CpuScanner:
         return buffer
 
 
-class GpuScanner:
-    """Flat search over float16 vectors sharded across all visible GPUs, with `faiss.knn_gpu` (faiss-gpu).
+class DeviceScanner:
+    """Flat search over float16 vectors sharded across all visible GPUs, in plain torch.
 
-    Each GPU's share is allocated once, at its exact size, and filled shard by shard from the memory maps: the peak is
-    the index itself (32.3 GB for 21,015,324 x 768), not its float32 double, nor a reallocation while growing. The
-    tests, which have no GPU, do not run it.
+    Each device's share is allocated once, at its exact size, and filled shard by shard from the memory maps: the peak is
+    the index itself (32.3 GB for 21,015,324 x 768) and one block of it as float32. Products are float32: rounded to
+    float16, the scores of neighbours would tie.
+
+    Args:
+        shards: as for `CpuScanner`.
+        devices: torch's names of them, one per share; any kind, so that the tests need no GPU.
 
     Raises:
-        ConfigError: no GPU, or a faiss build without GPU support.
+        ConfigError: no GPU, or too small ones.
     """
 
-    def __init__(self, shards: Sequence[np.ndarray]):
-        if not can_use_gpus():
-            raise ConfigError("no GPU search here", where="device", why="needs CUDA and faiss-gpu", remedy="auto")
-        import faiss
-        import faiss.contrib.torch_utils  # noqa: F401  (lets faiss read torch tensors in place)
+    def __init__(self, shards: Sequence[np.ndarray], devices: Sequence[str] = ()):
         import torch
 
-        self._faiss, self._torch = faiss, torch
+        self._torch = torch
         total, dim = sum(len(shard) for shard in shards), shards[0].shape[1]
-        gpus = min(torch.cuda.device_count(), total)
-        self._first = [total * gpu // gpus for gpu in range(gpus + 1)]
-        self._resources = [faiss.StandardGpuResources() for _ in range(gpus)]
+        devices = (devices or [f"cuda:{number}" for number in range(torch.cuda.device_count())])[:total]
+        if not devices:
+            raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
+        self._first = [total * number // len(devices) for number in range(len(devices) + 1)]
         self._vectors = []
-        self.budget = f"on {gpus} GPU(s), {total * dim * 2 / gpus / 1e9:.1f} GB each"
-        for gpu in range(gpus):
-            rows = self._first[gpu + 1] - self._first[gpu]
-            free, _ = torch.cuda.mem_get_info(gpu)
-            if rows * dim * 2 > free:
-                raise ConfigError("index does not fit", where=f"GPU {gpu}",
-                                  remedy="give the job more GPUs, or device: cpu",
-                                  why=f"{rows * dim * 2 / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-            self._vectors.append(torch.empty((rows, dim), dtype=torch.float16, device=f"cuda:{gpu}"))
+        self.budget = f"on {len(devices)} GPU(s), {total * dim * 2 / len(devices) / 1e9:.1f} GB each"
+        for device, first, end in zip(devices, self._first, self._first[1:], strict=False):
+            needed = (end - first) * dim * 2 + DEVICE_BLOCK_ROWS * dim * 4
+            free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else needed
+            if needed > free:
+                raise ConfigError("index does not fit", where=device, remedy="give the job more GPUs, or device: cpu",
+                                  why=f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+            self._vectors.append(torch.empty((end - first, dim), dtype=torch.float16, device=device))
         row = 0
         for shard in shards:
-            for gpu in range(gpus):
-                start, stop = max(row, self._first[gpu]), min(row + len(shard), self._first[gpu + 1])
+            for vectors, first in zip(self._vectors, self._first, strict=False):
+                start, stop = max(row, first), min(row + len(shard), first + len(vectors))
                 if start < stop:
                     part = torch.from_numpy(np.ascontiguousarray(shard[start - row : stop - row]))
-                    self._vectors[gpu][start - self._first[gpu] : stop - self._first[gpu]].copy_(part)
+                    vectors[start - first : stop - first].copy_(part)
             row += len(shard)
 
     def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `CpuScanner.candidates`; the GPUs work at the same time, each on its share."""
-        from concurrent.futures import ThreadPoolExecutor
+        """As `CpuScanner.candidates`; the devices work at the same time, each on its share."""
+        # A GPU's work is queued and not waited for; only the way back waits.
+        parts = [self._best(vectors, self._torch.from_numpy(queries).to(vectors.device), k) for vectors in self._vectors]
+        return top(np.hstack([scores.cpu().numpy() for scores, _ in parts]),
+                   np.hstack([rows.cpu().numpy() + first for (_, rows), first in zip(parts, self._first, strict=False)]), k)
 
-        def search(gpu: int) -> tuple[np.ndarray, np.ndarray]:
-            vectors = self._vectors[gpu]
-            batch = self._torch.from_numpy(queries).to(vectors.device, self._torch.float16)
-            scores, rows = self._faiss.knn_gpu(self._resources[gpu], batch, vectors, min(k, len(vectors)),
-                                               metric=self._faiss.METRIC_INNER_PRODUCT, device=gpu)
-            return scores.float().cpu().numpy(), rows.cpu().numpy() + self._first[gpu]
-
-        with ThreadPoolExecutor(len(self._vectors)) as pool:
-            parts = list(pool.map(search, range(len(self._vectors))))
-        return top(np.hstack([scores for scores, _ in parts]), np.hstack([rows for _, rows in parts]), k)
-
-
-def can_use_gpus() -> bool:
-    """Whether both CUDA and a faiss build with GPU support are here."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return False
-    import faiss
-
-    return hasattr(faiss, "StandardGpuResources")
+    def _best(self, vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        torch = self._torch
+        scores, rows = queries.new_empty((len(queries), 0)), queries.new_empty((len(queries), 0), dtype=torch.int64)
+        for start in range(0, len(vectors), DEVICE_BLOCK_ROWS):
+            products = queries @ vectors[start : start + DEVICE_BLOCK_ROWS].float().T
+            found = torch.topk(products, min(k, products.shape[1]))
+            scores, rows = torch.cat([scores, found.values], 1), torch.cat([rows, found.indices + start], 1)
+            kept = torch.topk(scores, min(k, scores.shape[1]))
+            scores, rows = kept.values, rows.gather(1, kept.indices)
+        return scores, rows
 
 
 def top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

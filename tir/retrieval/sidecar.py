@@ -140,7 +140,7 @@ def _wait_for(endpoint: str, deadline: float) -> str:
 def starting_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None,
                     log_path: str | os.PathLike, ready_timeout_s: float = 600.0,
                     max_restarts: int = 3, restart_timeout_s: float = 60.0,
-                    model: str | None = None, device: str = "auto", threads: int = 0,
+                    model: str | None = None, device: str = "cpu", threads: int = 0,
                     cache_size: int = 10_000) -> Iterator[Callable[[], str]]:
     """Start a retrieval server; yield a function that waits until it answers, once, and returns its URL.
 
@@ -154,7 +154,7 @@ def starting_server(index_directory: str | os.PathLike | None, *, endpoint: str 
         max_restarts: how often a server that dies or hangs is started again, on the same port.
         restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
             `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
-        model, device, threads: see `load_index`.
+        model, device, threads: see `load_index`; a job's GPUs belong to the engine this server stands beside.
         cache_size: results the server remembers.
 
     Raises:
