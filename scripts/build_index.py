@@ -15,7 +15,7 @@ def main() -> None:
     config, shard_rows = index_config(arguments.params)
     build_index(arguments.corpus, arguments.output, config, shard_rows=shard_rows)
     write_provenance(f"{arguments.output}/manifest.json", config=arguments.params,
-                     packages=("torch", "transformers", "faiss-cpu", "faiss-gpu", "bm25s", "numpy"))
+                     packages=("torch", "transformers", "faiss-cpu", "bm25s", "numpy"))
 
 
 if __name__ == "__main__":
