@@ -202,18 +202,20 @@ def unprotected(tmp_path_factory):
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, codes in CONTROLLED.items() for name in codes])
 def test_without_barriers_the_same_code_succeeds(unprotected, group, name):
     """The control: a piece of code that fails everywhere would prove nothing about the sandbox."""
+    if name == "user namespace" and "namespaces" in sandbox_lacks():
+        pytest.skip("this kernel refuses it to everyone")
     tool, canaries = unprotected
     result = tool.run(canaries.fill_in(CONTROLLED[group][name]))
     assert "BREACH" in result.text, result.text
 
 
-@pytest.mark.parametrize("leave", ["open('/tmp/left', 'w').write('x')", "import math; math.pi = 3",
+@pytest.mark.parametrize("leave", ["open('left', 'w').write('x')", "import math; math.pi = 3",
                                    "import builtins; builtins.print = None", "np.random.seed(1); np.left = 1",
                                    "import os; os.environ['LEFT'] = '1'; os.umask(0)", "sympy.Integer.left = 1",
                                    "import sys; sys.modules['math'] = None"])
 def test_calls_leave_nothing_for_the_next(tool, leave):
     assert tool.run(leave).status == "ok"
-    look = "import math, os; print(os.path.exists('/tmp/left'), math.pi > 3.1, dict(os.environ), hasattr(np, 'left'), hasattr(sympy.Integer, 'left'))"
+    look = "import math, os; print(os.path.exists('left'), math.pi > 3.1, dict(os.environ), hasattr(np, 'left'), hasattr(sympy.Integer, 'left'))"
     assert tool.run(look).text == "False True {} False False"
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from tir.tools.sandbox import call
 from tir.tools.sandbox.barriers import Barriers
 from tir.tools.sandbox.pages import Range
+from tir.tools.sandbox.scratch import remove
 
 _SETUP_S, _PIPE_BYTES = 30.0, 2**20  # a pipe holds no more, unless root made it
 
@@ -59,8 +60,9 @@ class Call:
         for pipe in (self._stdout, self._report):
             self._resources.callback(os.close, pipe)
         if not barriers.namespaces:
-            barriers = barriers.within(self._resources.enter_context(
-                tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            directory = tempfile.mkdtemp()
+            self._resources.callback(remove, directory)
+            barriers = barriers.within(directory)
         try:
             self._child = barriers.namespaces.fork() if barriers.namespaces else os.fork()
         except OSError as error:

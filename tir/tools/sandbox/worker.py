@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 
 from tir.tools.sandbox import zygote
+from tir.tools.sandbox.scratch import remove
 from tir.tools.sandbox.supervisor import Settings
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -43,11 +45,12 @@ class Worker:
         self.calls = 0
         self._received = bytearray()
         # Where there are no namespaces, calls write below this; it goes with the worker, however that ends.
-        self._scratch = tempfile.TemporaryDirectory(prefix="tir-calls-", ignore_cleanup_errors=True)
+        self._scratch = tempfile.mkdtemp(prefix="tir-calls-")
+        self._remove_scratch = weakref.finalize(self, remove, self._scratch)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0,
-            env=_ENVIRONMENT | {"TMPDIR": self._scratch.name}
+            env=_ENVIRONMENT | {"TMPDIR": self._scratch}
             | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ})
         self.missing: dict[str, str] = self._line(_STARTUP_S)["missing"]
 
@@ -102,6 +105,6 @@ class Worker:
         self._release()
 
     def _release(self) -> None:
-        self._scratch.cleanup()
+        self._remove_scratch()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             pipe.close()
