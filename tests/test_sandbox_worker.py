@@ -38,8 +38,9 @@ def test_a_worker_found_dead_is_replaced_before_use():
         assert tool.run("print(5)").text == "5"
 
 
-def test_a_worker_that_dies_during_a_call_is_a_typed_fault_and_leaves_nothing():
-    with PythonTool(workers=1, timeout_s=20) as tool:
+@pytest.mark.parametrize("without", [(), ("namespaces",)])
+def test_a_worker_that_dies_during_a_call_is_a_typed_fault_and_leaves_nothing(without):
+    with PythonTool(workers=1, timeout_s=20, without=without, minimum_level=1) as tool:
         tool.run("1")
         process = idle_worker(tool)._process
 
@@ -53,7 +54,7 @@ def test_a_worker_that_dies_during_a_call_is_a_typed_fault_and_leaves_nothing():
             return below
 
         below = asyncio.run(kill_it())
-        assert len(below) == PROCESSES
+        assert len(below) == (1 if without else PROCESSES)
         assert wait_until(lambda: not any(alive(pid) for pid in below))
         assert tool.run("print(6)").text == "6"
 

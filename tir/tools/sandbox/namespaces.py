@@ -163,7 +163,6 @@ class Namespaces:
 
     def enter_call(self) -> None:
         """In the child: the other namespaces, an empty /tmp, and no privilege left in any of them."""
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         self._unshare_user(_NEWNS | _NEWIPC | _NEWNET | _NEWUTS)
         _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={TMP_BYTES},nr_inodes={TMP_FILES},mode=700")
         for kept, source in self._under_tmp:
@@ -185,11 +184,16 @@ def _become_first_process() -> None:
     """Continue in a child that is process 1 of the new PID namespace; this process waits and ends with it."""
     child = os.fork()
     if child == 0:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         return
     os.closerange(0, 3)  # or the other end would never see the worker's pipes close
     _, status = os.waitpid(child, 0)
     os._exit(abs(os.waitstatus_to_exitcode(status)))
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _drop_capabilities() -> None:
