@@ -80,7 +80,7 @@ def test_a_machine_below_the_minimum_level_is_refused():
 @pytest.mark.parametrize(("without", "level"), [((), 3), (("landlock",), 2), (("namespaces",), 2),
                                                 (("namespaces", "landlock"), 1), (("seccomp",), 0)])
 def test_levels_are_what_stands(without, level, capfd):
-    if lacking := set(sandbox_lacks()) - set(without):
+    if level and (lacking := set(sandbox_lacks()) - set(without)):
         pytest.skip(f"this kernel lacks {', '.join(lacking)}")
     with PythonTool(workers=1, minimum_level=0, without=without) as tool:
         assert tool.start() == level

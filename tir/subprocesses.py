@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _KILLED_S = 20.0
+_PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+_libc = ctypes.CDLL(None)
 
 
 def start(command: Sequence[str], log_path: str | os.PathLike) -> subprocess.Popen:
@@ -35,6 +39,18 @@ def kill(child: subprocess.Popen) -> None:
     _signal(child, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(_KILLED_S)
+
+
+def end_with_parent(number: int, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when the one that forked it ends, however that happens.
+
+    Args:
+        number: the signal.
+        parent: its process number, against its having ended already; None where a PID namespace hides it.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(0)
 
 
 def last_words(log_path: str | os.PathLike) -> str:

@@ -31,6 +31,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer  # noqa: E402
 
 from tir.rl import forkserver  # noqa: E402
 from tir.rl.deadline import Deadline  # noqa: E402
+from tir.subprocesses import end_with_parent  # noqa: E402
 from tir.time_limit import warning_time  # noqa: E402
 
 
@@ -74,7 +75,7 @@ def _interrupt(*_) -> None:
 
 if __name__ == "__main__":
     if "TIR_PARENT" in os.environ:
-        forkserver.end_with_parent(int(os.environ["TIR_PARENT"]), signal.SIGTERM)
+        end_with_parent(signal.SIGTERM, int(os.environ["TIR_PARENT"]))
     if FORK_ADDRESS:
         import_everything()
         forkserver.use_stand_in(os.environ["TIR_FORK_PYTHON"])

@@ -115,6 +115,8 @@ def start(address: str) -> None:
 
     Raises `RuntimeError` if this process has threads that a fork would lose (a library's idle helper is let be).
     """
+    from tir.subprocesses import end_with_parent  # the stand-in, this file too, has no path to it
+
     threads = _threads()
     if threads:
         raise RuntimeError(f"a process with threads cannot be forked: {', '.join(threads)}")
@@ -125,7 +127,7 @@ def start(address: str) -> None:
     if os.fork():
         listener.close()
         return
-    end_with_parent(parent, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL, parent)
     try:
         _serve(listener)
     finally:
@@ -140,15 +142,6 @@ def _threads() -> list[str]:
             with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:
                 names.append(file.read().strip())
     return [name for name in names if not name.startswith("jemalloc")]
-
-
-def end_with_parent(parent: int, number: int) -> None:
-    """Have the kernel send signal `number` to this process when its parent ends, however that happens."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _serve(listener: socket.socket) -> None:

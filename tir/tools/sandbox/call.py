@@ -11,12 +11,13 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 
+from tir.subprocesses import end_with_parent
 from tir.tools.sandbox import syscalls
 from tir.tools.sandbox.barriers import Barriers
-from tir.tools.sandbox.namespaces import end_with_parent
 from tir.tools.sandbox.pages import Range, copy_until
 
 _THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
@@ -64,7 +65,7 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
 
 def _shut(barriers: Barriers, code: int, stdout: int, report: int, timeout_s: float, memory_mb: int) -> None:
     os.setsid()
-    end_with_parent()
+    end_with_parent(signal.SIGKILL)
     if barriers.namespaces:
         barriers.namespaces.enter_call()
     os.chdir(barriers.directory)

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from tir.subprocesses import end_with_parent
 from tir.tools.sandbox.trial import trial
 
 # include/uapi/linux/sched.h
@@ -33,7 +34,7 @@ _FLAGS_TO_KEEP = {os.ST_NOSUID: 0x2, os.ST_NODEV: 0x4, os.ST_NOEXEC: 0x8, os.ST_
 # Numbers of system calls that libc has no function for; mount_setattr is the same on every architecture.
 _SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_DUMPABLE = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 NOBODY = 65534
@@ -184,16 +185,11 @@ def _become_first_process() -> None:
     """Continue in a child that is process 1 of the new PID namespace; this process waits and ends with it."""
     child = os.fork()
     if child == 0:
-        end_with_parent()
+        end_with_parent(signal.SIGKILL)
         return
     os.closerange(0, 3)  # or the other end would never see the worker's pipes close
     _, status = os.waitpid(child, 0)
     os._exit(abs(os.waitstatus_to_exitcode(status)))
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the one that forked it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _drop_capabilities() -> None:

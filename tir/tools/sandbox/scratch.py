@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
-import tempfile
+import uuid
+from contextlib import suppress
 
 
 def remove(directory: str) -> None:
-    """Remove a directory and all below it; what this user may not remove stays, without a word.
+    """Remove a directory and all below it; what this user may not remove stays, without a word, and stops nothing.
 
     `shutil.rmtree` calls itself for every level: code that digs a thousand directories deep ends it with a
-    `RecursionError`, and the longest path is no longer one. Here a subdirectory is moved up before it is emptied.
+    `RecursionError`, and the longest path is no longer one. Here a subdirectory is moved to the top before it is emptied.
     """
-    with contextlib.suppress(OSError):
-        os.chmod(directory, 0o700)
-        pit, numbers = tempfile.mkdtemp(dir=directory), itertools.count()
-        _empty(directory, pit, numbers)
-        for number in itertools.count():  # emptying one adds more, later in line
-            below = os.path.join(pit, str(number))
-            if not os.path.lexists(below):
-                break
-            _empty(below, pit, numbers)
-            os.rmdir(below)
-        os.rmdir(pit)
-        os.rmdir(directory)
-
-
-def _empty(directory: str, pit: str, numbers: itertools.count[int]) -> None:
-    with os.scandir(directory) as entries:
-        for entry in list(entries):
-            if not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.path)
-            elif entry.path != pit:
-                os.chmod(entry.path, 0o700)  # a directory that may not be written to may not be moved either
-                os.rename(entry.path, os.path.join(pit, str(next(numbers))))
+    unused, found = uuid.uuid4().hex, [directory]
+    for place in found:  # grows as it is gone through
+        with suppress(OSError):
+            os.chmod(place, 0o700)  # a directory that may not be written to may be neither emptied nor moved
+            for entry in list(os.scandir(place)):
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        os.chmod(entry.path, 0o700)
+                        moved = os.path.join(directory, f"{unused}-{len(found)}")
+                        os.rename(entry.path, moved)
+                        found.append(moved)
+                    else:
+                        os.unlink(entry.path)
+    for place in reversed(found):
+        with suppress(OSError):
+            os.rmdir(place)

@@ -50,7 +50,7 @@ class Call:
         written: memory it will probably write to (`tir.tools.sandbox.pages`).
     """
 
-    def __init__(self, globals_: dict, barriers: Barriers, settings: Settings, written: Sequence[Range] = ()):
+    def __init__(self, globals_: dict, barriers: Barriers, settings: Settings, written: Sequence[Range]):
         self._settings, self._refused = settings, ""
         self._resources = contextlib.ExitStack()
         code_read, code_write = os.pipe()
