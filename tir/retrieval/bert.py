@@ -7,7 +7,9 @@ Reference: Devlin et al. (2019); weight names as `transformers.BertModel` stores
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -19,8 +21,29 @@ from tir.errors import CheckpointError
 ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Texts of one length, and where their tokens lie."""
+
+    texts: int
+    length: int
+    tokens: slice
+
+
+def _blocks(lengths: Sequence[int]) -> list[_Block]:
+    blocks, end = [], 0
+    for length, same in groupby(lengths):
+        texts, start = len(list(same)), end
+        end = start + texts * length
+        blocks.append(_Block(texts, length, slice(start, end)))
+    return blocks
+
+
 class BertEncoder:
-    """Hidden states of BERT's last layer.
+    """Means of BERT's last layer over each text's tokens.
+
+    The texts of a pass lie end to end, without padding: all but attention works token by token, and attention sees the
+    texts of one length as one block of that stretch.
 
     Args:
         config: the checkpoint's `config.json` (model_type "bert").
@@ -49,22 +72,29 @@ class BertEncoder:
             raise CheckpointError("weight missing", where="model.safetensors", why=str(missing),
                                   remedy="download the checkpoint again; it must be a BertModel") from None
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Map token ids (batch, length) and their mask (1 = token, 0 = padding) to states (batch, length, hidden)."""
-        batch, length = input_ids.shape
-        states = functional.embedding(input_ids, self.words) + self.positions[:length]
-        states = self._normalise(states, self.norm)
-        # Additive mask, broadcast over heads and query positions; absent when nothing is padded.
-        mask = None if bool(attention_mask.all()) else attention_mask[:, None, None, :].bool()
+    def __call__(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Map n texts' token ids, none empty, shortest first, to (n, hidden)."""
+        blocks = _blocks([len(text) for text in texts])
+        device = self.words.device
+        positions = torch.cat([torch.arange(block.length).repeat(block.texts) for block in blocks])
+        states = functional.embedding(torch.tensor(list(chain.from_iterable(texts)), device=device), self.words)
+        states = self._normalise(states + self.positions[positions.to(device)], self.norm)
         for layer in self.layers:
-            projected = functional.linear(states, *layer["qkv"]).view(batch, length, 3, self.heads, -1)
-            query, key, value = projected.permute(2, 0, 3, 1, 4)
-            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            context = context.transpose(1, 2).reshape(batch, length, -1)
+            context = self._attend(functional.linear(states, *layer["qkv"]), blocks)
             states = self._normalise(states + functional.linear(context, *layer["attention"]), layer["attention_norm"])
             hidden = self.activation(functional.linear(states, *layer["up"]))
             states = self._normalise(states + functional.linear(hidden, *layer["down"]), layer["output_norm"])
-        return states
+        return torch.cat([states[block.tokens].view(block.texts, block.length, -1).mean(1) for block in blocks])
+
+    def _attend(self, projected: Tensor, blocks: Sequence[_Block]) -> Tensor:
+        """Map query, key and value of every token (tokens, 3 hidden) to contexts (tokens, hidden), text by text."""
+        context = projected.new_empty(len(projected), projected.shape[1] // 3)
+        for block in blocks:
+            shape = block.texts, block.length, 3, self.heads, -1
+            query, key, value = projected[block.tokens].view(shape).permute(2, 0, 3, 1, 4)
+            found = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+            context[block.tokens].view_as(found).copy_(found)
+        return context
 
     def _normalise(self, states: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
         return functional.layer_norm(states, states.shape[-1:], *pair, self.epsilon)

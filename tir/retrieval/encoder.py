@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tir.errors import CheckpointError, ConfigError
 from tir.records import file_digest, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPES = ("float32", "float16", "bfloat16")
 CPU_TOKENS = 1024  # per forward pass on a CPU: larger activations leave its caches, at up to twice the time per token
@@ -169,7 +172,6 @@ class Encoder:
             raise ConfigError("float16 needs a GPU", where="encoder.dtype", remedy="dtype: float32")
         settings = read_json(self.directory / "config.json")
         self.dim: int = settings.get("hidden_size") or settings["dim"]
-        self._pad_id: int = settings.get("pad_token_id") or 0
         try:
             tokenizer_text = (self.directory / "tokenizer.json").read_text(encoding="utf-8")
             self._tokenizers = {kind: Tokenizer.from_str(tokenizer_text) for kind in ("query", "passage")}
@@ -180,14 +182,15 @@ class Encoder:
             # The file may carry its own padding and truncation (128 in MiniLM's); ours are explicit.
             tokenizer.no_padding()
             tokenizer.enable_truncation(getattr(config, f"max_{kind}_tokens"))
-        self._model = self._load(settings)
+        self._pooled = self._load(settings)
 
-    def _load(self, settings: dict[str, Any]):
+    def _load(self, settings: dict[str, Any]) -> Callable[[list[list[int]]], Tensor]:
+        """The model with its pooling: n texts' token ids, shortest first, to (n, dim)."""
         if settings.get("model_type") != "bert":
             from transformers import AutoModel
 
             model = AutoModel.from_pretrained(self.directory, dtype=self._dtype).to(self.device).eval()
-            return lambda ids, mask: model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return lambda texts: self._mean_of_padded(model, texts, settings.get("pad_token_id") or 0)
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -204,6 +207,14 @@ class Encoder:
                                   why=str(error)) from None
         return BertEncoder(settings, {name: tensor.to(self._dtype) if tensor.is_floating_point() else tensor
                                       for name, tensor in weights.items()})
+
+    def _mean_of_padded(self, model, texts: list[list[int]], pad_id: int) -> Tensor:
+        torch, length = self._torch, len(texts[-1])
+        ids = torch.tensor([text + [pad_id] * (length - len(text)) for text in texts], device=self.device)
+        mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts], device=self.device)
+        states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(1) / weights.sum(1)
 
     def encode(self, texts: Sequence[str], kind: Literal["query", "passage"] = "passage") -> np.ndarray:
         """Embed texts.
@@ -222,29 +233,23 @@ class Encoder:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with torch.inference_mode():
             for rows in self._batches([len(ids) for ids in token_ids]):
-                length = len(token_ids[rows[-1]])
-                ids = np.full((len(rows), length), self._pad_id, dtype=np.int64)
-                mask = np.zeros((len(rows), length), dtype=np.int64)
-                for position, row in enumerate(rows):
-                    ids[position, : len(token_ids[row])] = token_ids[row]
-                    mask[position, : len(token_ids[row])] = 1
-                mask_tensor = torch.from_numpy(mask).to(self.device)
-                states = self._model(torch.from_numpy(ids).to(self.device), mask_tensor)
-                weights = mask_tensor.unsqueeze(-1).to(states.dtype)
-                pooled = ((states * weights).sum(1) / weights.sum(1)).float()
+                pooled = self._pooled([token_ids[row] for row in rows]).float()
                 if self.config.normalise:
                     pooled = torch.nn.functional.normalize(pooled, dim=-1)
                 vectors[rows] = pooled.cpu().numpy()
         return vectors
 
     def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Row numbers of each forward pass, shortest texts first: similar lengths waste little on padding."""
+        """Row numbers of each forward pass, shortest texts first: similar lengths waste little on padding, and equal ones
+        are one block of attention."""
         most_tokens = CPU_TOKENS if self.device.type == "cpu" else float("inf")
         batch: list[int] = []
+        tokens = 0
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) == self.config.batch_size or (len(batch) + 1) * lengths[row] > most_tokens):
+            if batch and (len(batch) == self.config.batch_size or tokens + lengths[row] > most_tokens):
                 yield batch
-                batch = []
+                batch, tokens = [], 0
             batch.append(row)
+            tokens += lengths[row]
         if batch:
             yield batch
