@@ -26,6 +26,8 @@ from tir.tools.python_tool import PythonTool
 from tir.tools.sandbox.zygote import PREAMBLE
 
 PRINT, SYMPY = "print(6 * 7)", "print(solve(Eq(x**2 - 5*x + 6, 0), x))"
+INTEGRAL = "print(sympy.integrate(x * sympy.exp(-2 * x), (x, 0, sympy.oo)))"
+STATS = "from scipy.stats import binom; print(round(float(binom.pmf(3, 10, 0.5)), 6))"
 MIXED = (PRINT, SYMPY, "print(np.linalg.inv(np.eye(30)).sum())", "raise ValueError('no')", "import os; os._exit(3)",
          "print('x' * 200_000)", "items = bytearray(10**8); print(len(items))", "open('f', 'w').write('x' * 10**6)",
          "import scipy.special; print(scipy.special.gamma(5))", "import ctypes; ctypes.string_at(0)")
@@ -62,6 +64,8 @@ def single_calls(rounds: int = 40) -> Iterator[Figure]:
         assert len({way(SYMPY) for way in ways.values()}) == 1, "the three disagree"
         yield from _in_turn("print", PRINT, ways, rounds)
         yield from _in_turn("sympy", SYMPY, ways, rounds)
+        yield from _in_turn("sympy, integral to infinity", INTEGRAL, ways, rounds // 4)
+        yield from _in_turn("scipy.stats", STATS, ways, rounds // 4)
         _execute(SYMPY)
         del ways["python -c"]
         yield from _in_turn("sympy, pool's parent has run it", SYMPY, ways, rounds)
@@ -117,7 +121,7 @@ def barriers(rounds: int = 40) -> Iterator[Figure]:
 def soak(calls: int = 10_000) -> Iterator[Figure]:
     """Mixed calls, good and hostile, on workers that are not recycled: drift, memory, and what is left over."""
     with PythonTool(recycle_after=calls) as tool:
-        tool.run_many(list(MIXED) * tool.workers)
+        tool.run_many(list(MIXED) * 4 * tool.workers)  # each worker meets each kind: the first scipy loads it
         before, growing = len(descendants(os.getpid())), [_resident(descendants(os.getpid()))]
         server = _resident({os.getpid()})
         slices = []

@@ -38,6 +38,17 @@ def test_a_worker_found_dead_is_replaced_before_use():
         assert tool.run("print(5)").text == "5"
 
 
+def test_a_worker_loads_scipy_once_for_the_first_program_that_names_it():
+    """A program that does not name it is not asked to pay for it, and whoever names it later finds it loaded."""
+    loaded = "import sys; print('sci' 'py.optimize' in sys.modules)"
+    with PythonTool(workers=1) as tool:
+        assert tool.run(loaded).text == "False"
+        assert tool.run("from scipy.optimize import brentq; print(round(brentq(lambda t: t**2 - 4, 0, 5), 6))").text == "2.0"
+        assert tool.run(loaded).text == "True"
+        assert tool.run("print(sorted(name for name in globals() if not name.startswith('_')))").text == \
+            "['Eq', 'math', 'np', 'solve', 'symbols', 'sympy', 'x', 'y', 'z']"
+
+
 @pytest.mark.parametrize("without", [(), ("namespaces",)])
 def test_a_worker_that_dies_during_a_call_is_a_typed_fault_and_leaves_nothing(without):
     with PythonTool(workers=1, timeout_s=20, without=without, minimum_level=1) as tool:

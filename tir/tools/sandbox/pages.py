@@ -4,9 +4,9 @@ A fork copies the page tables of its parent and its end drops them again. One en
 ones, so merging what was preloaded takes about 6 of the 9 ms off an empty fork of a process with 70 MiB.
 
 A page that is still shared is copied when it is first written, and to count references is to write: a short sympy program
-writes to some 1,200 pages, which takes two fifths of its time. A rehearsal in a process that is thrown away tells which,
-and a child that has to wait for its code has the time to copy them. One whose code comes at once has not: on a busy
-machine it would copy pages for a program that may never write to them.
+writes to some 1,200 pages, which takes two fifths of its time. A rehearsal of common programs, in a process that is
+thrown away, tells which, and a child that has to wait for its code has the time to copy them. One whose code comes at
+once has not: on a busy machine it would copy pages for a program that may never write to them.
 """
 
 from __future__ import annotations
