@@ -180,9 +180,8 @@ async def measure(port: int, queries: Sequence[str], *, clients: int, seconds: f
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for asked in itertools.count():
-            if asked >= LEAST_ROUNDS and time.perf_counter() >= stop_at:
-                break
+        rounds = itertools.count()
+        while next(rounds) < LEAST_ROUNDS or time.perf_counter() < stop_at:
             body = json.dumps({"query": queries[next(turn) % len(queries)], "top_n": top_n}).encode()
             started = time.perf_counter()
             await exchange(reader, writer, b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

@@ -75,10 +75,9 @@ class BertEncoder:
     def __call__(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Map n texts' token ids, none empty, shortest first, to (n, hidden)."""
         blocks = _blocks([len(text) for text in texts])
-        device = self.words.device
-        positions = torch.cat([torch.arange(block.length).repeat(block.texts) for block in blocks])
-        states = functional.embedding(torch.tensor(list(chain.from_iterable(texts)), device=device), self.words)
-        states = self._normalise(states + self.positions[positions.to(device)], self.norm)
+        words = functional.embedding(torch.tensor(list(chain.from_iterable(texts)), device=self.words.device), self.words)
+        positions = torch.cat([self.positions[: block.length].repeat(block.texts, 1) for block in blocks])
+        states = self._normalise(words + positions, self.norm)
         for layer in self.layers:
             context = self._attend(functional.linear(states, *layer["qkv"]), blocks)
             states = self._normalise(states + functional.linear(context, *layer["attention"]), layer["attention_norm"])

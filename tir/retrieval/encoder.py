@@ -186,7 +186,8 @@ class Encoder:
 
     def _load(self, settings: dict[str, Any]) -> Callable[[list[list[int]]], Tensor]:
         """The model with its pooling: n texts' token ids, shortest first, to (n, dim)."""
-        if settings.get("model_type") != "bert":
+        self._pads = settings.get("model_type") != "bert"
+        if self._pads:
             from transformers import AutoModel
 
             model = AutoModel.from_pretrained(self.directory, dtype=self._dtype).to(self.device).eval()
@@ -246,7 +247,8 @@ class Encoder:
         batch: list[int] = []
         tokens = 0
         for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) == self.config.batch_size or tokens + lengths[row] > most_tokens):
+            computed = (len(batch) + 1) * lengths[row] if self._pads else tokens + lengths[row]
+            if batch and (len(batch) == self.config.batch_size or computed > most_tokens):
                 yield batch
                 batch, tokens = [], 0
             batch.append(row)
