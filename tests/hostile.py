@@ -38,7 +38,8 @@ CONTROLLED: dict[str, dict[str, str]] = {
                                   + _tries("os.open('SECRET'[1:], os.O_RDONLY, dir_fd=up)"),
         "numpy": _tries("np.fromfile('SECRET', dtype='uint8')"),
         "import from elsewhere": _tries("sys.path.append('DIRECTORY') or __import__('planted')"),
-        "shared memory file": _tries("open('/dev/shm/tir-test', 'w').write('x') and os.remove('/dev/shm/tir-test')"),
+        "shared memory file": _tries("open('/dev/shm/tir-test', 'w').write('x') and os.remove('/dev/shm/tir-test')"
+                                      " or os.path.realpath('/dev/shm') == '/dev/shm' or 1 / 0"),
         "kernel settings": _tries("open('/proc/sys/kernel/hostname').read()", "os.listdir('/sys/class')"),
     },
     "secrets": {
@@ -47,6 +48,80 @@ CONTROLLED: dict[str, dict[str, str]] = {
         "memory map of a process": _tries("open('/proc/VICTIM/maps').read()"),
         "list of processes": _tries("len([name for name in os.listdir('/proc') if name.isdigit()]) > 3"),
         "mounts": _tries("open('/proc/self/mounts').read()"),
+    },
+    "network": {
+        "connect": _tries("socket.create_connection(('127.0.0.1', PORT), 1)"),
+        "connect by version 6": _tries("socket.socket(socket.AF_INET6)"),
+        "datagram": _tries("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', PORT))"),
+        "listen": _tries("socket.create_server(('127.0.0.1', 0))"),
+        "abstract unix socket": _tries("socket.socket(socket.AF_UNIX).connect(chr(0) + 'ABSTRACT')"),
+        "web request": "import urllib.request\n" + _tries("urllib.request.urlopen('http://127.0.0.1:PORT', timeout=1).read()"),
+        "netlink": _tries("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)"),
+        "by ctypes": _LIBC + "if libc.socket(2, 1, 0) >= 0: print('BREACH')",
+    },
+    "processes": {
+        "fork": "import os\ntry:\n    child = os.fork()\n    if child == 0: os._exit(0)\n    print('BREACH')\nexcept OSError as error: print(error)",
+        "subprocess": _tries("subprocess.run(['/bin/true'])"),
+        "shell": "import os\nif os.system('true') == 0: print('BREACH')",
+        "attribute by name": "import os\nif getattr(os, 'sy' + 'stem')('true') == 0: print('BREACH')",
+        "import by name": _tries("getattr(__import__('o' + 's'), 'po' + 'pen')('echo 1').read() == '1' + chr(10)"),
+        "subclasses": "import subprocess\nfound = [c for c in object.__subclasses__() if c.__name__ == 'Popen']\n"
+                      + _tries("found[0](['/bin/true']).wait() == 0"),
+        "made-up code object": "import os\ncode = compile('os.spawnl(os.P_WAIT, \"/bin/true\", \"true\")', 'x', 'eval')\n"
+                               + _tries("eval(code.replace(co_name='harmless')) == 0"),
+        "pool": "import multiprocessing\n" + _tries("multiprocessing.get_context('fork').Pool(1).map(abs, [-1])"),
+        "raw fork": _LIBC + "child = libc.fork()\nif child == 0: os._exit(0)\nif child > 0: print('BREACH')",
+        "posix_spawn": _tries("os.posix_spawn('/bin/true', ['true'], {})"),
+        "see another": _tries("os.kill(VICTIM, 0) is None"),
+        "see the parent": "import os\nparent = os.getppid()\n" + _tries("parent > 1 and os.kill(parent, 0) is None"),
+    },
+    "kernel": {
+        "user namespace": _LIBC + "if libc.unshare(0x10000000) == 0: print('BREACH')",
+        "shared memory segment": _LIBC + "if libc.shmget(0, 4096, 0o1600) != -1: print('BREACH')",
+        "memory file": _tries("os.memfd_create('x')"),
+        "new session keyring": _call("250, 1, 0"),
+        "inotify": _LIBC + "if libc.inotify_init() >= 0: print('BREACH')",
+        "personality": _LIBC + "if libc.personality(0x0040000) >= 0: print('BREACH')",
+        "be traced": _LIBC + "if libc.ptrace(0, 0, 0, 0) >= 0: print('BREACH')",
+        "message queue": _LIBC + "if libc.msgget(0, 0o1600) != -1: print('BREACH')",
+    },
+}
+
+# Not run without a sandbox: they would hurt, or need more than a level to succeed.
+ONLY_INSIDE: dict[str, dict[str, str]] = {
+    "files": {
+        "root is read-only": _tries("open('/new', 'w')", "os.mkdir('/new')", "os.rmdir('/tmp')"),
+        "libraries are read-only": "import math\n" + _tries("open(np.__file__, 'a')", "os.remove(np.__file__)", "os.chmod(np.__file__, 0)",
+                                                            "os.rename('/usr/lib', '/usr/lib2')", "os.utime(np.__file__)"),
+        "a way put back": _tries("os.listdir('/.python')", "os.chroot('/tmp')", "os.listdir('/root')", "os.listdir('/home')"),
+        "race of links": "import os, threading\n"
+                         "def swap():\n    while True:\n        for target in ('x', 'SECRET'):\n"
+                         "            try: os.symlink(target, 'new'); os.replace('new', 'race')\n            except OSError: pass\n"
+                         "threading.Thread(target=swap, daemon=True).start()\n"
+                         "for _ in range(3000):\n    try: open('race').read(); print('BREACH')\n    except OSError: pass",
+        "device": _tries("os.mknod('device', 0o666 | 0o020000, os.makedev(1, 3))"),
+        "disk devices": _tries("open('/dev/vda', 'rb')", "open('/dev/sda', 'rb')", "open('/dev/mem', 'rb')", "open('/dev/kmsg')", "open('/dev/tty')"),
+    },
+    "secrets": {
+        "own environment": "import os\nif os.environ or os.environb: print('BREACH')\n" + _LIBC
+                           + "libc.getenv.restype = ctypes.c_char_p\nif libc.getenv(b'TIR_TEST_SECRET'): print('BREACH')",
+        "memory of the parent": _tries("open('/proc/1/mem', 'rb')", "open('/proc/self/mem', 'rb')"),
+        "inherited descriptors": "import os\nfor fd in range(4, 1024):\n    try: os.fstat(fd); print('BREACH', fd)\n    except OSError: pass",
+        "the worker's own objects": "import os, sys\nframe, seen = sys._getframe(), []\n"
+                                    "while frame := frame.f_back: seen += frame.f_locals.values()\n"
+                                    "barriers = [thing for thing in seen if type(thing).__name__ == 'Barriers']\n"
+                                    "assert barriers, 'nothing to try'\n"
+                                    "for namespaces in (thing.namespaces for thing in barriers):\n"
+                                    "    for fd in (namespaces._proc, namespaces._own_pids):\n"
+                                    "        try: os.open('EVALUATOR/environ', os.O_RDONLY, dir_fd=fd); print('BREACH')\n"
+                                    "        except OSError: pass\n"
+                                    "    try: namespaces.fork(); print('BREACH')\n    except OSError: pass\nprint('tried')",
+        "hidden in memory": "import ctypes, sys\nframe, seen = sys._getframe(), ''\n"
+                            "while frame := frame.f_back: seen += repr(frame.f_locals)\n"
+                            "libc, wanted = ctypes.CDLL(None), 'HID' + 'DEN'\nlibc.malloc.restype = ctypes.c_void_p\n"
+                            "for size in (64, 1024, 65536):\n"
+                            "    seen += str(ctypes.string_at(libc.malloc(ctypes.c_size_t(size)), size))\n"
+                            "if wanted in seen: print('BREACH')",
     },
     "network": {
         "connect": _tries("socket.create_connection(('127.0.0.1', PORT), 1)"),

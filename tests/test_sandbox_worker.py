@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -122,12 +122,12 @@ def test_a_call_that_cannot_be_set_up_says_so_and_never_runs(when, tmp_path):
     if when == "seccomp":  # the last step, when descriptors have moved
         barriers = replace(barriers, namespaces=SimpleNamespace(enter_call=lambda: None), seccomp=Broken(), landlock=None)
     (code, program), (_, stdout), (read, report) = os.pipe(), os.pipe(), os.pipe()
-    os.write(program, json.dumps(f"open({str(tmp_path / 'ran')!r}, 'w')").encode())
+    os.write(program, json.dumps(f"open({str(tmp_path / 'ran')!r}, 'w')").encode() + b"\n")
     os.close(program)
     child = os.fork()
     if child == 0:
         try:
-            call.run({}, barriers, code, stdout, report, timeout_s=5, memory_mb=2048, written=[])
+            call.run({}, barriers, code, stdout, report, call.Settings(5, 2048, 1000), written=[])
         finally:
             os._exit(99)  # it came back: a copy of its parent would go on
     os.close(report), os.close(code)
@@ -159,6 +159,41 @@ def test_a_child_forked_for_a_call_that_never_comes_ends_with_its_worker():
 
 
 @pytest.mark.parametrize("without", [(), ("namespaces",)])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_an_evaluator_that_is_killed_leaves_nothing(by, without, directory):
+    program = f"""
+import os, sys, threading
+from tir.tools.python_tool import PythonTool
+tool = PythonTool(workers=1, timeout_s=60, without={without}, minimum_level=0)
+tool.start(), print("runs", flush=True)
+threading.Timer(1, os.kill, (os.getpid(), {by.value})).start()
+tool.run("import time; open('left', 'w'); time.sleep(50)")
+"""
+    evaluator = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(directory)})
+    assert evaluator.stdout.readline() == b"runs\n"
+    below = descendants(evaluator.pid)
+    assert below and evaluator.wait(20) == -by
+    assert wait_until(lambda: not any(alive(pid) for pid in below)) and wait_until(lambda: not list(directory.iterdir()))
+
+
+@pytest.mark.parametrize("without", [(), ("namespaces",)])
+def test_a_fork_of_the_evaluator_keeps_no_worker(without):
+    with PythonTool(workers=1, without=without, timeout_s=2) as tool:
+        tool.start()
+        sibling = os.fork()
+        if sibling == 0:
+            time.sleep(60)
+            os._exit(0)
+        try:
+            assert tool.run("print(1)").text == "1" and tool.run("import os; os._exit(3)").text == "exited with status 3"
+            started = time.monotonic()
+            tool.close()
+            assert time.monotonic() - started < 10
+        finally:
+            os.kill(sibling, signal.SIGKILL), os.waitpid(sibling, 0)
+
+
+@pytest.mark.parametrize("without", [(), ("namespaces",)])
 def test_a_child_lost_while_it_waits_is_a_typed_fault(without):
     with PythonTool(workers=1, without=without) as tool:
         assert tool.run("print(1)").text == "1"
@@ -167,16 +202,21 @@ def test_a_child_lost_while_it_waits_is_a_typed_fault(without):
         with pytest.raises(ToolUnavailable, match="could not be set up"):
             tool.run("print(2)")
         assert tool.run("print(3)").text == "3"
-        scratch = Path(worker._scratch)
-        assert not scratch.exists() and Path(idle_worker(tool)._scratch).exists()
 
 
-def test_a_call_cannot_dig_too_deep_for_its_directory_to_be_removed():
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """Where calls without a /tmp of their own write."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_call_cannot_dig_too_deep_for_its_directory_to_be_removed(directory):
     with PythonTool(workers=1, without=("namespaces",), minimum_level=1) as tool:
         worker = idle_worker(tool) if tool.start() else None
         assert tool.run("import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nprint(1)").text == "1"
         assert tool.run("print(2)").text == "2" and idle_worker(tool) is worker
-        scratch = Path(worker._scratch)
+        (scratch,) = directory.iterdir()
         assert wait_until(lambda: len(list(scratch.iterdir())) == 1)  # the waiting call's
     assert not scratch.exists()
 

@@ -20,8 +20,8 @@ from concurrent.futures import TimeoutError as NotYet
 from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.base import ToolResult, cap
 from tir.tools.sandbox import levels
+from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.worker import Worker
-from tir.tools.sandbox.supervisor import Settings
 
 _MOST_WORKERS = 16
 
@@ -62,13 +62,17 @@ class PythonTool:
         for _ in range(self.workers):
             self._idle.put(None)
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="python-tool")
-        self._told = False
+        self._told = ""
 
     async def call(self, body: str) -> ToolResult:
         """Run code; the event loop stays free."""
         future = self._threads.submit(self._run, body)
         waiter = asyncio.wrap_future(future)
-        await asyncio.wait({waiter}, timeout=self.queue_timeout_s)
+        try:
+            await asyncio.wait({waiter}, timeout=self.queue_timeout_s)
+        except asyncio.CancelledError:
+            waiter.cancel()  # a call that still waits is never run; one that runs has its limit
+            raise
         if not future.done() and future.cancel():
             raise self._waited_too_long()
         return await waiter
@@ -100,7 +104,7 @@ class PythonTool:
         if any(text in code for text in self.refuse):
             return ToolResult("", "error", time.monotonic() - started)
         with self._worker() as worker:
-            answer = worker.ask(code, self.timeout_s)
+            answer = worker.ask(code)
             if answer["status"] == "fault":
                 raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"])
         return self._result(answer, time.monotonic() - started)
@@ -144,9 +148,9 @@ class PythonTool:
             worker.close()
         worker = Worker(self._settings)
         reached = levels.level(worker.missing)
-        if not self._told:
-            self._told = True
-            print(levels.describe(worker.missing), file=sys.stderr)
+        if (told := levels.describe(worker.missing)) != self._told:  # also if it changes: never weaker without a word
+            self._told = told
+            print(told, file=sys.stderr)
         if reached < self.minimum_level:
             worker.close()
             raise ConfigError(
@@ -162,8 +166,8 @@ class PythonTool:
                                remedy="give the job more cores, or have fewer trajectories in flight")
 
     def close(self) -> None:
-        """Finish what runs, end all workers."""
-        self._threads.shutdown(wait=True)
+        """Finish what runs, drop what waits, end all workers."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
         while not self._idle.empty():
             worker = self._idle.get_nowait()
             if worker:

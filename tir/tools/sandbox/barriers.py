@@ -52,7 +52,7 @@ def build(without: tuple[str, ...] = ()) -> tuple[Barriers, dict[str, str]]:
     sys.path[:] = dict.fromkeys(os.path.realpath(path) for path in sys.path)
     return Barriers(
         namespaces=None if "namespaces" in missing else namespaces.Namespaces(readable),
-        seccomp=None if "seccomp" in missing else syscalls.build_filter(pid=1),
+        seccomp=None if "seccomp" in missing else syscalls.build_filter(pid=1, own_root=True),
         landlock=None if "landlock" in missing else _rules(readable, "/tmp"),
         readable=readable, directory="/tmp"), missing
 

@@ -7,13 +7,17 @@ the mounts; seccomp forbids the calls all of the above are made of, so it comes 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import resource
 import signal
 import sys
+import tempfile
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tir.subprocesses import end_with_parent
 from tir.tools.sandbox import syscalls
@@ -25,27 +29,49 @@ _REPORT_CHARS = 4096
 READY = b"ready\n"
 
 
-def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int, *, timeout_s: float,
-        memory_mb: int, written: Sequence[Range]) -> None:
+# What draws random numbers: a call's depend on its program and on nothing else, neither chance nor what ran before it.
+_GENERATORS = "random", "numpy.random", "sympy.core.random"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of a call.
+
+    Attributes:
+        timeout_s: wall-clock seconds. memory_mb: MiB of address space.
+        output_bytes: bytes of output kept, half from each end.
+        without: barriers left out although the kernel has them; for tests of what remains.
+    """
+
+    timeout_s: float
+    memory_mb: int
+    output_bytes: int
+    without: tuple[str, ...] = ()
+
+
+def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int, settings: Settings,
+        written: Sequence[Range]) -> None:
     """Run code with everything shut; never returns.
 
     Args:
         globals_: the program's global names, already holding the preamble.
         barriers: what stands around it.
-        code, stdout, report: descriptors. `code` gives a JSON string, or nothing if there is no call after all. `READY`
-            is written to `report` before the code runs, its outcome, a line too, after it.
-        timeout_s: seconds the parent allows it; here they bound CPU time, per core.
-        memory_mb: MiB of address space.
+        code, stdout, report: descriptors. `code` gives a JSON string on a line, or nothing if there is no call after
+            all. `READY` is written to `report` before the code runs, its outcome, a line too, after it.
+        settings: its limits. The evaluator keeps the time; here CPU time is bounded, per core.
         written: memory to copy until the code comes.
     """
     try:
-        _shut(barriers, code, stdout, report, timeout_s, memory_mb)
+        _shut(barriers, code, stdout, report, settings)
         copy_until(4, written)
         with open(4, encoding="utf-8") as file:
-            program = file.read()
+            program = file.readline()
         if not program:
             os._exit(0)
         program = json.loads(program)
+        for name in _GENERATORS:
+            if name in sys.modules:
+                sys.modules[name].seed(zlib.crc32(program.encode("utf-8", "surrogatepass")))
         os.write(3, READY)
     except BaseException as error:  # noqa: BLE001  (the parent must hear of it: this is not the code's fault)
         words = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS]
@@ -55,26 +81,29 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
             os.write(3, words)
         finally:
             os._exit(1)
+    printed = sys.stdout
     outcome = _execute(program, globals_)
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
+    for stream in (sys.stdout, printed):  # code may put something else in its place
+        with contextlib.suppress(BaseException):
+            stream.flush()
     with contextlib.suppress(BaseException):
         os.write(3, json.dumps(outcome).encode() + b"\n")  # its end is the end of the call
     os._exit(0)
 
 
-def _shut(barriers: Barriers, code: int, stdout: int, report: int, timeout_s: float, memory_mb: int) -> None:
+def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Settings) -> None:
     os.setsid()
     end_with_parent(signal.SIGKILL)
     if barriers.namespaces:
         barriers.namespaces.enter_call()
     os.chdir(barriers.directory)
+    tempfile.tempdir = barriers.directory
     os.environ.clear()
     _only_own_descriptors(code, stdout, report)
     if barriers.landlock:
         barriers.landlock.apply()
     # The wall clock ends a call first; this stands behind it, for all threads together.
-    memory, seconds = memory_mb * 2**20, (int(timeout_s) + 1) * len(os.sched_getaffinity(0))
+    memory, seconds = settings.memory_mb * 2**20, (int(settings.timeout_s) + 1) * len(os.sched_getaffinity(0))
     limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0,
               resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
               resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}
@@ -86,36 +115,41 @@ def _shut(barriers: Barriers, code: int, stdout: int, report: int, timeout_s: fl
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     if barriers.seccomp:
-        (barriers.seccomp if barriers.namespaces else syscalls.build_filter(os.getpid())).load()
+        (barriers.seccomp if barriers.namespaces else syscalls.build_filter(os.getpid(), own_root=False)).load()
 
 
 def _only_own_descriptors(code: int, stdout: int, report: int) -> None:
     """0: nothing, 1: the output, 2: nowhere, 3: the report, 4: the code, until it is read; no other."""
-    code, stdout, report, null = os.dup(code), os.dup(stdout), os.dup(report), os.open(os.devnull, os.O_RDWR)
-    # Sources are above 4 in a worker, so no copy overwrites another.
-    for target, source in ((0, null), (1, stdout), (2, null), (3, report), (4, code)):
+    null = os.open(os.devnull, os.O_RDWR)
+    sources = [fcntl.fcntl(source, fcntl.F_DUPFD, 5) for source in (null, stdout, null, report, code)]  # no target is one
+    for target, source in enumerate(sources):
         os.dup2(source, target)
     os.closerange(5, DESCRIPTORS)
     sys.stdin = io.StringIO()
-    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace")
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace")
 
 
 def _execute(code: str, globals_: dict) -> dict[str, str]:
     """What came of the code: an empty object, or the type and text of what it raised."""
     try:
-        exec(compile(code, "<string>", "exec"), globals_)
+        exec(compile(code, "<string>", "exec", dont_inherit=True), globals_)
     except MemoryError as error:
         globals_.clear()
         return {"type": "MemoryError", "text": _text(error) or "out of memory"}
     except BaseException as error:  # noqa: BLE001  (whatever model code raises is data)
-        return {"type": type(error).__name__, "text": _text(error)}
+        return {"type": _kind(error), "text": _text(error)}
     return {}
+
+
+def _kind(error: BaseException) -> str:
+    """The name of an exception's type, whatever its metaclass makes of that."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
 
 
 def _text(error: BaseException) -> str:
     """An exception's own words; a hostile `__str__` has none."""
     try:
-        text = str(error)
+        text = str.__str__(str(error))
     except BaseException:  # noqa: BLE001
         return ""
     half = _REPORT_CHARS // 2

@@ -43,6 +43,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 # The new root is assembled here: a directory that exists on every machine and holds nothing a call needs.
 _ASSEMBLY = "/sys"
 _KEPT = "/.python"
+_HOST = b"sandbox"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -103,6 +104,7 @@ class Namespaces:
             self._unshare_user(_NEWNS)
             self._make_root(sources)
         self._unshare_user(_NEWNS | _NEWPID | _NEWIPC | _NEWNET | _NEWUTS)
+        _check(_libc.sethostname(_HOST, len(_HOST)), "sethostname")
         _become_first_process()
         self._own_pids = os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._proc)
 
@@ -143,6 +145,7 @@ class Namespaces:
             if os.path.islink(link):
                 os.symlink(os.readlink(link), _ASSEMBLY + link)
         os.makedirs(_ASSEMBLY + "/tmp", exist_ok=True)
+        os.symlink("/tmp", _ASSEMBLY + "/dev/shm")  # where libc keeps semaphores
         _make_read_only(_ASSEMBLY, mounts)
         os.chdir(_ASSEMBLY)
         number = _SYS_PIVOT_ROOT[os.uname().machine]

@@ -1,4 +1,4 @@
-"""The worker's side of a call: fork its child ahead of time, hand it the code, collect what it says, kill what is left.
+"""The evaluator's side of a call: hand the waiting process its program, collect what it says, tell what became of it.
 
 An answer is {"status": "ok" | "error" | "timeout" | "fault", "stdout": str, "type": str, "text": str}. `error` and
 `timeout` are the code's own doing; `fault` is not: the call could not be set up, and the code never ran.
@@ -11,157 +11,133 @@ import json
 import os
 import select
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from tir.tools.sandbox import call
-from tir.tools.sandbox.barriers import Barriers
-from tir.tools.sandbox.pages import Range
-from tir.tools.sandbox.scratch import remove
+from tir.tools.sandbox.call import READY, Settings
 
-_SETUP_S, _PIPE_BYTES = 30.0, 2**20  # a pipe holds no more, unless root made it
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Limits of a call.
-
-    Attributes:
-        timeout_s: wall-clock seconds. memory_mb: MiB of address space.
-        output_bytes: bytes of output kept, half from each end.
-        without: barriers left out although the kernel has them; for tests of what remains.
-    """
-
-    timeout_s: float
-    memory_mb: int
-    output_bytes: int
-    without: tuple[str, ...] = ()
+_SETUP_S, _QUIET_S = 30.0, 0.2
+_PIPE_BYTES, _REPORT_BYTES, _PROGRAM_CHARS = 2**20, 65536, 2**20  # a pipe holds no more, unless root made it
 
 
 class Call:
-    """One child, forked and shut in, that waits for its code. It runs one program or none.
+    """The pipes of one call. It runs one program or none; `close` must follow.
 
     Args:
-        globals_: the program's global names, already holding the preamble.
-        barriers: what stands around it.
         settings: its limits.
-        written: memory it will probably write to (`tir.tools.sandbox.pages`).
+
+    Attributes:
+        theirs: descriptors for the process that will run it (`tir.tools.sandbox.call.run`); `sent` closes them here.
     """
 
-    def __init__(self, globals_: dict, barriers: Barriers, settings: Settings, written: Sequence[Range]):
-        self._settings, self._refused = settings, ""
-        self._resources = contextlib.ExitStack()
-        code_read, code_write = os.pipe()
-        self._stdout, stdout_write = os.pipe()
-        self._report, report_write = os.pipe()
-        self._code = self._resources.enter_context(open(code_write, "wb", buffering=0))
-        for pipe in (self._stdout, self._report):
+    def __init__(self, settings: Settings):
+        self._settings, self._resources = settings, contextlib.ExitStack()
+        code, self._code = os.pipe()
+        self._stdout, stdout = os.pipe()
+        self._report, report = os.pipe()
+        self.theirs = code, stdout, report
+        for pipe in (self._code, self._stdout, self._report):
+            os.set_blocking(pipe, False)
             self._resources.callback(os.close, pipe)
-        if not barriers.namespaces:
-            directory = tempfile.mkdtemp()
-            self._resources.callback(remove, directory)
-            barriers = barriers.within(directory)
-        try:
-            self._child = barriers.namespaces.fork() if barriers.namespaces else os.fork()
-        except OSError as error:
-            self._child, self._refused = None, f"no process could be made: {error}"
-        if self._child == 0:
-            call.run(globals_, barriers, code_read, stdout_write, report_write, timeout_s=settings.timeout_s,
-                     memory_mb=settings.memory_mb, written=written)
-        for pipe in (code_read, stdout_write, report_write):
+
+    def sent(self) -> None:
+        """The other side has its ends; while they are open here too, no pipe would ever end."""
+        for pipe in self.theirs:
             os.close(pipe)
+        self.theirs = ()
 
-    def run(self, code: str) -> dict[str, str]:
-        """Run a program, collect up to the byte and time limit, kill all that is left of it. `end` must follow.
+    def close(self) -> None:
+        """Close what is open."""
+        self.sent()
+        self._resources.close()
 
-        An answer does not wait for the kernel to take the killed apart, which lasts as long as a short program.
+    def run(self, program: str, ended: Callable[[], bool], status: Callable[[], int | None]) -> dict[str, str]:
+        """Run a program and collect up to the byte and time limit.
 
         Args:
-            code: the program, as a JSON string.
+            program: any text.
+            ended: whether the process is no more.
+            status: ends it and tells its wait status; None if there never was one.
         """
-        output, report, timed_out = Ends(self._settings.output_bytes), Ends(65536), False
-        if self._child:
-            self._hand_over(code)
-            # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
-            self._collect({self._report: report}, _SETUP_S, lambda: report.value.startswith(call.READY))
-            if report.value.startswith(call.READY):
-                timed_out = self._collect({self._stdout: output, self._report: report}, self._settings.timeout_s,
-                                          lambda: report.value.count(b"\n") > 1)
-            self._kill()
-            # What was written before the report is in the pipe; a process that escaped may write for ever.
-            if select.select([self._stdout], [], [], 0)[0]:
-                output.add(os.read(self._stdout, _PIPE_BYTES))
-        return self._answer(timed_out, output, report.value or self._refused.encode())
+        output, report, timed_out = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES), False
+        if len(program) > _PROGRAM_CHARS:
+            return _answer("error", type="ValueError", text=f"a program of {len(program)} characters; {_PROGRAM_CHARS} are allowed")
+        self._hand_over(program)
+        # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
+        self._collect({self._report: report}, _SETUP_S, lambda: report.value.startswith(READY), ended)
+        if not report.value.startswith(READY):
+            reason = report.value.decode("utf-8", "replace") or f"it ended with status {status()}"
+            return _answer("fault", text=f"the call could not be set up: {reason}")
+        timed_out = self._collect({self._stdout: output, self._report: report}, self._settings.timeout_s,
+                                  lambda: report.value.count(b"\n") > 1, ended)
+        with contextlib.suppress(BlockingIOError):  # what was written before the report is in the pipe
+            output.add(os.read(self._stdout, _PIPE_BYTES))
+        answer = {"stdout": output.value.decode("utf-8", "replace")}
+        if timed_out:
+            return _answer("timeout", type="TimeoutError", text=f"timed out after {self._settings.timeout_s:g} s", **answer)
+        return _answer(**answer, **(_outcome(report.value[len(READY):]) or {
+            "status": "error", "type": "SystemExit", "text": _end(status())}))
 
-    def _hand_over(self, code: str) -> None:
+    def _hand_over(self, program: str) -> None:
+        """Write a program to a process that may not be there, or may not be ready to read."""
+        rest, deadline = memoryview(json.dumps(program).encode() + b"\n"), time.monotonic() + _SETUP_S
+        poll = select.poll()
+        poll.register(self._code, select.POLLOUT)
         with contextlib.suppress(BrokenPipeError):  # it ended while it was shut in; its report says why
-            rest = memoryview(code.encode())
-            while rest:
-                rest = rest[self._code.write(rest):]
-        self._code.close()  # the end of the code
+            while rest and poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+                rest = rest[os.write(self._code, rest):]
 
-    def _collect(self, streams: dict[int, Ends], seconds: float, done: Callable[[], bool]) -> bool:
-        """Read until it is done, or the child has ended or closed its pipes.
+    def _collect(self, streams: dict[int, Ends], seconds: float, done: Callable[[], bool], ended: Callable[[], bool]) -> bool:
+        """Read until it is done, or the process has ended or closed its pipes.
 
         Returns:
             Whether it ran out of time.
         """
-        waiting, deadline = set(streams), time.monotonic() + seconds
+        poll, waiting, deadline = select.poll(), set(streams), time.monotonic() + seconds
+        for pipe in waiting:
+            poll.register(pipe, select.POLLIN)
         while waiting and not done():
             left = deadline - time.monotonic()
             if left <= 0:
                 return True
-            ready = select.select(list(waiting), [], [], min(left, 0.2))[0]
-            for pipe in ready:
-                data = os.read(pipe, 65536)
-                streams[pipe].add(data) if data else waiting.discard(pipe)
-            # A left-over process may hold a pipe open; the call ends with the child all the same.
-            if not ready and os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            ready = poll.poll(1000 * min(left, _QUIET_S))
+            for pipe, _ in ready:
+                if data := os.read(pipe, 65536):
+                    streams[pipe].add(data)
+                else:
+                    poll.unregister(pipe)
+                    waiting.discard(pipe)
+            # A left-over process may hold a pipe open; the call ends with its own process all the same.
+            if not ready and ended():
                 break
         return False
 
-    def _kill(self) -> None:
-        for kill in (os.kill, os.killpg):  # its session and, in a PID namespace, all others there
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                kill(self._child, signal.SIGKILL)
 
-    def end(self) -> None:
-        """Wait for what `run` killed, or kill a child that ran nothing."""
-        if self._child:
-            self._kill()
-            self._status()
-        self._resources.close()
+def _answer(status: str, stdout: str = "", type: str = "", text: str = "") -> dict[str, str]:
+    return {"status": status, "stdout": stdout, "type": type, "text": text}
 
-    def _status(self) -> int:
-        """The wait status of the child, which is no more."""
-        child, self._child = self._child, None
-        _, status = os.waitpid(child, 0)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:  # orphans that were handed to this process
-                pass
-        return status
 
-    def _answer(self, timed_out: bool, output: Ends, report: bytes) -> dict[str, str]:
-        answer = {"stdout": output.value.decode("utf-8", "replace"), "type": "", "text": ""}
-        if not report.startswith(call.READY):
-            reason = report.decode("utf-8", "replace") or f"it ended with status {self._status()}"
-            return answer | {"status": "fault", "text": f"the call could not be set up: {reason}"}
-        if timed_out:
-            return answer | {"status": "timeout", "type": "TimeoutError", "text": f"timed out after {self._settings.timeout_s:g} s"}
-        try:
-            outcome = json.loads(report[len(call.READY):])
-            if not outcome:
-                return answer | {"status": "ok"}
-            return answer | {"status": "error", "type": str(outcome["type"]), "text": str(outcome["text"])}
-        except (ValueError, KeyError, TypeError):  # no report, or one the code forged: its end speaks for it
-            status = self._status()
-            if os.WIFSIGNALED(status):
-                text = f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-            else:
-                text = f"exited with status {os.waitstatus_to_exitcode(status)}"
-            return answer | {"status": "error", "type": "SystemExit", "text": text}
+def _outcome(report: bytes) -> dict[str, str] | None:
+    """What a report says; None if there is none, or one that the code forged and that says nothing."""
+    try:
+        outcome = json.loads(report)
+        if outcome == {}:
+            return {"status": "ok"}
+        # A lone surrogate is a character to Python and to no file.
+        return {"status": "error"} | {key: outcome[key].encode("utf-8", "replace").decode() for key in ("type", "text")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _end(status: int | None) -> str:
+    """A wait status in words."""
+    if status is None:
+        return "exited without a word"
+    if not os.WIFSIGNALED(status):
+        return f"exited with status {os.waitstatus_to_exitcode(status)}"
+    number = os.WTERMSIG(status)
+    # Real-time signals have numbers only.
+    return f"killed by {signal.Signals(number).name if number in set(signal.Signals) else f'signal {number}'}"
 
 
 class Ends:

@@ -19,21 +19,26 @@ except (ImportError, OSError, RuntimeError) as error:  # the package or libsecco
     pyseccomp, _missing = None, str(error)
 
 ALLOWED = """
-    access arch_prctl brk chdir chmod clock_getres clock_gettime clock_nanosleep close close_range copy_file_range
+    access alarm arch_prctl brk chdir clock_getres clock_gettime clock_nanosleep close close_range copy_file_range
     creat dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 exit exit_group faccessat faccessat2
-    fadvise64 fallocate fchdir fchmod fchmodat fcntl fdatasync flock fstat fstatfs fsync ftruncate futex getcwd getdents
-    getdents64 getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid
-    getresuid getrlimit getrusage getsid gettid gettimeofday getuid getxattr lgetxattr link linkat lseek lstat madvise
-    membarrier mincore mkdir mkdirat mmap mprotect mremap msync munmap nanosleep newfstatat open openat openat2 pause pipe
-    pipe2 poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv
-    rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn
-    rt_sigsuspend rt_sigtimedwait sched_getaffinity sched_getparam sched_getscheduler sched_yield select sendfile
-    set_robust_list set_tid_address setitimer sigaltstack splice stat statfs statx symlink symlinkat sync_file_range
-    sysinfo tee time timerfd_create timerfd_gettime timerfd_settime times truncate umask uname unlink unlinkat utime
-    utimensat utimes wait4 waitid write writev alarm
+    fadvise64 fallocate fchdir fdatasync fstat fstatfs fsync ftruncate futex getcwd getdents getdents64 getegid
+    geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid
+    getrlimit getrusage getsid gettid gettimeofday getuid getxattr lgetxattr link linkat lseek lstat madvise
+    membarrier mincore mkdir mkdirat mmap mprotect mremap msync munmap nanosleep newfstatat open openat openat2 pause
+    pipe pipe2 poll ppoll pread64 preadv preadv2 pselect6 pwrite64 pwritev pwritev2 read readahead readlink readlinkat
+    readv recvfrom rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask
+    rt_sigreturn rt_sigsuspend rt_sigtimedwait sched_getaffinity sched_getparam sched_getscheduler sched_yield select
+    sendfile set_robust_list set_tid_address setitimer sigaltstack splice stat statfs statx symlink symlinkat
+    sync_file_range sysinfo tee time timerfd_create timerfd_gettime timerfd_settime times truncate umask uname unlink
+    unlinkat wait4 waitid write writev
 """.split()
+# These reach any file whose path is known, and Landlock does not refuse them; a root of its own does.
+ALLOWED_ON_OWN_FILES = "chmod fchmod fchmodat utime utimensat utimes".split()
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080
 _TERMINAL_AND_PIPE_QUERIES = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451, 0x5421)  # TCGETS TIOCGWINSZ FIONREAD FIOCLEX ..
+# F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW, the same of open files, F_DUPFD_CLOEXEC F_GETPIPE_SZ;
+# not F_SETOWN and F_SETSIG, which have the kernel signal anyone.
+_FCNTL_COMMANDS = (*range(8), 36, 37, 38, 1030, 1032)
 _PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 _BINARY_TREE = 2  # of libseccomp's CTL_OPTIMIZE: a third fewer steps per system call
 _AF_UNIX, _PR_GET_NAME, _PR_SET_NAME = 1, 16, 15
@@ -45,7 +50,7 @@ def probe() -> str:
         return _missing
 
     def attempt(report) -> None:
-        build_filter(os.getpid()).load()
+        build_filter(os.getpid(), own_root=False).load()
         try:
             os.fork()
             report("it was loaded, but a process could still be made")
@@ -80,16 +85,17 @@ class Filter:
                 raise OSError(error, f"prctl: {os.strerror(error)}")
 
 
-def build_filter(pid: int) -> Filter:
+def build_filter(pid: int, own_root: bool) -> Filter:
     """The filter of a call.
 
     Args:
         pid: the process that will load it, by the number it knows itself by: it may signal no other.
+        own_root: whether it sees no files but its own and read-only ones.
     """
     allow, equal = pyseccomp.ALLOW, pyseccomp.EQ
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     rules.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
-    for name in ALLOWED:
+    for name in ALLOWED + ALLOWED_ON_OWN_FILES * own_root:
         # A name this architecture (or this libseccomp) does not know is refused by being absent.
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
             rules.add_rule(allow, name)
@@ -99,7 +105,11 @@ def build_filter(pid: int) -> Filter:
     for name in ("kill", "tgkill"):
         rules.add_rule(allow, name, pyseccomp.Arg(0, equal, pid))
     rules.add_rule(allow, "prlimit64", pyseccomp.Arg(0, equal, 0))
+    # A pair of sockets is how asyncio wakes itself; an address would lead elsewhere.
     rules.add_rule(allow, "socketpair", pyseccomp.Arg(0, equal, _AF_UNIX))
+    rules.add_rule(allow, "sendto", pyseccomp.Arg(4, equal, 0))
+    for command in _FCNTL_COMMANDS:
+        rules.add_rule(allow, "fcntl", pyseccomp.Arg(1, equal, command))
     for request in _TERMINAL_AND_PIPE_QUERIES:
         rules.add_rule(allow, "ioctl", pyseccomp.Arg(1, equal, request))
     for option in (_PR_GET_NAME, _PR_SET_NAME):

@@ -1,28 +1,38 @@
-"""The preloaded worker behind the Python tool: it imports numpy, sympy and scipy once and forks a child per call.
+"""The preloaded process behind the Python tool: it imports numpy, sympy and scipy once and forks a child per call.
 
-It reads one JSON string (code) per line on descriptor 0 and answers one JSON object per line on descriptor 1. The first
-line it writes says what stands around its calls; the others are answers of `tir.tools.sandbox.supervisor`:
+It never sees a program or what one printed: a child is a copy of this process, and would find them in its memory. The
+evaluator gives it three pipes per child and talks to the child through them (`tir.tools.sandbox.supervisor`). Commands
+and replies are packets of a socket, which is descriptor 0; the first reply comes unasked, once all is loaded:
 
-    {"missing": {barrier: reason}}
-    {"status": "ok" | "error" | "timeout" | "fault", "stdout": str, "type": str, "text": str}
+    (start)                            {"missing": {barrier: reason}, "scratch": directory of what calls write, or ""}
+    FORK, with code, stdout, report    {"refused": why there is no child, or ""}
+    LOOK, END                          {"status": wait status of the child, or null while it runs}
+    LOAD_SCIPY                         {}
 
-The child of the next call is forked, and shut in, as soon as the last answer is out: a model thinks longer than that
-takes, so a call waits for no part of it.
+A child is forked, and shut in, before its program is there: a model thinks longer than that takes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import os
 import resource
+import signal
+import socket
+import sys
+import tempfile
+import types
 
 from tir.tools.sandbox import call, pages
 from tir.tools.sandbox.barriers import build
-from tir.tools.sandbox.levels import BARRIERS
-from tir.tools.sandbox.supervisor import Call, Settings
+from tir.tools.sandbox.call import Settings
+from tir.tools.sandbox.scratch import remove
 
+FORK, LOOK, END, LOAD_SCIPY = b"fork", b"look", b"end", b"load scipy"
+REPLY_BYTES = 65536
 PREAMBLE = """
 import math
 import numpy as np
@@ -33,7 +43,7 @@ x, y, z = sympy.symbols('x y z')
 # What a first call pays for and its successors would pay again: modules that code likes to import, and what sympy sets up
 # for a kind of problem (an integral to infinity, 150 ms). The commonest kind comes last: sympy remembers a bounded number
 # of results, the latest.
-_MODULES = "import random, itertools, functools, collections, fractions, decimal, statistics, datetime, string, re, heapq, cmath, scipy"
+_MODULES = "import random, itertools, functools, collections, fractions, decimal, statistics, datetime, string, re, heapq, cmath, numpy.random, scipy"
 # These take half a second, and every later fork a fifth longer: they are loaded when a program first names scipy.
 _SCIPY = "import scipy.integrate, scipy.interpolate, scipy.linalg, scipy.optimize, scipy.special, scipy.stats"
 _WARM_UP = """
@@ -53,78 +63,141 @@ solve(Eq(x**2 - 4*x + 3, 0), x), solve(2*x**2 + 9*x - 7, x), solve([2*x + y - 5,
 sympy.expand((x + 2)*(x - 7)), sympy.factor(x**2 + 8*x + 15), sympy.simplify((x**2 - 25) / (x - 5)), sympy.factorint(1001)
 sympy.diff(x**3 + sympy.sin(x), x), sympy.limit(sympy.sin(x) / x, x, 0), sympy.integrate(x**3 - 2*x, (x, 0, 4)), np.roots([1, -7, 6])
 """
-# Run as the first call; its output is compared with what the barriers promise.
-_INSIDE = """
-import os, json
-seen = {"pid": os.getpid(), "root": os.path.exists("/proc/self")}
-try:
-    if os.fork() == 0: os._exit(0)
-    seen["fork"] = True
-except OSError:
-    seen["fork"] = False
-try:
-    os.listdir("/"), open("/etc/passwd")
-    seen["files"] = True
-except OSError:
-    seen["files"] = False
-print(json.dumps(seen))
-"""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def serve(settings: Settings) -> None:
-    """Build the barriers, preload, answer until the pipe on descriptor 0 closes."""
-    requests, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Build the barriers, preload, obey until the socket on descriptor 0 closes."""
+    control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0), os.dup2(null, 1)
-    # A child closes all descriptors up to this bound one by one where the C library knows nothing better.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (call.DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    barriers, missing = build(settings.without)
-    globals_: dict = {"__name__": "__main__"}
-    exec(PREAMBLE, globals_)
-    exec(_MODULES, {})
-    _evaluate(_WARM_UP, globals_)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    open_own = barriers.namespaces.open_own if barriers.namespaces else lambda name: open(f"/proc/self/{name}", "rb")
-    _settle(open_own)
-    written = pages.written_by(lambda: _evaluate(_REHEARSAL, globals_), open_own)
-    pages.merge(open_own)  # again: what was written to while the rehearsal's process shared it came apart
-    ahead = Call(globals_, barriers, settings, written)
-    missing |= check_from_inside(ahead.run(json.dumps(_INSIDE)), missing)
-    print(json.dumps({"missing": missing}), file=answers, flush=True)
-    lean = True
+    os.dup2(null, 0)
+    zygote = Zygote(settings)
+
+    def reply(**words) -> None:
+        with contextlib.suppress(OSError):  # nobody is there any more, as the next read will tell
+            control.send(json.dumps(words).encode())
+
+    reply(missing=zygote.missing, scratch=zygote.scratch)
     while True:
-        ahead.end()
-        ahead = Call(globals_, barriers, settings, written)
-        if not (line := requests.readline()):
-            return ahead.end()
-        if lean and "scipy" in line:
-            lean = False
-            ahead.end()
-            exec(_SCIPY, {})
-            _settle(open_own)
-            ahead = Call(globals_, barriers, settings, written)
-        print(json.dumps(ahead.run(line)), file=answers, flush=True)
+        command, pipes, _, _ = socket.recv_fds(control, 16, 3)
+        if command == FORK:
+            reply(refused=zygote.fork(*pipes))
+        elif command == LOAD_SCIPY:
+            zygote.load_scipy()
+            reply()
+        elif command:
+            reply(status=zygote.end() if command == END else zygote.look())
+        else:
+            return zygote.close()
 
 
-def _settle(open_own: pages.OpenOwn) -> None:
-    """Make what is loaded cheap to share: a child's collector, whose marks would copy its pages, never looks at it."""
-    gc.collect()
-    gc.freeze()
-    pages.merge(open_own)
+class Zygote:
+    """The preloaded process, and the child of it that runs or waits for a call.
+
+    Attributes:
+        missing: barriers that could not be built, with reasons.
+        scratch: where calls write if they have no /tmp of their own, else "".
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._child: int | None = None
+        self._status: int | None = None  # of the last child
+        self._directory = ""
+        # A child closes all descriptors up to this bound one by one where the C library knows nothing better.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (call.DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        self._barriers, self.missing = build(settings.without)
+        self.scratch = "" if self._barriers.namespaces else tempfile.mkdtemp(prefix="tir-calls-")
+        self._globals = _main().__dict__
+        exec(PREAMBLE, self._globals)
+        exec(_MODULES, {})
+        _evaluate(_WARM_UP, self._globals)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._settle()
+        self._written = pages.written_by(lambda: _evaluate(_REHEARSAL, self._globals), self._open_own)
+        pages.merge(self._open_own)  # again: what was written to while the rehearsal's process shared it came apart
+
+    def fork(self, code: int, stdout: int, report: int) -> str:
+        """End the child there is, fork the next one, which waits for its program (`call.run`).
+
+        Returns:
+            Why there is none, or "".
+        """
+        self.end()
+        barriers, self._status = self._barriers, None
+        if self.scratch:
+            self._directory = tempfile.mkdtemp(dir=self.scratch)
+            barriers = barriers.within(self._directory)
+        try:
+            self._child = barriers.namespaces.fork() if barriers.namespaces else os.fork()
+        except OSError as error:
+            return f"no process could be made: {error}"
+        finally:
+            if self._child != 0:
+                for pipe in (code, stdout, report):
+                    os.close(pipe)
+        if self._child == 0:
+            call.run(self._globals, barriers, code, stdout, report, self._settings, self._written)
+        return ""
+
+    def look(self) -> int | None:
+        """The last child's wait status, None while it runs and if there was none."""
+        return self._wait(os.WNOHANG)
+
+    def end(self) -> int | None:
+        """Kill the child and all that is left of its call; its wait status."""
+        if self._child:
+            for kill in (os.kill, os.killpg):  # its session and, in a PID namespace, all others there
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(self._child, signal.SIGKILL)
+        self._wait(0)
+        if self._directory:
+            remove(self._directory)
+            self._directory = ""
+        return self._status
+
+    def _wait(self, options: int) -> int | None:
+        if self._child:
+            child, status = os.waitpid(self._child, options)
+            if child:
+                self._child, self._status = None, status
+                with contextlib.suppress(ChildProcessError):
+                    while os.waitpid(-1, os.WNOHANG)[0]:  # orphans that were handed to this process
+                        pass
+        return self._status
+
+    def load_scipy(self) -> None:
+        """Load what programs that name scipy import."""
+        self.end()
+        exec(_SCIPY, {})
+        self._settle()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.end()
+        if self.scratch:
+            remove(self.scratch)
+
+    def _open_own(self, name: str):
+        namespaces = self._barriers.namespaces
+        return namespaces.open_own(name) if namespaces else open(f"/proc/self/{name}", "rb")
+
+    def _settle(self) -> None:
+        """Make what is loaded cheap to share: a child's collector, whose marks would copy its pages, never looks at it."""
+        gc.collect()
+        gc.freeze()
+        pages.merge(self._open_own)
+
+
+def _main() -> types.ModuleType:
+    """A module for programs to be: pickle and the like look up what a program defines in `sys.modules`."""
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.argv = sys.orig_argv = [""]
+    sys.modules.pop("platform", None)  # it remembers the machine's name, which a call does not know
+    return main
 
 
 def _evaluate(lines: str, globals_: dict) -> None:
     """Compute and print each line's expressions; printing sets things up too."""
     for line in lines.strip().splitlines():
         str(eval(line, dict(globals_)))
-
-
-def check_from_inside(answer: dict, missing: dict[str, str]) -> dict[str, str]:
-    """Barriers that were built and do not hold, by what the first call saw."""
-    if answer["status"] != "ok":
-        raise RuntimeError(f"the first call failed: {answer['text']}")
-    seen = json.loads(answer["stdout"])
-    broken = {"namespaces": seen["pid"] != 1 or seen["root"], "seccomp": seen["fork"],
-              "landlock": seen["files"]}
-    return {name: "it was built, but a call saw through it" for name in BARRIERS if name not in missing and broken[name]}
