@@ -1,6 +1,7 @@
 # make demo   the whole study at laptop scale: results/table5.csv, figures, report
 # make test   the tests
 # make cluster  the graph and its faults on a real Slurm with images (needs TIR_CLUSTER=DIR, root, Debian 12)
+# make bench-tools  sandbox, retrieval and rollout loop, each beside what it is compared with (bench-aspo, bench-graph: the others)
 # make plan   what the paper's scale would run, without a cluster, GPU or container tool
 
 PYTHON ?= python3
@@ -79,4 +80,4 @@ bench-graph: .venv/workflow/.complete
 	@.venv/workflow/bin/python -m bench.graph
 
 bench-tools: .venv/rl/.complete
-	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(SOAK),--soak) $(if $(ROWS),--rows $(ROWS)) $(if $(CORPUS),--corpus $(CORPUS))
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(QUICK),--quick) $(if $(CORPUS),--corpus $(CORPUS))

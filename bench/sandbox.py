@@ -132,6 +132,7 @@ def soak(calls: int = 10_000) -> Iterator[Figure]:
             growing.append(_resident(descendants(os.getpid())))
         yield Figure(f"{calls:,} mixed calls", "ms per call, first tenth", 1000 * slices[0])
         yield Figure(f"{calls:,} mixed calls", "ms per call, last tenth", 1000 * slices[-1])
+        yield Figure(f"{calls:,} mixed calls", "last tenth / first tenth", slices[-1] / slices[0], "<= 1.1")
         yield Figure(f"{calls:,} mixed calls", "growth of the workers, MiB", growing[-1] - growing[0], "<= 20")
         yield Figure(f"{calls:,} mixed calls", "growth of this process, MiB", _resident({os.getpid()}) - server, "<= 20")
         # By number: the children that wait for their call are others than before.

@@ -25,6 +25,19 @@ class Figure:
     goal: str = ""
 
 
+_COLUMNS = 74, 36, 9  # of the longest subject, measure and value that are printed as they come
+
+
+def show_parts(parts: Iterable[tuple[str, Iterable[Figure]]]) -> None:
+    """Print one table of several parts, each figure as soon as it is measured."""
+    print("  ".join(f"{name:{side}{width}}" for name, side, width in zip(("", "measure", "value"), "<<>", _COLUMNS, strict=True)) + "  goal")
+    for title, figures in parts:
+        print(title, flush=True)
+        for row in figures:
+            subject, measure, value = _COLUMNS
+            print(f"  {row.subject:<{subject - 2}}  {row.measure:<{measure}}  {_number(row.value):>{value}}  {row.goal}".rstrip(), flush=True)
+
+
 def show(title: str, figures: Iterable[Figure]) -> None:
     """Print one part of the table."""
     rows = [("", "measure", "value", "goal")] + [(row.subject, row.measure, _number(row.value), row.goal) for row in figures]

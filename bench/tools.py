@@ -1,32 +1,39 @@
 """All figures of the tools as one table, each beside what it is compared with in the same run.
 
-    make bench-tools            everything but the soak
-    make bench-tools SOAK=1     with 10,000 mixed calls, some minutes
-    make bench-tools ROWS=1000000 CORPUS=passages.jsonl     retrieval over a million vectors, and over real passages
+    make bench-tools                       everything; a quarter of an hour on two cores
+    make bench-tools QUICK=1               without the soak, and with 131,072 vectors
+    make bench-tools CORPUS=passages.jsonl     over these real passages, JSON Lines {id, contents}
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from shared_data import SHARED
 
 from bench import retrieval, rollout, sandbox
-from bench.table import show
+from bench.table import Figure, show_parts
 
-# A part is a title and functions that yield `Figure`s.
-PARTS = {"Python sandbox": [sandbox.single_calls, sandbox.throughput, sandbox.barriers], "Rollout loop": [rollout.loops]}
+_PASSAGES = SHARED / "corpus" / "wiki_6k.jsonl"
+
+
+def parts(quick: bool, corpus: str | None) -> Iterator[tuple[str, Iterable[Figure]]]:
+    """Titles, and figures that are measured when they are asked for."""
+    soak = [] if quick else sandbox.soak()
+    yield "Python sandbox", chain(sandbox.single_calls(), sandbox.throughput(), sandbox.barriers(), soak)
+    yield "Retrieval", retrieval.servers(1 << 17 if quick else 1_000_000, corpus)
+    yield "Rollout loop", rollout.loops()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the tools.")
-    parser.add_argument("--soak", action="store_true", help="10,000 mixed calls as well")
-    parser.add_argument("--rows", type=int, default=1 << 17, help="generated vectors of the retrieval part")
-    parser.add_argument("--corpus", help="JSON Lines {id, contents}, for real passages as well")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
+    parser.add_argument("--corpus", default=str(_PASSAGES) if _PASSAGES.exists() else None,
+                        help="real passages, JSON Lines {id, contents}")
     options = parser.parse_args()
-    if options.soak:
-        PARTS["Python sandbox"].append(sandbox.soak)
-    PARTS["Retrieval"] = [lambda: retrieval.servers(options.rows, options.corpus)]
-    for title, parts in PARTS.items():
-        show(title, [figure for part in parts for figure in part()])
+    show_parts(parts(options.quick, options.corpus))
 
 
 if __name__ == "__main__":

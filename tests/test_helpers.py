@@ -102,7 +102,8 @@ def test_a_reply_that_is_not_shorter_changes_nothing():
     long = "<think>" + "on and on " * 60 + "</think>" + CALL
     with FakeService(chat(lambda asked: asked)).running() as service:
         found = go(Script(long, ANSWER), {"python": Echo()}, {"refiner": {**DEBUGGER, "at_tokens": 100}}, f"{service.url}/v1")
-    assert [segment.by for segment in found.segments] == ["model", "tool", "model"]
+    assert [segment.by for segment in found.segments] == ["model", "tool", "model"] and found.helped == {}
+    assert len(service.seen) == 1
 
 
 def test_a_busy_server_is_asked_again(service):

@@ -52,6 +52,7 @@ def test_flags_outside_the_tools():
     assert {name: config.evaluation.repetition_penalty for name, config in found.items()} == {
         "fixed": 1.0, "upstream_rl": 1.0, "upstream_eval": 1.1, "upstream": 1.1}
     assert {name for name, config in found.items() if config.evaluation.prompt_newlines} == {"upstream_eval", "upstream"}
+    assert {name for name, config in found.items() if config.evaluation.golds == "last"} == {"upstream_eval", "upstream"}
     assert {name for name, config in found.items() if config.rl.reward.mode == "upstream_f1"} == {"upstream_rl", "upstream"}
     assert all(config.rl.reward.both_tools_bonus == 0.1 for config in found.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import http.server
 import json
 import re
@@ -21,10 +22,11 @@ from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving  # n
 
 from tir.errors import SearchUnavailable
 from tir.retrieval import client as client_module
-from tir.retrieval.batching import ResultCache
+from tir.retrieval.batching import MicroBatcher, ResultCache
 from tir.retrieval.client import SearchClient, mark_fault, resolve_endpoint
 from tir.retrieval.index import load_index
 from tir.retrieval.passage import join_contents
+from tir.retrieval.smoke import QUESTIONS, smoke
 
 # --- server -------------------------------------------------------------------------------------------------------
 
@@ -99,6 +101,11 @@ def test_cache():
         assert len(index.batches) == 4
         ask("a", 1)  # pushed out by b and c
         assert len(index.batches) == 5
+    index.batches.clear()
+    with serving(index) as (url, _), httpx.Client(base_url=url) as http_client:
+        for top_n in (101, 101):
+            assert len(http_client.post("/search", json={"query": "a", "top_n": top_n}).json()) == 101
+        assert len(index.batches) == 2  # too many to remember
     cache = ResultCache(10)
     cache.put("a", "one index", 3, [])
     assert cache.get("a", "one index", 3) == [] and cache.get("a", "another", 3) is None
@@ -114,6 +121,19 @@ def test_health_answers_during_a_slow_search():
             assert http_client.get("/health").status_code == 200
         assert searching.is_alive()
         searching.join()
+
+
+def test_a_large_search_does_not_enlarge_what_is_remembered_of_others():
+    async def both():
+        batcher = MicroBatcher(FakeIndex(), window_s=0.05)
+        batcher._wanted = batcher._expected = 2
+        batcher.start()
+        small, large = await asyncio.gather(batcher.search(["a"], 2), batcher.search(["b"], 50))
+        assert len(small[0]) == 2 and len(large[0]) == 50
+        assert batcher.cache.get("a", batcher.index.digest, 3) is None and len(batcher.cache.get("b", batcher.index.digest, 50)) == 50
+        await batcher.stop()
+
+    asyncio.run(both())
 
 
 def test_drain_answers_what_is_in_flight():
@@ -161,10 +181,50 @@ def test_server_process(bm25_directory, tmp_path):
     second = start_server(bm25_directory, "--port", str(endpoint["port"]))
     message = second.communicate(timeout=30)[1]
     assert second.returncode == 1 and "port taken" in message and "--port 0" in message and "Traceback" not in message
+    client, answers = SearchClient(endpoint_file, top_k=3, retry_budget_s=0.1), []
+    asking = [threading.Thread(target=lambda part=part: answers.append(client.batch_search_sync([f"{part} king {n}" for n in range(4000)])))
+              for part in range(3)]
+    for thread in asking:
+        thread.start()
+    time.sleep(0.2)
+    assert not answers  # all three are in flight
     server.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join()
+    assert [len(found) for found in answers] == [4000] * 3
     assert server.wait(15) == 0
     assert not endpoint_file.exists()
     server.stderr.close()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--port", "80000"), "no such port.*65535"), (("--host", "300.1.1.1"), "no such address.*--host"),
+    (("--host", "192.0.2.1"), "cannot bind.*address of this machine"),
+])
+def test_an_address_that_cannot_be_served_is_named(bm25_directory, options, words):
+    server = start_server(bm25_directory, *options)
+    message = server.communicate(timeout=30)[1]
+    assert server.returncode == 1 and re.search(words, message, re.DOTALL) and "Traceback" not in message
+
+
+def test_a_token_of_any_characters():
+    with serving(FakeIndex(), token="schlüssel") as (url, _):
+        assert len(asyncio.run(SearchClient(url, top_k=2, token="schlüssel").search("q"))) == 2
+        with pytest.raises(SearchUnavailable, match="401"):
+            asyncio.run(SearchClient(url, top_k=2, token="schlussel").search("q"))
+
+
+def test_the_smoke_rule_needs_an_answer_to_every_question(tmp_path):
+    full, none = GOOD, "[[]]"
+    with scripted((200, full), (200, full), (200, full)) as (url, _):
+        smoke(url, tmp_path / "smoke.csv", top_k=2)
+    rows = list(csv.DictReader(open(tmp_path / "smoke.csv")))
+    assert [row["title_1"] for row in rows] == ["T"] * 3 and [row["title_2"] for row in rows] == [""] * 3
+    assert [row["question"] for row in rows] == list(QUESTIONS) and all(float(row["latency_ms"]) > 0 for row in rows)
+    with scripted((200, full), (200, none), (200, full)) as (url, _):
+        with pytest.raises(SearchUnavailable, match="no passage for: What year did the Eiffel"):
+            smoke(url, tmp_path / "other.csv", top_k=2)
+    assert not (tmp_path / "other.csv").exists()
 
 
 # --- client -------------------------------------------------------------------------------------------------------
@@ -205,9 +265,12 @@ GOOD = '[[{"id": "1", "contents": "\\"T\\"\\nx"}]]'
 @pytest.mark.parametrize("answer", [
     (200, "not json"), (200, "null"), (200, "{}"), (200, "[]"), (200, "[[], []]"), (200, '[[{"id": "1"}]]'),
     (200, '[["text"]]'), (200, '[[{"id": "1", "contents": null}]]'), (200, "[" + GOOD[1:-1] + "," + GOOD[1:-1] + "]"),
-    (503, "busy"), (500, "")])
+    (200, "[{}]"), (200, '[""]'), (200, '""'), (200, '{"detail": []}'), (503, "busy"), (500, "")])
 def test_malformed_answers_are_faults(answer):
     with scripted(answer) as (url, count):
+        if answer[1] != "[]":  # of one search, no passage: a server of words may find none
+            with pytest.raises(SearchUnavailable, match=re.escape(url)):
+                asyncio.run(SearchClient(url, top_k=2, retry_budget_s=0.2).search("q"))
         with pytest.raises(SearchUnavailable, match=re.escape(url)):
             SearchClient(url, top_k=2, retry_budget_s=0.2).batch_search_sync(["q"])
         with pytest.raises(SearchUnavailable):

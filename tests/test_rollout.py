@@ -132,6 +132,24 @@ def test_an_absent_tool_is_said():
     assert "not available" in found.segments[1].text and found.executed == {"python": 0}
 
 
+def test_an_absent_tool_has_a_budget_too():
+    found = go(Script("<search>x</search>"), {"python": Echo()})
+    assert found.finish == "budget" and [segment.by for segment in found.segments].count("tool") == 3 + 1
+
+
+@pytest.mark.parametrize(("seed", "seeds"), [(None, [None, None, None]), (7, [7, 8, 9]), (2**31 - 1, [2**31 - 1, 0, 1])])
+def test_each_turn_draws_with_its_own_seed(seed, seeds):
+    class Seeds(Script):
+        async def generate(self, prompt_ids, *, sampling, **options):
+            seen.append(sampling.seed)
+            return await super().generate(prompt_ids, sampling=sampling, **options)
+
+    seen = []
+    asyncio.run(rollout(Seeds(CALL, CALL, ANSWER), qwen_like_tokenizer(), [5], {"python": Echo()}, RolloutSettings(),
+                        Sampling(temperature=1.0, seed=seed), "r"))
+    assert seen == seeds
+
+
 def test_an_unopened_closing_tag_is_no_call():
     tool = Echo()
     assert go(Script("print(1)</python>", ANSWER), {"python": tool}).finish == "answer" and not tool.calls

@@ -34,6 +34,10 @@ def test_upstream_golden_vectors_of_the_qa_evaluator():
     assert (qa.exact_match("New York", NEW_YORK), qa.token_f1("New York", NEW_YORK)) == (1.0, 1.0)
     assert qa.upstream_last_gold("New York", NEW_YORK) == {"em": 0.0, "acc": 0.0, "f1": 0.0}
     assert qa.upstream_last_gold("Big Apple", NEW_YORK) == {"em": 1.0, "acc": 1.0, "f1": 1.0}
+    for gold, answer, best, last in ((NEW_YORK, "New York", True, False), (NEW_YORK, "Big Apple", True, True)):
+        trace = {"id": "1", "sample": 0, "answer": answer, "gold": gold, "finish": "answer"}
+        for task in ("qa", "web"):
+            assert [score_trace(trace, task=task, golds=golds)["correct"] for golds in ("best", "last")] == [best, last]
     assert qa.exact_match("New York City", "New York") == 0
     assert qa.substring_accuracy("New York City", "New York") == 1
     assert qa.token_f1("New York City", "New York") == pytest.approx(0.8)

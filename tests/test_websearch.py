@@ -71,6 +71,13 @@ def test_a_rate_limit_is_waited_for_as_long_as_it_says(service):
         find(client(service), "q")
 
 
+def test_a_service_that_says_now_is_not_flooded(service):
+    service.plan = [tavily_error(429, TOO_FAST, **{"Retry-After": "0"})] * 1000
+    with pytest.raises(SearchUnavailable):
+        find(client(service), "q")
+    assert 2 <= len(service.seen) < 30
+
+
 @pytest.mark.parametrize("planned", [
     tavily_error(500, "Internal Server Error"), (502, {}, b"<html>Bad Gateway</html>"), (200, {}, b"{"), (200, {}, {"results": None}),
     (200, {}, {"results": [{"title": "a", "url": "u"}]}), (200, {}, []), slow(0.8, GOOD),
@@ -153,7 +160,8 @@ def test_the_key_shows_nowhere(service, tmp_path, monkeypatch, capfd, caplog):
     path, texts = tmp_path / "web.sqlite", []
     with make_web_search(settings(service, path)) as web:
         find(web, "q")
-        for planned in (tavily_error(401, f"Unauthorized: {KEY}"), tavily_error(500, f"oops {KEY}"), (200, {}, {"results": KEY})):
+        for planned in (tavily_error(401, f"Unauthorized: {KEY}"), tavily_error(500, f"oops {KEY}"),
+                        *(tavily_error(status, "x" * (200 - len(KEY) + cut) + KEY) for status in (401, 500) for cut in (1, 6, 20)), (200, {}, {"results": KEY})):
             service.plan = [planned] * 50
             with pytest.raises(SearchUnavailable) as caught:
                 find(web, f"q{len(texts)}")
@@ -161,6 +169,7 @@ def test_the_key_shows_nowhere(service, tmp_path, monkeypatch, capfd, caplog):
             service.plan = []
         texts += [repr(web), repr(web.provider), str(vars(web))]
     captured = capfd.readouterr()
+    assert not any(KEY[:8] in text for text in texts)
     assert KEY not in "".join([*texts, captured.out, captured.err, caplog.text]) and KEY.encode() not in path.read_bytes()
 
 

@@ -30,7 +30,7 @@ _EVAL_TOOLS = {
     "search": {"top_k": 5, "output_chars": None},
     "web_search": {"top_k": 10, "output_chars": None, "layout": "snippets"},
 }
-_EVAL_DECODING = {"repetition_penalty": 1.1, "prompt_newlines": True}
+_EVAL_DECODING = {"repetition_penalty": 1.1, "prompt_newlines": True, "golds": "last"}
 _RL_REWARD = {"reward": {"mode": "upstream_f1"}}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -13,9 +13,11 @@ What upstream's two loops do differently is a setting here; `tir.presets` names 
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tir.engines.base import Completion, Engine, Sampling
@@ -55,11 +57,11 @@ class RolloutSettings:
         names = ("budget", "over_budget", "leading_space", "result_tokens")
         return cls(max_response_tokens, **{name: tools[name] for name in names if name in tools})
 
-    def allows(self, tag: str, executed: Mapping[str, int]) -> bool:
+    def allows(self, tag: str, answered: Mapping[str, int]) -> bool:
         """Whether one more call of a tag is within the budget."""
         if isinstance(self.budget, int):
-            return sum(executed.values()) < self.budget
-        return executed.get(tag, 0) < self.budget.get(tag, 0)
+            return sum(answered.values()) < self.budget
+        return answered.get(tag, 0) < self.budget.get(tag, 0)
 
     def cap(self, tag: str) -> int | None:
         """Most tokens of a result of a tag, or None."""
@@ -112,7 +114,7 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
         engine: any `tir.engines.base.Engine`.
         tokenizer: the policy's tokenizer, for decoding model tokens and encoding tool text.
         prompt_ids: rendered chat prompt.
-        tools: by tag; a tag without a tool is answered by a notice.
+        tools: by tag; a tag without a tool is answered by a notice, which counts towards the budget.
         settings, sampling: limits and decoding.
         request_id: unique name of this trajectory, for the engine's prefix cache and logs.
         helpers: inference-time helpers; never in training, where the policy must have written what it is trained on.
@@ -121,17 +123,18 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
         InfrastructureFault: a tool, a helper or the engine failed; the trajectory must be retried, not scored.
     """
     trajectory = Trajectory(executed=dict.fromkeys(tools, 0), emitted=dict.fromkeys(tools, 0))
+    answered: Counter[str] = Counter()  # calls within the budget, by tag; those to a tool that is not there too
     started, stop, warned = time.monotonic(), STOP_STRINGS, False
     helping = helpers.begin(trajectory, tokenizer) if helpers else None
-    while True:
+    for turn in itertools.count():
         drawing = await helping.before_turn(prompt_ids, sampling) if helping else sampling
         response = trajectory.response_ids
         left = settings.max_response_tokens - len(response)
         if left <= 0:
             trajectory.finish = "length"
             break
-        completion = await engine.generate([*prompt_ids, *response], max_tokens=left, sampling=drawing, stop=stop,
-                                           request_id=request_id)
+        completion = await engine.generate([*prompt_ids, *response], max_tokens=left, sampling=_of_turn(drawing, turn),
+                                           stop=stop, request_id=request_id)
         text = tokenizer.decode(_without_end(completion, tokenizer), skip_special_tokens=False)
         trajectory.segments.append(Segment("model", text, list(completion.token_ids), list(completion.log_probs)))
         if completion.finish != "stop":
@@ -141,7 +144,8 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
         if call is None:
             continue  # a closing tag without an opening one: the model goes on writing
         trajectory.emitted[call.tool] = trajectory.emitted.get(call.tool, 0) + 1
-        if settings.allows(call.tool, trajectory.executed):
+        if settings.allows(call.tool, answered):
+            answered[call.tool] += 1
             payload = await _run(call, tools, trajectory, helping)
             if payload is None:
                 continue  # the call was rolled back: the model writes it anew
@@ -177,6 +181,11 @@ async def _run(call: ToolCall, tools: Mapping[str, Tool], trajectory: Trajectory
     if helping and result.status != "ok":
         result = await helping.after_failure(call, result, tools[call.tool])
     return None if result is None else result.text
+
+
+def _of_turn(sampling: Sampling, turn: int) -> Sampling:
+    """Another seed per turn: the same one would draw the same random numbers after every tool result."""
+    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + turn) % 2**31)
 
 
 def _without_end(completion: Completion, tokenizer) -> list[int]:

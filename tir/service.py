@@ -17,6 +17,7 @@ import tenacity
 from tir.errors import InfrastructureFault
 
 Answer = TypeVar("Answer")
+_WORDS_CHARS = 200
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # statuses that another attempt may mend
 
 
@@ -47,7 +48,7 @@ class Service:
         timeout_s: seconds an answer may take.
         retry_budget_s: seconds from the first attempt after which a failure is final.
         concurrency: requests in flight per event loop.
-        first_wait_s: scale of the first pause; pauses double, with jitter, unless the service names a time (Retry-After).
+        first_wait_s: scale of the first pause; pauses double, with jitter, and last no less than the service asks (Retry-After).
     """
 
     def __init__(self, url: str, fault: type[InfrastructureFault], name: str, *, key: str | None = None,
@@ -83,8 +84,7 @@ class Service:
 
     def fault(self, why: str, remedy: str = "run the same command again later; it goes on where it stopped") -> InfrastructureFault:
         """The service's typed fault, without the key if the service has echoed it."""
-        why = why.replace(self._key, "[key]") if self._key else why
-        return self._fault(f"{self.name} does not answer", where=self.url, why=why, remedy=remedy)
+        return self._fault(f"{self.name} does not answer", where=self.url, why=self._hidden(why), remedy=remedy)
 
     async def _once(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Answer]) -> Answer:
         client, slots = self._client()
@@ -94,17 +94,24 @@ class Service:
             except httpx.HTTPError as error:
                 raise _Passing(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code in PASSING:
-            raise _Passing(f"status {response.status_code}: {_words(response)}", retry_after(response))
+            raise _Passing(f"status {response.status_code}: {self._words(response)}", retry_after(response))
         if response.status_code >= 400:
-            raise Refused(response.status_code, _words(response).replace(self._key or "\0", "[key]"))
+            raise Refused(response.status_code, self._words(response))
         try:
             return read(response.json())
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise _Passing(f"malformed answer ({type(error).__name__}: {error})") from None
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        after = getattr(state.outcome.exception(), "after", None)
-        return tenacity.wait_random_exponential(self._first_wait_s, max=30)(state) if after is None else after
+        after = getattr(state.outcome.exception(), "after", None) or 0.0  # "now" is not meant to be taken at its word
+        return max(after, tenacity.wait_random_exponential(self._first_wait_s, max=30)(state))
+
+    def _words(self, response: httpx.Response) -> str:
+        """The first of what an error answer says; the key goes before the end is cut off, or half of it would stay."""
+        return self._hidden(_words(response))[:_WORDS_CHARS]
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
 
     def _client(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
         loop = asyncio.get_running_loop()
@@ -116,13 +123,13 @@ class Service:
 
 
 def _words(response: httpx.Response) -> str:
-    """What an error answer says: `{"detail": {"error": ...}}`, `{"error": {"message": ...}}`, or the first of its text."""
+    """What an error answer says: `{"detail": {"error": ...}}`, `{"error": {"message": ...}}`, or its text."""
     try:
         answer = response.json()
         inner = answer.get("detail", answer.get("error", answer))
-        return str(inner.get("error", inner.get("message", inner)) if isinstance(inner, dict) else inner)[:200]
+        return str(inner.get("error", inner.get("message", inner)) if isinstance(inner, dict) else inner)
     except (ValueError, AttributeError):
-        return response.text[:200].strip()
+        return response.text.strip()
 
 
 def retry_after(response: httpx.Response) -> float | None:

@@ -58,6 +58,7 @@ class Evaluation(Model):
     samples: int = Field(1, ge=1, le=10_000, description="trajectories per item")
     max_response_tokens: int = Field(4096, ge=16)
     prompt_newlines: bool = Field(False, description="a line break before and after the system prompt, as upstream")
+    golds: Literal["best", "last"] = Field("best", description="of several gold answers to a question in words; upstream's evaluation: last")
     seed: int = Field(0, ge=0)
     helpers: HelpersConfig = HelpersConfig()
     tools: Tools | None = Field(None, description="where evaluation's tools differ from `tools`; null: nowhere")

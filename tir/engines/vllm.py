@@ -58,6 +58,8 @@ class VllmEngine:
         except Exception as error:  # the engine process died or refused; never the model's fault
             raise EngineFault("vLLM failed", where=request_id, why=str(error)) from error
         output = final.outputs[0]
+        if output.finish_reason not in ("stop", "length"):
+            raise EngineFault("vLLM broke a request off", where=request_id, why=f"it ended with {output.finish_reason!r}")
         log_probs = [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)]
         finish = "length" if output.finish_reason == "length" else "stop" if isinstance(output.stop_reason, str) else "eos"
         return Completion(list(output.token_ids), log_probs, finish)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -63,14 +64,19 @@ class _Session:
     def __init__(self, helpers: ToolStarHelpers, trajectory, tokenizer):
         self._helpers, self._trajectory, self._tokenizer = helpers, trajectory, tokenizer
         self._rolled_back = False
+        self._used: Counter[str] = Counter()
 
     def _take(self, name: str) -> Mapping[str, Any] | None:
-        """The settings of a helper that has uses left, and count one."""
-        settings, helped = self._helpers.settings[name], self._trajectory.helped
-        if settings is None or helped.get(name, 0) >= settings["uses"]:
+        """The settings of a helper that has uses left, and take one."""
+        settings = self._helpers.settings[name]
+        if settings is None or self._used[name] >= settings["uses"]:
             return None
-        helped[name] = helped.get(name, 0) + 1
+        self._used[name] += 1
         return settings
+
+    def _helped(self, name: str) -> None:
+        """Count what changed the trajectory; a reply that could not be used has not."""
+        self._trajectory.helped[name] = self._trajectory.helped.get(name, 0) + 1
 
     async def before_turn(self, prompt_ids: list[int], sampling: Sampling) -> Sampling:
         refiner = self._helpers.settings["refiner"]
@@ -87,9 +93,11 @@ class _Session:
             fenced = _FENCE.findall(reply)
             repaired = await tool.call(fenced[-1] if fenced else reply)
             self._trajectory.tool_seconds += repaired.seconds
+            self._helped("debugger")
             result = repaired
         if result.status != "ok" and self._take("rollback"):
             self._roll_back(call)
+            self._helped("rollback")
             return None
         return result
 
@@ -116,3 +124,4 @@ class _Session:
         ids = encode_tool_text(self._tokenizer, reply)
         if reply and len(ids) < len(self._trajectory.response_ids):
             self._trajectory.segments[:] = [Segment("tool", reply, ids)]
+            self._helped("refiner")

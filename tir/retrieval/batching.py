@@ -17,8 +17,14 @@ from tir.retrieval.index import Index
 from tir.retrieval.passage import Passage
 
 
+_MOST_REMEMBERED = 100  # passages
+
+
 class ResultCache:
-    """The most recently used results, at most `capacity`, keyed by query and index digest."""
+    """The most recently used results, at most `capacity`, keyed by query and index digest.
+
+    A result of more than 100 passages is not remembered: those that are take 0.7 GB at most, at 700 bytes a passage.
+    """
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -34,7 +40,7 @@ class ResultCache:
 
     def put(self, query: str, index_digest: str, k: int, passages: list[Passage]) -> None:
         """Remember the result of a search for k passages (it may hold fewer)."""
-        if self.capacity <= 0:
+        if self.capacity <= 0 or k > _MOST_REMEMBERED:
             return
         self._entries[query, index_digest] = (k, passages)
         self._entries.move_to_end((query, index_digest))
@@ -116,17 +122,20 @@ class MicroBatcher:
             if not batch:
                 continue
             self._expected = len(batch)
-            k = max(waiting.k for waiting in batch)
-            unique = list(dict.fromkeys(waiting.query for waiting in batch))
+            wanted: dict[str, int] = {}
+            for waiting in batch:
+                wanted[waiting.query] = max(waiting.k, wanted.get(waiting.query, 0))
+            unique = list(wanted)
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._thread, self.index.search, unique, k)
+                found = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self.index.search, unique, max(wanted.values()))
             except Exception as error:
                 self._finish(batch, error=error)
                 continue
             self.batches, self.queries = self.batches + 1, self.queries + len(unique)
             by_query = dict(zip(unique, found, strict=True))
             for query, passages in by_query.items():
-                self.cache.put(query, self.index.digest, k, passages)
+                self.cache.put(query, self.index.digest, wanted[query], passages[: wanted[query]])
             self._finish(batch, by_query)
 
     async def _collect(self) -> None:

@@ -76,7 +76,7 @@ class SearchClient:
         token = token or os.environ.get(TOKEN_VARIABLE)
         self._options: dict[str, Any] = {
             "base_url": self.endpoint,
-            "headers": {"authorization": f"Bearer {token}"} if token else {},
+            "headers": {"authorization": f"Bearer {token}".encode()} if token else {},
             "timeout": httpx.Timeout(timeout_s, connect=connect_timeout_s),
             "limits": httpx.Limits(max_connections=256, max_keepalive_connections=256),
             "verify": self.endpoint.startswith("https://"),  # loading certificates takes 0.1 s
@@ -171,7 +171,7 @@ class SearchClient:
         try:
             answer = response.json()
             lists = [answer] if path == "/search" else answer
-            found = [[Passage(str(row["id"]), _text(row["contents"])) for row in rows] for rows in lists]
+            found = [[Passage(str(row["id"]), _text(row["contents"])) for row in _list(rows)] for rows in _list(lists)]
         except (ValueError, TypeError, KeyError) as error:
             raise _Retriable(f"malformed answer ({type(error).__name__}: {error}): {response.text[:120]!r}") from error
         expected = 1 if path == "/search" else len(payload["query"])
@@ -194,6 +194,12 @@ def _checked(queries: Sequence[str]) -> list[str]:
         if not isinstance(query, str) or not query.strip():
             raise ValueError("blank query")
     return list(queries)
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):  # a mapping and a text can be gone through too, and look empty when they are
+        raise TypeError(f"{type(value).__name__} where a list should be")
+    return value
 
 
 def _text(value: Any) -> str:

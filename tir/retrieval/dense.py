@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tir.errors import CheckpointError, DataError
+from tir.errors import CheckpointError, ConfigError, DataError
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
 from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
@@ -39,10 +39,12 @@ class DenseIndex:
                             why=f"{self._starts[-1]} rows, not {self._count}")
         self.corpus = open_corpus(directory, manifest, verify)
         threads = threads or default_threads()
-        if device == "auto":
-            import torch
+        import torch
 
+        if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
         config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
         self.encoder = Encoder(replace(config, model=model) if model else config)
         found = model_digest(self.encoder.directory)

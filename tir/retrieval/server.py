@@ -28,7 +28,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from tir.cli import run
-from tir.errors import InfrastructureFault, TirError
+from tir.errors import ConfigError, InfrastructureFault, TirError
 from tir.records import write_json
 from tir.retrieval.batching import MicroBatcher
 from tir.retrieval.index import Index, load_index
@@ -73,7 +73,7 @@ def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, 
 
     async def authorised(request: Request) -> None:  # a plain function would cross a thread for every request
         given = request.headers.get("authorization", "")
-        if token and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        if token and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {token}".encode()):
             raise HTTPException(401, f"searches need the token in {TOKEN_VARIABLE}", {"WWW-Authenticate": "Bearer"})
 
     app = FastAPI(title="retrieval", lifespan=lifespan, openapi_url=None)
@@ -110,19 +110,30 @@ def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, 
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises `InfrastructureFault` if the port is taken or not ours to use."""
+    """A bound socket; port 0 takes a free one.
+
+    Raises:
+        ConfigError: no such address or port. InfrastructureFault: the port is taken or not ours to use.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for old connections
     try:
         listener.bind((host, port))
         listener.listen(2048)
+    except socket.gaierror as error:
+        listener.close()
+        raise ConfigError("no such address", where=f"--host {host}", why=error.strerror, remedy="--host 127.0.0.1") from None
+    except OverflowError:
+        listener.close()
+        raise ConfigError("no such port", where=f"--port {port}", why="ports end at 65535", remedy="--port 0 picks a free one") from None
     except OSError as error:
         listener.close()
         taken = error.errno == errno.EADDRINUSE
         raise InfrastructureFault("port taken" if taken else "cannot bind", where=f"{host}:{port}",
                                   why="another process listens there" if taken else error.strerror or str(error),
-                                  remedy="--port 0 picks a free one; `ss -ltnp` shows who holds it") from None
+                                  remedy="--port 0 picks a free one; `ss -ltnp` shows who holds it" if taken
+                                  else "--host with an address of this machine, --port from 1024") from None
     return listener
 
 
@@ -197,7 +208,8 @@ def main() -> None:
     parse.add_argument("--parent-pid", type=int, help="end when this process ends")
     parse.add_argument("--model", help="the encoder's place on this machine, if not the manifest's")
     parse.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parse.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = half of the cores")
+    parse.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
+                       help="CPU threads; all cores, and half of them (0) for a server that stands beside an engine")
     parse.add_argument("--cache-size", type=int, default=10_000, help="results remembered")
     arguments = parse.parse_args()
     if arguments.parent_pid:

@@ -22,7 +22,7 @@ def smoke(endpoint: str, output: str | os.PathLike, *, questions: Sequence[str] 
     """Ask each question once and write a CSV: question, title_1 .. title_k, latency_ms (client side, first call first).
 
     Raises:
-        SearchUnavailable: the server does not answer, or finds nothing for any of the questions.
+        SearchUnavailable: the server does not answer, or finds nothing for one of the questions.
     """
     client, rows = SearchClient(endpoint, top_k=top_k), []
     for question in questions:
@@ -31,8 +31,8 @@ def smoke(endpoint: str, output: str | os.PathLike, *, questions: Sequence[str] 
         latency_ms = (time.perf_counter() - started) * 1000
         titles = [passage.title for passage in passages]
         rows.append([question, *titles, *[""] * (top_k - len(titles)), f"{latency_ms:.1f}"])
-    if not any(row[1] for row in rows):
-        raise SearchUnavailable("retrieval finds nothing", where=endpoint, why=f"no passage for {len(rows)} questions",
+    if unanswered := [row[0] for row in rows if not row[1]]:
+        raise SearchUnavailable("retrieval finds nothing", where=endpoint, why=f"no passage for: {' '.join(unanswered)}",
                                 remedy="check that the index is the one of this corpus")
     with atomic_path(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

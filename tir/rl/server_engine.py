@@ -13,7 +13,7 @@ _STOP_TAIL_TOKENS = 16  # a stop string is shorter than that
 
 
 class ServerEngine:
-    """verl's rollout server as a `tir` engine, for one trajectory; counts turns and remembers what the server added.
+    """verl's rollout server as a `tir` engine, for one trajectory; remembers what the server added.
 
     Args:
         client: verl's `LLMServerClient`.
@@ -23,7 +23,7 @@ class ServerEngine:
 
     def __init__(self, client, tokenizer, end_ids: set[int]):
         self.client, self.tokenizer, self.end_ids = client, tokenizer, end_ids
-        self.turns, self.seconds, self.extra_fields = 0, 0.0, {}
+        self.seconds, self.extra_fields = 0.0, {}
 
     async def generate(self, prompt_ids: list[int], *, max_tokens: int, sampling: Sampling, stop: tuple[str, ...],
                        request_id: str) -> Completion:
@@ -32,8 +32,7 @@ class ServerEngine:
             "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": -1, "max_tokens": max_tokens,
             "repetition_penalty": sampling.repetition_penalty, "logprobs": True, "stop": list(stop),
             "include_stop_str_in_output": True, "skip_special_tokens": False,
-            # Another seed per turn: the same one would draw the same random numbers after every tool result.
-            "seed": None if sampling.seed is None else (sampling.seed + self.turns) % 2**31,
+            "seed": sampling.seed,
         }
         started = time.monotonic()
         try:
@@ -41,7 +40,6 @@ class ServerEngine:
         except Exception as error:  # Ray or vLLM; never the model's fault
             raise EngineFault("the rollout server failed", where=request_id, why=str(error).strip()[-500:]) from error
         self.seconds += time.monotonic() - started
-        self.turns += 1
         if output.stop_reason == "aborted":
             raise EngineFault("the rollout server aborted a request", where=request_id)
         self._remember(output.extra_fields)

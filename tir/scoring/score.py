@@ -31,6 +31,7 @@ def score_trace(
     judge: Mapping | None = None,
     judge_decides: bool = True,
     f1_threshold: float = 0.5,
+    golds: str = "best",
     verifier: Verifier | None = None,
 ) -> dict:
     """Score one trajectory.
@@ -41,6 +42,7 @@ def score_trace(
         judge: `{verdict: bool or None, cached: bool}` if a judge read this answer; None is a reply that was no verdict.
         judge_decides: whether its verdict makes `correct`; else it is stored and the rules decide.
         f1_threshold: token F1 from which a QA answer counts as correct (paper section 5.3: 0.5).
+        golds: which of several gold answers in words counts: the `best`, or as upstream the `last` (`tir.answers.qa`).
         verifier: workers for symbolic comparison.
 
     Raises `DataError` for a record that ended in an infrastructure error: it must be made again, never scored.
@@ -55,10 +57,13 @@ def score_trace(
         )
     if task not in TASKS:
         raise DataError("unknown task", where=where, why=f"{task!r} is none of {', '.join(TASKS)}")
-    answer, golds = trace["answer"], qa.gold_list(trace["gold"])
-    if not golds:
+    answer, known = trace["answer"], qa.gold_list(trace["gold"])
+    if not known:
         raise DataError("trace has no gold answer", where=where)
-    measured = _math_metrics(answer, golds, verifier) if task == "math" else _text_metrics(answer, golds)
+    if golds == "last" and task != "math":
+        measured = _text_metrics(answer, known[-1:]) | qa.upstream_last_gold(answer, known)
+    else:
+        measured = _math_metrics(answer, known, verifier) if task == "math" else _text_metrics(answer, known)
     judged = judge_decides and task != "qa" and judge is not None and judge["verdict"] is not None
     return {
         "id": trace["id"],
@@ -77,6 +82,7 @@ def score_traces(
     judgements: Judgements | None = None,
     judge_decides: bool = True,
     f1_threshold: float = 0.5,
+    golds: str = "best",
     workers: int = 1,
     deadline: float = 5.0,
     max_timeout_share: float = 0.02,
@@ -85,7 +91,7 @@ def score_traces(
 
     Args:
         judgements: `{(id, sample): {verdict, cached}}`; with it, every trajectory must have one.
-        judge_decides: see `score_trace`.
+        judge_decides, f1_threshold, golds: see `score_trace`.
         workers: symbolic comparisons at once.
         deadline: seconds a symbolic comparison may take before it is tried a second, last time.
         max_timeout_share: share of comparisons that may time out before the run stops; at least two may.
@@ -101,7 +107,7 @@ def score_traces(
     if task == "math":
         verifier.self_test()
     score = partial(
-        score_trace, task=task, judge_decides=judge_decides, f1_threshold=f1_threshold, verifier=verifier
+        score_trace, task=task, judge_decides=judge_decides, f1_threshold=f1_threshold, golds=golds, verifier=verifier
     )
     before = vars(verifier.counts).copy()
     with ThreadPoolExecutor(workers) as pool:
