@@ -48,7 +48,7 @@ def test_wire_format():
         assert len(batch) == 2 and scores == [[1.0], [1.0]]
         assert http_client.post("/batch_search", json={"query": []}).json() == []
         assert http_client.post("/search", json={"query": " \n"}).status_code == 400
-        assert http_client.post("/batch_search", json={"query": ["a", ""]}).status_code == 400
+        assert len(http_client.post("/batch_search", json={"query": ["a", ""]}).json()) == 2  # as FlashRAG: one alone is refused
         for body in ({}, {"query": 3}, {"query": "a", "top_n": 0}, {"query": ["a"]}):
             assert http_client.post("/search", json=body).status_code == 422
         assert http_client.get("/search").status_code == 405

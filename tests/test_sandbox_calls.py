@@ -185,3 +185,7 @@ def test_the_ends_of_a_stream():
     for piece in (b"ab", b"cdefg", b"", b"hijklmnop"):
         ends.add(piece)
     assert ends.value == b"abcnop"
+
+
+def test_an_answer_amid_white_space_is_found(tool):
+    assert tool.run("print('\\n' * 40000 + '42' + '\\n' * 40000)").text == "42"

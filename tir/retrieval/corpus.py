@@ -57,9 +57,10 @@ def scan(corpus: str | os.PathLike) -> CorpusScan:
                     offsets.append(np.array(starts, dtype=np.int64))
                     starts = []
     except OSError as error:
-        raise DataError("cannot read corpus", where=str(corpus), why=error.strerror or str(error)) from None
+        raise DataError("cannot read corpus", where=str(corpus), why=error.strerror or str(error),
+                        remedy="name a JSON Lines file of {id, contents}") from None
     if position == 0:
-        raise DataError("empty corpus", where=str(corpus))
+        raise DataError("empty corpus", where=str(corpus), remedy="name a JSON Lines file of {id, contents}")
     return CorpusScan(checksum.hexdigest(), np.concatenate([*offsets, np.array([*starts, position], dtype=np.int64)]))
 
 
@@ -102,7 +103,8 @@ class Corpus:
                             why=f"{type(error).__name__}: {error}",
                             remedy='each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}') from None
         if not isinstance(contents, str):
-            raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__)
+            raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__,
+                            remedy='each line: {"id": "1", "contents": "\\"Title\\"\\nText"}')
         return str(identifier), contents
 
     def contents(self, start: int, stop: int) -> Iterator[str]:

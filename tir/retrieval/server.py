@@ -101,8 +101,6 @@ def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, 
 
     @app.post("/batch_search", dependencies=[Depends(authorised)])
     async def batch_search(body: BatchSearchRequest) -> Response:
-        if any(not query.strip() for query in body.query):
-            raise HTTPException(400, "a query of the batch is blank")
         documents, scores = await find(body.query, body.top_n)
         return JSONResponse([documents, scores] if body.return_score else documents, headers=identity)
 

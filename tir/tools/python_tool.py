@@ -106,7 +106,9 @@ class PythonTool:
         with self._worker() as worker:
             answer = worker.ask(code)
             if answer["status"] == "fault":
-                raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"])
+                raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"],
+                                      remedy="it is tried again; if it stays so, give the job more memory or fewer calls at once: "
+                                             "tools: {python: {workers: 2}}")
         return self._result(answer, time.monotonic() - started)
 
     @contextlib.contextmanager
@@ -122,7 +124,8 @@ class PythonTool:
                 worker.kill()
             worker = None
             if isinstance(error, OSError):
-                raise ToolUnavailable("the Python worker died", where="tools.python", why=str(error)) from error
+                raise ToolUnavailable("the Python worker died", where="tools.python", why=str(error),
+                                      remedy="the next call starts another; `dmesg` tells if memory ran out") from error
             raise
         finally:
             self._idle.put(worker)

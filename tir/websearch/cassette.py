@@ -34,13 +34,17 @@ class Cassette:
         path: the file.
         create: make it if it is absent, and allow recording; otherwise it is opened to be read only.
 
-    Raises `DataError` if it is absent or not a cassette.
+    Raises `DataError` if it is absent, not a cassette, or cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike, *, create: bool = False):
         self.path, self._lock = Path(path), threading.Lock()
         if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError("a cassette cannot be made here", where=str(path), why=str(error),
+                                remedy="tools: {web_search: {cassette: data/web.sqlite}}") from None
         elif not self.path.is_file():
             raise DataError("no cassette to replay", where=str(path),
                             remedy="tools: {web_search: {mode: record}}  # once, with a key; or put the file there")
@@ -51,7 +55,8 @@ class Cassette:
                 self._file.execute(_SCHEMA)
             self._file.execute("SELECT query, provider, parameters, answer FROM answers LIMIT 1")
         except sqlite3.Error as error:
-            raise DataError("not a cassette", where=str(path), why=str(error)) from None
+            raise DataError("not a cassette", where=str(path), why=str(error),
+                            remedy="tools: {web_search: {cassette: FILE}}  # that `mode: record` has written") from None
 
     def get(self, query: str, provider: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
         """The recorded answer, or None."""

@@ -141,13 +141,14 @@ def _end(status: int | None) -> str:
 
 
 class Ends:
-    """The first and last bytes of a stream of any length."""
+    """The first and last bytes of a stream of any length, from the first that is not white space."""
 
     def __init__(self, limit: int):
         self._half, self._head, self._tail = limit // 2, bytearray(), bytearray()
 
     def add(self, data: bytes) -> None:
         """Append; memory stays within twice the limit plus one read."""
+        data = data if self._head else data.lstrip()
         room = self._half - len(self._head)
         self._head += data[:room]
         self._tail += data[room:] if room > 0 else data

@@ -145,8 +145,12 @@ class Worker:
         return json.loads(reply)
 
     def _died(self) -> OSError:
-        """How it ended, with its last words."""
-        status = self._process.wait(_GRACE_S)
+        """How it ended, with its last words; without its socket it is of no use, and ends by itself or is ended."""
+        try:
+            status = self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         ready = select.select([self._process.stderr], [], [], 0)[0]
         words = os.read(self._process.stderr.fileno(), 65536).decode("utf-8", "replace").strip() if ready else ""
         return OSError(f"exit status {status}" + (f": {words.splitlines()[-1]}" if words else ""))

@@ -125,10 +125,10 @@ class Zygote:
         """
         self.end()
         barriers, self._status = self._barriers, None
-        if self.scratch:
-            self._directory = tempfile.mkdtemp(dir=self.scratch)
-            barriers = barriers.within(self._directory)
         try:
+            if self.scratch:
+                self._directory = tempfile.mkdtemp(dir=self.scratch)
+                barriers = barriers.within(self._directory)
             self._child = barriers.namespaces.fork() if barriers.namespaces else os.fork()
         except OSError as error:
             return f"no process could be made: {error}"
