@@ -81,7 +81,7 @@ def test_the_machine_has_no_name(tool):
 
 
 def test_the_same_program_prints_the_same_and_another_one_draws_anew():
-    draw = "import random\nprint(random.random(), np.random.rand(), sympy.core.random.random(), {'a', 'b', 'c', 'd'})"
+    draw = "import random\nprint(random.random(), np.random.rand(), sympy.core.random.random(), sympy.Dummy().dummy_index, {'a', 'b', 'c', 'd'})"
     seen = set()
     for _ in range(2):
         with PythonTool(workers=1, minimum_level=0) as tool:

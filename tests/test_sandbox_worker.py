@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from processes import alive, descendants, sandbox_lacks, wait_until
 
 from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.python_tool import PythonTool
-from tir.tools.sandbox import call
+from tir.tools.sandbox import call, zygote
+from tir.tools.sandbox import worker as worker_module
 from tir.tools.sandbox.barriers import Barriers
 from tir.tools.sandbox.scratch import remove
+from tir.tools.sandbox.supervisor import Call
+from tir.tools.sandbox.worker import Worker
 
 
 PROCESSES = 1 if "namespaces" in sandbox_lacks() else 2  # below a worker: the call, and itself in a PID namespace
@@ -160,14 +164,16 @@ def test_a_child_forked_for_a_call_that_never_comes_ends_with_its_worker():
 
 @pytest.mark.parametrize("without", [(), ("namespaces",)])
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_an_evaluator_that_is_killed_leaves_nothing(by, without, directory):
+@pytest.mark.parametrize("during", ["tool.run(\"import time; open('left', 'w'); time.sleep(50)\")",
+                                    "tool.run(\"open('left', 'w')\"), time.sleep(50)"], ids=["call", "pause"])
+def test_an_evaluator_that_is_killed_leaves_nothing(during, by, without, directory):
     program = f"""
-import os, sys, threading
+import os, sys, threading, time
 from tir.tools.python_tool import PythonTool
 tool = PythonTool(workers=1, timeout_s=60, without={without}, minimum_level=0)
 tool.start(), print("runs", flush=True)
 threading.Timer(1, os.kill, (os.getpid(), {by.value})).start()
-tool.run("import time; open('left', 'w'); time.sleep(50)")
+{during}
 """
     evaluator = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ | {"TMPDIR": str(directory)})
     assert evaluator.stdout.readline() == b"runs\n"
@@ -191,6 +197,84 @@ def test_a_fork_of_the_evaluator_keeps_no_worker(without):
             assert time.monotonic() - started < 10
         finally:
             os.kill(sibling, signal.SIGKILL), os.waitpid(sibling, 0)
+
+
+def test_a_report_that_comes_while_the_worker_is_asked_is_read(monkeypatch):
+    with PythonTool(workers=1) as tool:
+        tool.start()
+        ask = Worker._command
+
+        def late(worker, command, *more):
+            time.sleep(0.1 if command == zygote.LOOK else 0)
+            return ask(worker, command, *more)
+
+        monkeypatch.setattr(Worker, "_command", late)
+        for seconds in (0.2, 0.21, 0.22, 0.41):
+            assert tool.run(f"import time; time.sleep({seconds}); print('right')").text == "right"
+
+
+def test_a_worker_that_does_not_start_is_a_typed_fault_with_its_words(monkeypatch):
+    monkeypatch.setattr(worker_module, "_PROGRAM", "import sys; sys.exit('no such thing')")
+    with PythonTool(workers=1) as tool, pytest.raises(ToolUnavailable, match="exit status 1: no such thing"):
+        tool.start()
+
+
+def test_an_answer_stands_though_no_next_child_can_be_asked_for(monkeypatch):
+    def refuse(self):
+        raise OSError("too many open files")
+
+    with PythonTool(workers=1) as tool:
+        tool.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "_fork", refuse)
+            assert tool.run("print(1)").text == "1"
+        assert tool.run("print(2)").text == "2"
+
+
+def test_pipes_that_cannot_all_be_made_are_not_kept(monkeypatch):
+    made, pipe = [], os.pipe
+
+    def scarce():
+        if len(made) == 2:
+            raise OSError(24, "Too many open files")
+        made.append(pipe())
+        return made[-1]
+
+    monkeypatch.setattr(os, "pipe", scarce)
+    with pytest.raises(OSError, match="Too many"):
+        Call(call.Settings(1, 256, 100))
+    for end in sum(made, ()):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
+def test_an_evaluator_may_have_many_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this machine allows no process 2,048 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    many = [os.dup(0) for _ in range(1100)]
+    try:
+        with PythonTool(workers=1) as tool:
+            assert tool.run("print(1)").text == "1"
+            idle_worker(tool)._control.shutdown(2)
+            with pytest.raises(ToolUnavailable, match="worker died"):
+                tool.run("print(1)")
+    finally:
+        for number in many:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("leftover", ["time.sleep(60)", "while True: os.write(1, b'x' * 1000)"], ids=["holds the pipes", "fills them"])
+def test_without_barriers_too_a_call_ends_with_its_process(leftover):
+    program = f"import os, time\nif os.fork() == 0:\n    {leftover}\ntime.sleep(0.1)\nos._exit(3)"
+    with PythonTool(workers=1, timeout_s=20, minimum_level=0, without=("namespaces", "seccomp", "landlock")) as tool:
+        tool.start()
+        result = tool.run(program)
+        assert result.text == "exited with status 3" and result.seconds < 5
+        assert tool.run("print(1)").text == "1"
+        assert len(waiting(idle_worker(tool))) == 1  # the next call's: the first one's child is gone with it
 
 
 @pytest.mark.parametrize("without", [(), ("namespaces",)])

@@ -11,6 +11,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -26,10 +27,11 @@ from tir.tools.sandbox.pages import Range, copy_until
 
 _THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
 _REPORT_CHARS = 4096
+_KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 READY = b"ready\n"
 
 
-# What draws random numbers: a call's depend on its program and on nothing else, neither chance nor what ran before it.
+# Shared generators: what a call draws from them depends on its program alone, neither on chance nor on what ran before.
 _GENERATORS = "random", "numpy.random", "sympy.core.random"
 
 
@@ -107,8 +109,8 @@ def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Set
     limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0,
               resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
               resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}
-    if barriers.namespaces:
-        # Counted per user namespace; without one it would count what this user runs elsewhere.
+    if barriers.namespaces and _KERNEL >= (5, 14):
+        # Counted per user namespace, but not by older kernels and not without one: all that this user runs elsewhere.
         limits[resource.RLIMIT_NPROC] = _THREADS
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]

@@ -145,7 +145,8 @@ class Namespaces:
             if os.path.islink(link):
                 os.symlink(os.readlink(link), _ASSEMBLY + link)
         os.makedirs(_ASSEMBLY + "/tmp", exist_ok=True)
-        os.symlink("/tmp", _ASSEMBLY + "/dev/shm")  # where libc keeps semaphores
+        if not os.path.lexists(_ASSEMBLY + "/dev/shm"):
+            os.symlink("/tmp", _ASSEMBLY + "/dev/shm")  # where libc keeps semaphores
         _make_read_only(_ASSEMBLY, mounts)
         os.chdir(_ASSEMBLY)
         number = _SYS_PIVOT_ROOT[os.uname().machine]

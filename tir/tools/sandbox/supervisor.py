@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from tir.tools.sandbox.call import READY, Settings
 
-_SETUP_S, _QUIET_S = 30.0, 0.2
+_SETUP_S, _LOOK_S = 30.0, 0.2
 _PIPE_BYTES, _REPORT_BYTES, _PROGRAM_CHARS = 2**20, 65536, 2**20  # a pipe holds no more, unless root made it
 
 
@@ -31,25 +31,32 @@ class Call:
     """
 
     def __init__(self, settings: Settings):
-        self._settings, self._resources = settings, contextlib.ExitStack()
-        code, self._code = os.pipe()
-        self._stdout, stdout = os.pipe()
-        self._report, report = os.pipe()
+        self._settings, self._ours, self._theirs = settings, contextlib.ExitStack(), contextlib.ExitStack()
+        try:
+            code, self._code = self._pipe(self._theirs, self._ours)
+            self._stdout, stdout = self._pipe(self._ours, self._theirs)
+            self._report, report = self._pipe(self._ours, self._theirs)
+        except OSError:  # too many are open; what there is must not stay
+            self.close()
+            raise
         self.theirs = code, stdout, report
         for pipe in (self._code, self._stdout, self._report):
             os.set_blocking(pipe, False)
-            self._resources.callback(os.close, pipe)
+
+    def _pipe(self, reads: contextlib.ExitStack, writes: contextlib.ExitStack) -> tuple[int, int]:
+        pipe = os.pipe()
+        for side, end in zip((reads, writes), pipe, strict=True):
+            side.callback(os.close, end)
+        return pipe
 
     def sent(self) -> None:
         """The other side has its ends; while they are open here too, no pipe would ever end."""
-        for pipe in self.theirs:
-            os.close(pipe)
-        self.theirs = ()
+        self._theirs.close()
 
     def close(self) -> None:
         """Close what is open."""
-        self.sent()
-        self._resources.close()
+        self._theirs.close()
+        self._ours.close()
 
     def run(self, program: str, ended: Callable[[], bool], status: Callable[[], int | None]) -> dict[str, str]:
         """Run a program and collect up to the byte and time limit.
@@ -62,13 +69,14 @@ class Call:
         output, report, timed_out = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES), False
         if len(program) > _PROGRAM_CHARS:
             return _answer("error", type="ValueError", text=f"a program of {len(program)} characters; {_PROGRAM_CHARS} are allowed")
-        self._hand_over(program)
+        deadline = time.monotonic() + _SETUP_S
+        self._hand_over(program, deadline)
         # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
-        self._collect({self._report: report}, _SETUP_S, lambda: report.value.startswith(READY), ended)
+        self._collect({self._report: report}, deadline, lambda: report.value.startswith(READY), ended)
         if not report.value.startswith(READY):
             reason = report.value.decode("utf-8", "replace") or f"it ended with status {status()}"
             return _answer("fault", text=f"the call could not be set up: {reason}")
-        timed_out = self._collect({self._stdout: output, self._report: report}, self._settings.timeout_s,
+        timed_out = self._collect({self._stdout: output, self._report: report}, time.monotonic() + self._settings.timeout_s,
                                   lambda: report.value.count(b"\n") > 1, ended)
         with contextlib.suppress(BlockingIOError):  # what was written before the report is in the pipe
             output.add(os.read(self._stdout, _PIPE_BYTES))
@@ -78,38 +86,40 @@ class Call:
         return _answer(**answer, **(_outcome(report.value[len(READY):]) or {
             "status": "error", "type": "SystemExit", "text": _end(status())}))
 
-    def _hand_over(self, program: str) -> None:
+    def _hand_over(self, program: str, deadline: float) -> None:
         """Write a program to a process that may not be there, or may not be ready to read."""
-        rest, deadline = memoryview(json.dumps(program).encode() + b"\n"), time.monotonic() + _SETUP_S
-        poll = select.poll()
+        rest, poll = memoryview(json.dumps(program).encode() + b"\n"), select.poll()
         poll.register(self._code, select.POLLOUT)
         with contextlib.suppress(BrokenPipeError):  # it ended while it was shut in; its report says why
             while rest and poll.poll(1000 * max(0.0, deadline - time.monotonic())):
                 rest = rest[os.write(self._code, rest):]
 
-    def _collect(self, streams: dict[int, Ends], seconds: float, done: Callable[[], bool], ended: Callable[[], bool]) -> bool:
+    def _collect(self, streams: dict[int, Ends], deadline: float, done: Callable[[], bool], ended: Callable[[], bool]) -> bool:
         """Read until it is done, or the process has ended or closed its pipes.
 
         Returns:
             Whether it ran out of time.
         """
-        poll, waiting, deadline = select.poll(), set(streams), time.monotonic() + seconds
+        poll, waiting = select.poll(), set(streams)
         for pipe in waiting:
             poll.register(pipe, select.POLLIN)
+        over, look = False, time.monotonic() + _LOOK_S
         while waiting and not done():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 return True
-            ready = poll.poll(1000 * min(left, _QUIET_S))
+            ready = poll.poll(0 if over else 1000 * min(deadline - now, _LOOK_S))
             for pipe, _ in ready:
                 if data := os.read(pipe, 65536):
                     streams[pipe].add(data)
                 else:
                     poll.unregister(pipe)
                     waiting.discard(pipe)
-            # A left-over process may hold a pipe open; the call ends with its own process all the same.
-            if not ready and ended():
+            if over:  # what it wrote just before its end has been read now
                 break
+            # A left-over process may hold a pipe open, or fill it; the call ends with its own process all the same.
+            if now >= look:
+                over, look = ended(), now + _LOOK_S
         return False
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Worker:
         self._settings, self._scipy = settings, False
         self._waiting: Call | None = None
         self._unread = 0  # replies to come
+        self._remove_scratch: Callable[[], object] = lambda: None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -78,7 +79,8 @@ class Worker:
             self._unread = 1
             built = self._replies(_STARTUP_S)
             # It goes with the worker, however that ends: the worker removes it, and this process if that was killed.
-            self._remove_scratch = weakref.finalize(self, remove, built["scratch"]) if built["scratch"] else lambda: None
+            if built["scratch"]:
+                self._remove_scratch = weakref.finalize(self, remove, built["scratch"])
             self.missing: dict[str, str] = built["missing"]
             self._fork()
             self.missing |= _check_from_inside(self._run(_INSIDE), self.missing)
@@ -96,7 +98,7 @@ class Worker:
         self.calls += 1
         if not self._scipy and "scipy" in code:
             self._scipy = True
-            self._command(zygote.LOAD_SCIPY)
+            self._command(zygote.LOAD_SCIPY, _STARTUP_S)
             self._fork()
         return self._run(code)
 
@@ -104,8 +106,11 @@ class Worker:
         """Have the waiting child run code, and the next one forked, which ends what is left of this one."""
         refused = self._replies(_GRACE_S)["refused"]
         answer = {"status": "fault", "stdout": "", "type": "", "text": refused} if refused else self._waiting.run(
-            code, lambda: self._command(zygote.LOOK)["status"] is not None, lambda: self._command(zygote.END)["status"])
-        self._fork()
+            code, lambda: self._command(zygote.LOOK)["ended"], lambda: self._command(zygote.END)["status"])
+        try:
+            self._fork()
+        except OSError:  # the answer stands; the next call finds this worker ended and starts another
+            self.kill()
         return answer
 
     def _fork(self) -> None:
@@ -116,9 +121,9 @@ class Worker:
         self._send(zygote.FORK, self._waiting.theirs)
         self._waiting.sent()
 
-    def _command(self, command: bytes) -> dict:
+    def _command(self, command: bytes, timeout_s: float = _GRACE_S) -> dict:
         self._send(command)
-        return self._replies(_GRACE_S)
+        return self._replies(timeout_s)
 
     def _send(self, command: bytes, descriptors: tuple[int, ...] = ()) -> None:
         try:
@@ -151,8 +156,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        ready = select.select([self._process.stderr], [], [], 0)[0]
-        words = os.read(self._process.stderr.fileno(), 65536).decode("utf-8", "replace").strip() if ready else ""
+        os.set_blocking(self._process.stderr.fileno(), False)
+        words = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
         return OSError(f"exit status {status}" + (f": {words.splitlines()[-1]}" if words else ""))
 
     def kill(self) -> None:

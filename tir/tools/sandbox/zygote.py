@@ -6,7 +6,8 @@ and replies are packets of a socket, which is descriptor 0; the first reply come
 
     (start)                            {"missing": {barrier: reason}, "scratch": directory of what calls write, or ""}
     FORK, with code, stdout, report    {"refused": why there is no child, or ""}
-    LOOK, END                          {"status": wait status of the child, or null while it runs}
+    LOOK                               {"ended": whether the child is no more}
+    END, of the child if it still runs {"status": its wait status; null if there was none}
     LOAD_SCIPY                         {}
 
 A child is forked, and shut in, before its program is there: a model thinks longer than that takes.
@@ -78,17 +79,21 @@ def serve(settings: Settings) -> None:
             control.send(json.dumps(words).encode())
 
     reply(missing=zygote.missing, scratch=zygote.scratch)
-    while True:
-        command, pipes, _, _ = socket.recv_fds(control, 16, 3)
-        if command == FORK:
-            reply(refused=zygote.fork(*pipes))
-        elif command == LOAD_SCIPY:
-            zygote.load_scipy()
-            reply()
-        elif command:
-            reply(status=zygote.end() if command == END else zygote.look())
-        else:
-            return zygote.close()
+    # A reset is an end as well: the evaluator was killed, and had not read all replies.
+    with contextlib.closing(zygote), contextlib.suppress(ConnectionError):
+        while True:
+            command, pipes, _, _ = socket.recv_fds(control, 16, 3)
+            if command == FORK:
+                reply(refused=zygote.fork(*pipes))
+            elif command == LOOK:
+                reply(ended=zygote.ended())
+            elif command == END:
+                reply(status=zygote.end())
+            elif command == LOAD_SCIPY:
+                zygote.load_scipy()
+                reply()
+            else:
+                return
 
 
 class Zygote:
@@ -111,6 +116,7 @@ class Zygote:
         self._globals = _main().__dict__
         exec(PREAMBLE, self._globals)
         exec(_MODULES, {})
+        self._globals["sympy"].Dummy._base_dummy_index = 10**6  # drawn by chance otherwise, and part of how dummies sort
         _evaluate(_WARM_UP, self._globals)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._settle()
@@ -140,9 +146,9 @@ class Zygote:
             call.run(self._globals, barriers, code, stdout, report, self._settings, self._written)
         return ""
 
-    def look(self) -> int | None:
-        """The last child's wait status, None while it runs and if there was none."""
-        return self._wait(os.WNOHANG)
+    def ended(self) -> bool:
+        """Whether there is no child that runs. One that has ended keeps its number, by which `end` finds what it left."""
+        return not self._child or os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def end(self) -> int | None:
         """Kill the child and all that is left of its call; its wait status."""
@@ -150,20 +156,14 @@ class Zygote:
             for kill in (os.kill, os.killpg):  # its session and, in a PID namespace, all others there
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     kill(self._child, signal.SIGKILL)
-        self._wait(0)
+            _, self._status = os.waitpid(self._child, 0)
+            self._child = None
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:  # orphans that were handed to this process
+                    pass
         if self._directory:
             remove(self._directory)
             self._directory = ""
-        return self._status
-
-    def _wait(self, options: int) -> int | None:
-        if self._child:
-            child, status = os.waitpid(self._child, options)
-            if child:
-                self._child, self._status = None, status
-                with contextlib.suppress(ChildProcessError):
-                    while os.waitpid(-1, os.WNOHANG)[0]:  # orphans that were handed to this process
-                        pass
         return self._status
 
     def load_scipy(self) -> None:
