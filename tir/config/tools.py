@@ -19,9 +19,6 @@ class PythonToolConfig(Model):
     timeout_text: str | None = Field(None, description="payload of a call that ran too long; null names the limit")
     unnamed_errors: Literal["type", "empty"] = Field("type", description="payload of an exception without words")
     refuse: list[str] = Field([], description="code with one of these strings fails unrun; upstream input( and os.system(")
-    workers: int | None = Field(None, ge=1, le=256, description="calls at once; null: the cores of the job, at most 16")
-    queue_timeout_s: float = Field(300.0, gt=0, le=86400, description="seconds a call may wait for a worker; then it is a fault, retried")
-    recycle_after: int = Field(10_000, ge=1, description="calls after which a worker is replaced")
     minimum_level: int = Field(2, ge=0, le=3, description="sandbox level below which nothing runs; tir/tools/sandbox/levels.py")
 
 

@@ -107,8 +107,7 @@ class PythonTool:
             answer = worker.ask(code)
             if answer["status"] == "fault":
                 raise ToolUnavailable("a Python call could not be started", where="tools.python", why=answer["text"],
-                                      remedy="it is tried again; if it stays so, give the job more memory or fewer calls at once: "
-                                             "tools: {python: {workers: 2}}")
+                                      remedy="it is tried again; if it stays so, give the job more memory or fewer cores")
         return self._result(answer, time.monotonic() - started)
 
     @contextlib.contextmanager
