@@ -66,7 +66,7 @@ class Call:
             ended: whether the process is no more.
             status: ends it and tells its wait status; None if there never was one.
         """
-        output, report, timed_out = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES), False
+        output, report = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES)
         if len(program) > _PROGRAM_CHARS:
             return _answer("error", type="ValueError", text=f"a program of {len(program)} characters; {_PROGRAM_CHARS} are allowed")
         deadline = time.monotonic() + _SETUP_S
