@@ -119,7 +119,7 @@ def main() -> None:
                 seconds, jobs[name] = plan(directory, *arguments, environment=environment)
                 times[name].append(seconds)
     best = {name: min(found) for name, found in times.items()}
-    show("Plans (snakemake -n), CPU seconds, the fastest of each", [
+    show([("Plans (snakemake -n), CPU seconds, the fastest of each", [
         Figure("empty Snakefile", "s", best["empty"]),
         Figure(f"the paper's, {jobs['paper']} jobs", "s", best["paper"]),
         Figure("", "times an empty one", best["paper"] / best["empty"], "<= 2"),
@@ -127,7 +127,7 @@ def main() -> None:
         Figure("the same, --quiet: no list of jobs", "s", best["quiet"], "<= 12"),
         Figure(f"bare Snakefile of that shape, {jobs['bare']:,} jobs", "s", best["bare"], "what Snakemake itself takes"),
         Figure("", "times a bare one", best["many"] / best["bare"]),
-    ])
+    ])])
 
 
 if __name__ == "__main__":

@@ -25,26 +25,21 @@ class Figure:
     goal: str = ""
 
 
-_COLUMNS = 74, 36, 9  # of the longest subject, measure and value that are printed as they come
+_COLUMNS = 76, 36, 9  # of the longest subject, measure and value that are printed as they come
 
 
-def show_parts(parts: Iterable[tuple[str, Iterable[Figure]]]) -> None:
+def show(parts: Iterable[tuple[str, Iterable[Figure]]]) -> None:
     """Print one table of several parts, each figure as soon as it is measured."""
-    print("  ".join(f"{name:{side}{width}}" for name, side, width in zip(("", "measure", "value"), "<<>", _COLUMNS, strict=True)) + "  goal")
+    _row("", "measure", "value", "goal")
     for title, figures in parts:
         print(title, flush=True)
         for row in figures:
-            subject, measure, value = _COLUMNS
-            print(f"  {row.subject:<{subject - 2}}  {row.measure:<{measure}}  {_number(row.value):>{value}}  {row.goal}".rstrip(), flush=True)
+            _row(f"  {row.subject}", row.measure, _number(row.value), row.goal)
 
 
-def show(title: str, figures: Iterable[Figure]) -> None:
-    """Print one part of the table."""
-    rows = [("", "measure", "value", "goal")] + [(row.subject, row.measure, _number(row.value), row.goal) for row in figures]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    print(f"\n{title}")
-    for subject, measure, value, goal in rows:
-        print(f"  {subject:<{widths[0]}}  {measure:<{widths[1]}}  {value:>{widths[2]}}  {goal}".rstrip(), flush=True)
+def _row(subject: str, measure: str, value: str, goal: str) -> None:
+    of_subject, of_measure, of_value = _COLUMNS
+    print(f"{subject:<{of_subject}}  {measure:<{of_measure}}  {value:>{of_value}}  {goal}".rstrip(), flush=True)
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,7 @@ from itertools import chain
 from shared_data import SHARED
 
 from bench import retrieval, rollout, sandbox
-from bench.table import Figure, show_parts
+from bench.table import Figure, show
 
 _PASSAGES = SHARED / "corpus" / "wiki_6k.jsonl"
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--corpus", default=str(_PASSAGES) if _PASSAGES.exists() else None,
                         help="real passages, JSON Lines {id, contents}")
     options = parser.parse_args()
-    show_parts(parts(options.quick, options.corpus))
+    show(parts(options.quick, options.corpus))
 
 
 if __name__ == "__main__":

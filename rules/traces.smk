@@ -70,11 +70,7 @@ rule scores:
         code=code_digest("scripts.score_traces"),
         config=lambda w: params(
             task=cfg.benchmarks[w.benchmark].task,
-            **(
-                {"golds": cfg.evaluation.golds}
-                if cfg.evaluation.golds != "best"
-                else {}
-            ),
+            golds=cfg.evaluation.golds,
             **({"judge_decides": cfg.judge.decides} if judgement(w) else {}),
         ),
     shell:

@@ -108,7 +108,7 @@ class Service:
 
     def _words(self, response: httpx.Response) -> str:
         """The first of what an error answer says; the key goes before the end is cut off, or half of it would stay."""
-        return self._hidden(_words(response))[:_WORDS_CHARS]
+        return self._hidden(_said(response))[:_WORDS_CHARS]
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
@@ -122,7 +122,7 @@ class Service:
         return self._clients[loop]
 
 
-def _words(response: httpx.Response) -> str:
+def _said(response: httpx.Response) -> str:
     """What an error answer says: `{"detail": {"error": ...}}`, `{"error": {"message": ...}}`, or its text."""
     try:
         answer = response.json()

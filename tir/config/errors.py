@@ -37,8 +37,7 @@ def _render(fault: dict, root: type[BaseModel], merged: Mapping[str, Any], files
         known = _keys(root, path[:-1])
         near = _nearest(str(path[-1]), known)
         reason = "unknown key" if near else f"unknown key; known here: {', '.join(sorted(known))}"
-        corrected = (*path[:-1], near) if near else path[:-1]
-        return _block(path, files, reason, near, _value(merged, path) if near else None, corrected)
+        return _block(path, files, reason, near, _value(merged, path), (*path[:-1], near) if near else None)
     reason = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return _block(path, files, "missing key", None, _example(root, path), path)

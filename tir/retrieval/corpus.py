@@ -18,6 +18,9 @@ import numpy as np
 
 from tir.errors import DataError
 
+_NAME_ONE = "name a JSON Lines file of {id, contents}"
+_EACH_LINE = 'each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}'
+
 
 @dataclass(frozen=True)
 class CorpusScan:
@@ -57,10 +60,9 @@ def scan(corpus: str | os.PathLike) -> CorpusScan:
                     offsets.append(np.array(starts, dtype=np.int64))
                     starts = []
     except OSError as error:
-        raise DataError("cannot read corpus", where=str(corpus), why=error.strerror or str(error),
-                        remedy="name a JSON Lines file of {id, contents}") from None
+        raise DataError("cannot read corpus", where=str(corpus), why=error.strerror or str(error), remedy=_NAME_ONE) from None
     if position == 0:
-        raise DataError("empty corpus", where=str(corpus), remedy="name a JSON Lines file of {id, contents}")
+        raise DataError("empty corpus", where=str(corpus), remedy=_NAME_ONE)
     return CorpusScan(checksum.hexdigest(), np.concatenate([*offsets, np.array([*starts, position], dtype=np.int64)]))
 
 
@@ -101,10 +103,9 @@ class Corpus:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError("not a corpus row", where=f"{self.path}:{number + 1}",
                             why=f"{type(error).__name__}: {error}",
-                            remedy='each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}') from None
+                            remedy=_EACH_LINE) from None
         if not isinstance(contents, str):
-            raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__,
-                            remedy='each line: {"id": "1", "contents": "\\"Title\\"\\nText"}')
+            raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__, remedy=_EACH_LINE)
         return str(identifier), contents
 
     def contents(self, start: int, stop: int) -> Iterator[str]:

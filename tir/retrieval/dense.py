@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tir.errors import CheckpointError, ConfigError, DataError
+from tir.errors import CheckpointError, DataError
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
 from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
-from tir.retrieval.scan import SPARE, CpuScanner, DeviceScanner, rescore
+from tir.retrieval.scan import SPARE, CpuScanner, DeviceScanner, rescore, visible_gpus
 
 
 class DenseIndex:
@@ -39,12 +39,12 @@ class DenseIndex:
                             why=f"{self._starts[-1]} rows, not {self._count}")
         self.corpus = open_corpus(directory, manifest, verify)
         threads = threads or default_threads()
-        import torch
-
         if device == "auto":
+            import torch
+
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        elif device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
+        elif device == "cuda":
+            visible_gpus()  # before an encoder is loaded in vain
         config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
         self.encoder = Encoder(replace(config, model=model) if model else config)
         found = model_digest(self.encoder.directory)

@@ -92,6 +92,15 @@ class CpuScanner:
         return buffer
 
 
+def visible_gpus() -> list[str]:
+    """torch's names of the GPUs this process may use. Raises `ConfigError` if there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
 class DeviceScanner:
     """Flat search over float16 vectors sharded across all visible GPUs, in plain torch.
 
@@ -112,9 +121,7 @@ class DeviceScanner:
 
         self._torch = torch
         total, dim = sum(len(shard) for shard in shards), shards[0].shape[1]
-        devices = (devices or [f"cuda:{number}" for number in range(torch.cuda.device_count())])[:total]
-        if not devices:
-            raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
+        devices = (devices or visible_gpus())[:total]
         self._first = [total * number // len(devices) for number in range(len(devices) + 1)]
         self._vectors = []
         self.budget = f"on {len(devices)} GPU(s), {total * dim * 2 / len(devices) / 1e9:.1f} GB each"

@@ -60,10 +60,7 @@ def score_trace(
     answer, known = trace["answer"], qa.gold_list(trace["gold"])
     if not known:
         raise DataError("trace has no gold answer", where=where)
-    if golds == "last" and task != "math":
-        measured = _text_metrics(answer, known[-1:]) | qa.upstream_last_gold(answer, known)
-    else:
-        measured = _math_metrics(answer, known, verifier) if task == "math" else _text_metrics(answer, known)
+    measured = _math_metrics(answer, known, verifier) if task == "math" else _text_metrics(answer, known, golds)
     judged = judge_decides and task != "qa" and judge is not None and judge["verdict"] is not None
     return {
         "id": trace["id"],
@@ -160,7 +157,9 @@ def _math_metrics(answer: str | None, golds: list, verifier: Verifier | None) ->
     }
 
 
-def _text_metrics(answer: str | None, golds: list) -> dict:
+def _text_metrics(answer: str | None, golds: list, which: str) -> dict:
+    if which == "last":
+        return _text_metrics(answer, golds[-1:], "best") | qa.upstream_last_gold(answer, golds)
     return {
         "em": qa.exact_match(answer, golds),
         "f1": qa.token_f1(answer, golds),

@@ -28,11 +28,9 @@ from tir.tools.sandbox.pages import Range, copy_until
 _THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
 _REPORT_CHARS = 4096
 _KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-READY = b"ready\n"
-
-
 # Shared generators: what a call draws from them depends on its program alone, neither on chance nor on what ran before.
 _GENERATORS = "random", "numpy.random", "sympy.core.random"
+READY = b"ready\n"
 
 
 @dataclass(frozen=True)

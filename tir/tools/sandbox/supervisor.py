@@ -68,22 +68,22 @@ class Call:
         """
         output, report = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES)
         if len(program) > _PROGRAM_CHARS:
-            return _answer("error", type="ValueError", text=f"a program of {len(program)} characters; {_PROGRAM_CHARS} are allowed")
+            return make_answer("error", type="ValueError", text=f"a program of {len(program)} characters; {_PROGRAM_CHARS} are allowed")
         deadline = time.monotonic() + _SETUP_S
         self._hand_over(program, deadline)
         # The clock of the code starts when the code does; a machine too busy to set a call up is no fault of it.
         self._collect({self._report: report}, deadline, lambda: report.value.startswith(READY), ended)
         if not report.value.startswith(READY):
             reason = report.value.decode("utf-8", "replace") or f"it ended with status {status()}"
-            return _answer("fault", text=f"the call could not be set up: {reason}")
+            return make_answer("fault", text=f"the call could not be set up: {reason}")
         timed_out = self._collect({self._stdout: output, self._report: report}, time.monotonic() + self._settings.timeout_s,
                                   lambda: report.value.count(b"\n") > 1, ended)
         with contextlib.suppress(BlockingIOError):  # what was written before the report is in the pipe
             output.add(os.read(self._stdout, _PIPE_BYTES))
         answer = {"stdout": output.value.decode("utf-8", "replace")}
         if timed_out:
-            return _answer("timeout", type="TimeoutError", text=f"timed out after {self._settings.timeout_s:g} s", **answer)
-        return _answer(**answer, **(_outcome(report.value[len(READY):]) or {
+            return make_answer("timeout", type="TimeoutError", text=f"timed out after {self._settings.timeout_s:g} s", **answer)
+        return make_answer(**answer, **(_outcome(report.value[len(READY):]) or {
             "status": "error", "type": "SystemExit", "text": _end(status())}))
 
     def _hand_over(self, program: str, deadline: float) -> None:
@@ -123,7 +123,8 @@ class Call:
         return False
 
 
-def _answer(status: str, stdout: str = "", type: str = "", text: str = "") -> dict[str, str]:
+def make_answer(status: str, stdout: str = "", type: str = "", text: str = "") -> dict[str, str]:
+    """What a call came to; see above."""
     return {"status": status, "stdout": stdout, "type": type, "text": text}
 
 

@@ -18,7 +18,7 @@ from tir.tools.sandbox import zygote
 from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.levels import BARRIERS
 from tir.tools.sandbox.scratch import remove
-from tir.tools.sandbox.supervisor import Call
+from tir.tools.sandbox.supervisor import Call, make_answer
 
 _ROOT = Path(__file__).resolve().parents[3]
 _STARTUP_S, _GRACE_S = 120.0, 45.0  # a call may take 30 s to be set up where the machine is busy
@@ -105,7 +105,7 @@ class Worker:
     def _run(self, code: str) -> dict[str, str]:
         """Have the waiting child run code, and the next one forked, which ends what is left of this one."""
         refused = self._replies(_GRACE_S)["refused"]
-        answer = {"status": "fault", "stdout": "", "type": "", "text": refused} if refused else self._waiting.run(
+        answer = make_answer("fault", text=refused) if refused else self._waiting.run(
             code, lambda: self._command(zygote.LOOK)["ended"], lambda: self._command(zygote.END)["status"])
         try:
             self._fork()
@@ -150,12 +150,8 @@ class Worker:
         return json.loads(reply)
 
     def _died(self) -> OSError:
-        """How it ended, with its last words; without its socket it is of no use, and ends by itself or is ended."""
-        try:
-            status = self._process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        """How it ended, with its last words."""
+        status = self._ended()
         os.set_blocking(self._process.stderr.fileno(), False)
         words = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
         return OSError(f"exit status {status}" + (f": {words.splitlines()[-1]}" if words else ""))
@@ -170,12 +166,16 @@ class Worker:
         """Let it end by itself, which takes no time between calls."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)  # closing would not tell it while a fork of this process has a copy
+        self._ended()
+        self._release()
+
+    def _ended(self) -> int:
+        """Its exit status; without its socket it ends by itself, or is ended."""
         try:
-            self._process.wait(timeout=_GRACE_S)
+            return self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        self._release()
+            return self._process.wait()
 
     def _release(self) -> None:
         if self._waiting:
