@@ -15,7 +15,7 @@ sys.path.insert(0, workflow.basedir)
 from tir.config import load
 from tir.errors import ConfigError
 from tir.site import load_site
-from tir.workflow import code_digest, params
+from tir.workflow import code_digest, operation, params
 
 
 configfile: "config.yaml"

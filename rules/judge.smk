@@ -1,6 +1,7 @@
 # What the judge says of trajectories. The cache is no output: it outlives results, and a rerun asks nothing twice.
 
 JUDGE_ENDPOINT = SITE.judge_endpoint
+JUDGE_OPERATION = operation(cfg.judge)
 
 
 JUDGED = {
@@ -39,4 +40,4 @@ rule judge:
     shell:
         "{PYTHON[rl]} -m scripts.judge_traces --traces {input.traces} --model {params.model} "
         "--endpoint {JUDGE_ENDPOINT:q} --cache cache/judge.sqlite --server-log {log}.server --output {output[0]} "
-        "--params {params.config:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operation {JUDGE_OPERATION:q} 2>&1 | tee {log}"

@@ -1,6 +1,7 @@
 # Reinforcement learning with verl: one run per arm and seed. Arms differ in nothing but the advantage.
 
 STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
+RL_OPERATION = operation(tools=cfg.tools)
 
 
 def rl_code(wildcards):
@@ -42,4 +43,4 @@ rule rl:
         "{PYTHON[rl]} -m scripts.train_rl --model models/sft --train {input.train} --validation {input.validation} "
         "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "
         "--models-dir models --arm {wildcards.arm} --seed {wildcards.seed} --coefficients {params.arm:q} "
-        "--params {params.config:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operation {RL_OPERATION:q} 2>&1 | tee {log}"

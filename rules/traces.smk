@@ -14,6 +14,9 @@ def tool_data(wildcards):
     return index + cfg.evaluation_tools.cassettes(task)
 
 
+ROLLOUT_OPERATION = operation(cfg.evaluation, tools=cfg.evaluation_tools)
+
+
 @cache
 def rollout_settings(benchmark, size):
     """Parameters of a rollout; all models' are the same, and a plan may have thousands of them."""
@@ -51,7 +54,7 @@ rule traces:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "
         "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --helper-endpoint {HELPER_ENDPOINT:q} "
         "--output {output} "
-        "--params {params.config:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operation {ROLLOUT_OPERATION:q} 2>&1 | tee {log}"
 
 
 rule scores:

@@ -12,6 +12,7 @@ from tir.helpers import make_helpers
 from tir.records import file_digest, read_json
 from tir.retrieval.sidecar import starting_server
 from tir.rollout import RolloutSettings
+from tir.settings import merged
 from tir.tools import by_tag, make_tools
 from tir.traces import TraceJob, generate_traces
 
@@ -30,15 +31,15 @@ def main() -> None:
 
 
 async def generate(options) -> None:
-    wanted, tools = options.params, options.params["tools"]
-    names = tools["routes"][wanted["task"]]
+    wanted = merged(options.params, options.operation)
+    tools, names = wanted["tools"], wanted["tools"]["routes"][wanted["task"]]
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
     prompt = f"\n{prompt}\n" if wanted["prompt_newlines"] else prompt
     job = TraceJob(
-        task=wanted["task"], system_prompt=prompt, samples=wanted["samples"],
+        task=wanted["task"], system_prompt=prompt, samples=wanted["samples"], concurrency=wanted["concurrency"],
         settings=RolloutSettings.of(tools, wanted["max_response_tokens"]),
         sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
-    work = {"params": wanted, "model": read_json(Path(options.model) / "manifest.json"),
+    work = {"params": options.params, "model": read_json(Path(options.model) / "manifest.json"),
             "items": file_digest(options.items), "prompt": prompt}
     async with contextlib.AsyncExitStack() as stack:
         endpoint = None

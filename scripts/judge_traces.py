@@ -10,6 +10,7 @@ from tir.judge.client import JudgeClient
 from tir.judge.run import by_rules, judge_traces, summary
 from tir.judge.sidecar import command, judge_server
 from tir.records import read_json, read_jsonl, write_json, write_jsonl, write_provenance
+from tir.settings import merged
 from tir.workflow import code
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     parse.add_argument("--output", required=True, help="verdicts to write (JSON Lines)")
     parse.add_argument("--server-log", required=True)
     arguments = parse.parse_args()
-    wanted, traces = arguments.params, read_jsonl(arguments.traces)
+    wanted, traces = merged(arguments.params, arguments.operation), read_jsonl(arguments.traces)
     ruled = by_rules(traces, wanted["task"])
     request = {key: wanted[key] for key in ("seed", "max_tokens", "choices")}
     identity = {"name": wanted["name"], "manifest": read_json(f"{arguments.model}/manifest.json"), **request}
@@ -33,8 +34,8 @@ def main() -> None:
 
         def client() -> JudgeClient:
             endpoint = start if arguments.endpoint == "none" else arguments.endpoint
-            return JudgeClient(endpoint, wanted["name"], cache, **request, attempts=wanted["attempts"],
-                               concurrency=wanted["concurrency"], api_key=os.environ.get("JUDGE_API_KEY"))
+            return JudgeClient(endpoint, wanted["name"], cache, **request, api_key=os.environ.get("JUDGE_API_KEY"),
+                               **{key: wanted[key] for key in ("attempts", "concurrency", "timeout_s")})
 
         rows, report = judge_traces(traces, ruled, client,
                                     **{key: wanted[key] for key in ("rule_first", "audit", "max_unreadable",
@@ -42,7 +43,7 @@ def main() -> None:
     print(summary(report), file=sys.stderr)
     write_json(f"{arguments.output}.report.json", {"model": wanted["name"], **report})
     write_jsonl(arguments.output, rows)
-    write_provenance(arguments.output, config=wanted, seed=wanted["seed"], packages=("httpx", "vllm", "transformers"),
+    write_provenance(arguments.output, config=arguments.params, seed=wanted["seed"], packages=("httpx", "vllm", "transformers"),
                      code=code("scripts.judge_traces"))
 
 

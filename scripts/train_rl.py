@@ -42,7 +42,7 @@ def main() -> None:
             endpoint = stack.enter_context(retrieval_server(
                 options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
                 log_path=f"{directory}.retrieval.log"))
-        inputs = RunInputs(Path(options.model), Path(options.train), Path(options.validation), prompt, endpoint)
+        inputs = RunInputs(Path(options.model), Path(options.train), Path(options.validation), prompt, endpoint, options.operation)
         policies = train(settings, inputs, directory)
     for policy in policies:
         step = int(policy.name.removeprefix("step"))

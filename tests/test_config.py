@@ -1,6 +1,7 @@
 """Configuration: what is accepted, and what a person reads when it is not."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import yaml
 
 from tir.config import load
 from tir.errors import ConfigError
+from tir.settings import merged as with_operation
+from tir.workflow import operation, params
 
 ROOT = Path(__file__).parent.parent
 PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -51,6 +54,20 @@ def test_every_key_is_described_or_speaks_for_itself():
         for name, field in model.model_fields.items():
             assert field.description or name in PAPER["sft"] or name in PAPER["rl"] or name in PAPER["tools"] \
                 or name in ("psi", "mode"), (model, name)
+
+
+def test_settings_that_decide_no_result_are_apart():
+    """A result-deciding field between them would not be noticed by Snakemake: each is named here."""
+    config = load({**PAPER, "evaluation": {"helpers": {"debugger": {"model": "m"}}}}, ["config.yaml"])
+    assert config.model_dump(mode="json", context={"operational": True}) == {
+        "tools": {"python": {"workers": None, "queue_timeout_s": 300.0, "recycle_after": 10_000},
+                  "search": {"timeout_s": 60.0, "retry_budget_s": 90.0},
+                  "web_search": {"timeout_s": 20.0, "retry_budget_s": 120.0, "concurrency": 8}},
+        "evaluation": {"helpers": {"debugger": {"timeout_s": 120.0}}},
+        "judge": {"concurrency": 50, "timeout_s": 120.0}}
+    parts = [json.loads(write(config.tools)) for write in (params, operation)]
+    assert with_operation(*parts) == config.tools.model_dump(mode="json")
+    assert with_operation({"search": {"top_k": 5}}, parts[1]) == {"search": {"top_k": 5, **parts[1]["search"]}}  # of its sections only
 
 
 def test_arms_inherit():

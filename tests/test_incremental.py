@@ -3,6 +3,7 @@
 The copy's outputs are empty files that `snakemake --touch` has recorded as made; planning reads no contents.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -173,6 +174,22 @@ def test_configuration_models_rerun_nothing_but_what_reads_a_value_they_change(w
     edit(workflow / "config.yaml", "  clip_ratio: 0.2\n", "")
     jobs = rules_of(planned(workflow))
     assert "rl" in jobs and not jobs & {"sft", "index"}
+
+
+def test_waiting_longer_makes_nothing_again_and_reaches_the_job(workflow):
+    """Time-outs and how much is done at once decide no result: they are in a job's command, not among its parameters."""
+    edit(workflow / "config.yaml", "search: {timeout_s: 60}",
+         "search: {timeout_s: 61}\n  web_search: {retry_budget_s: 601}")
+    edit(workflow / "config.yaml", "python: {memory_mb: 2048}", "python: {memory_mb: 2048, queue_timeout_s: 602, workers: 3}")
+    assert planned(workflow) == set()
+    command = snakemake(workflow, "-n", "-p", "--force", "traces/sft/musique.jsonl")
+    given = json.loads(re.search(r"generate_traces .*--operation '([^']+)'", command)[1])["tools"]
+    assert given["search"]["timeout_s"] == 61 and given["web_search"]["retry_budget_s"] == 601
+    assert given["python"] == {"queue_timeout_s": 602, "recycle_after": 10_000, "workers": 3}
+    assert "queue_timeout_s" not in re.search(r"generate_traces .*--params '([^']+)'", command)[1]
+
+    edit(workflow / "config.yaml", "python: {memory_mb: 2048", "python: {timeout_s: 6, memory_mb: 2048")
+    assert {"traces", "rl"} <= rules_of(planned(workflow))
 
 
 def test_an_arm_is_one_entry(workflow):

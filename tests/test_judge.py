@@ -28,7 +28,7 @@ from tir.judge.sidecar import command, judge_server
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = {"engine": "transformers", "name": "judge", "gpus": 1, "seed": 0, "max_tokens": 16, "choices": True, "attempts": 3,
-          "concurrency": 4, "rule_first": True, "audit": 0, "max_unreadable": 0.0, "min_calibration": 0.0, "task": "math"}
+          "concurrency": 4, "timeout_s": 60.0, "rule_first": True, "audit": 0, "max_unreadable": 0.0, "min_calibration": 0.0, "task": "math"}
 
 
 class Server:

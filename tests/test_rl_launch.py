@@ -13,7 +13,7 @@ import pytest
 from rl_inputs import TOOLS, rows_file
 
 from tir.errors import CheckpointError, InfrastructureFault
-from tir.records import read_jsonl
+from tir.records import read_json, read_jsonl
 from tir.rl import launch, processes
 from tir.rl.settings import RlSettings
 
@@ -70,9 +70,10 @@ def run(tmp_path, monkeypatch):
         [sys.executable, str(script), *command[3:]], environment, directory, log))
     inputs = launch.RunInputs(tmp_path / "model", data, data, "system")
 
-    def go(settings=RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2), stall_s=60.0, **plan):
+    def go(settings=RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2), stall_s=60.0, operation=None, **plan):
         monkeypatch.setenv("FAKE", json.dumps(plan))
-        return launch.train(settings, inputs, tmp_path / "run", stall_s=stall_s)
+        given = replace(inputs, operation=operation or {})
+        return launch.train(settings, given, tmp_path / "run", stall_s=stall_s)
 
     go.directory, go.settings = tmp_path / "run", RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2)
     return go
@@ -96,6 +97,17 @@ def test_a_failed_run_says_why_and_resumes_from_its_last_checkpoint(run):
     starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
     assert starts == [0, 2]
     assert all(len(read_jsonl(path)) == 1 for path in (run.directory / "rollouts").iterdir())  # no step counted twice
+
+
+def test_waiting_longer_is_no_other_run(run):
+    """After a fault of the search a longer time-out is set: the run goes on, and its tools are given it."""
+    waiting = {"tools": {"search": {"timeout_s": 7.0}, "web_search": {"timeout_s": 8.0}}}
+    with pytest.raises(launch.TrainingFailed):
+        run(die_before=4)
+    run(operation=waiting)
+    starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
+    given = read_json(run.directory / "loop.json")["tools"]
+    assert starts == [0, 2] and given["search"] == {"timeout_s": 7.0} and "web_search" not in given  # it has none
 
 
 def test_an_infrastructure_fault_keeps_its_name(run):
@@ -138,8 +150,9 @@ def test_other_settings_or_taken_metrics_start_afresh(run):
 
 def test_without_a_retrieval_server_no_route_leads_to_search():
     settings = RlSettings(tools={**TOOLS, "routes": {"math": ["python", "search"], "qa": ["search"]}})
-    assert launch._tools(settings, None)["routes"] == {"math": ["python"], "qa": []}
-    assert launch._tools(settings, "http://h:1")["routes"]["qa"] == ["search"]
+    inputs = launch.RunInputs(Path("m"), Path("t"), Path("v"), "")
+    assert launch._tools(settings, inputs)["routes"] == {"math": ["python"], "qa": []}
+    assert launch._tools(settings, replace(inputs, endpoint="http://h:1"))["routes"]["qa"] == ["search"]
 
 
 # --- processes ------------------------------------------------------------------------------------------------------

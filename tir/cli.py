@@ -21,6 +21,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Argument parser of a script; `--params` carries the sub-configuration its rule reads, as canonical JSON."""
     parse = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--params", type=json.loads, default={}, help="sub-configuration of the rule, JSON")
+    parse.add_argument("--operation", type=json.loads, default={}, help="how long to wait and how much to do at once, JSON; "
+                                                                        "decides no result")
     return parse
 
 

@@ -93,17 +93,29 @@ def _imports(file: str) -> tuple[str, ...]:
 
 
 def params(*parts: BaseModel | dict[str, Any], **named: Any) -> str:
-    """Sub-configurations as one canonical JSON object; models contribute their fields, keywords name values."""
+    """What decides a rule's results: sub-configurations as one canonical JSON object.
+
+    Models contribute their fields but the operational ones, keywords name values.
+    """
     merged: dict[str, Any] = {}
     for part in parts:
         merged |= plain(part)
     return canonical_json(merged | {name: plain(value) for name, value in named.items()})
 
 
+def operation(*parts: BaseModel, **named: BaseModel) -> str:
+    """The operational fields of the same models, for a rule's command and not its parameters: a longer time-out makes
+    nothing again."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged |= part.model_dump(mode="json", context={"operational": True})
+    return canonical_json(merged | {name: part.model_dump(mode="json", context={"operational": True}) for name, part in named.items()})
+
+
 def plain(value: Any) -> Any:
     """A JSON value of models, mappings and sequences."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", context={"operational": False})
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tir.config.model import Model
+from tir.config.model import Model, operational
 from tir.config.tools import Tools
 
 
@@ -24,7 +24,7 @@ class HelperConfig(Model):
     model: str = Field(description="the server's name of the model; upstream's debugger Qwen2.5-72B-Instruct")
     uses: int = Field(1, ge=1, le=10, description="interventions per trajectory; upstream 1")
     max_tokens: int = Field(2048, ge=16, le=100_000, description="longest reply")
-    timeout_s: float = Field(120.0, gt=0, le=3600, description="seconds to wait for a reply")
+    timeout_s: float = operational(120.0, gt=0, le=3600, description="seconds to wait for a reply")
 
 
 class RefinerConfig(HelperConfig):
@@ -56,6 +56,7 @@ class Evaluation(Model):
     top_p: float = Field(1.0, gt=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10, description="upstream evaluation uses 1.1")
     samples: int = Field(1, ge=1, le=10_000, description="trajectories per item")
+    concurrency: int = Field(64, ge=1, le=65536, description="trajectories in flight; an engine's rounding depends on it")
     max_response_tokens: int = Field(4096, ge=16)
     prompt_newlines: bool = Field(False, description="a line break before and after the system prompt, as upstream")
     golds: Literal["best", "last"] = Field("best", description="of several gold answers to a question in words; upstream's evaluation: last")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tir.config.model import Model, Name, Share
+from tir.config.model import Model, Name, Share, operational
 
 
 class Judge(Model):
@@ -24,6 +24,7 @@ class Judge(Model):
     seed: int = Field(0, ge=0)
     max_tokens: int = Field(16, ge=1, le=4096)
     attempts: int = Field(5, ge=1, le=100, description="requests for one answer")
-    concurrency: int = Field(50, ge=1, le=10_000)
+    concurrency: int = operational(50, ge=1, le=10_000, description="requests in flight")
+    timeout_s: float = operational(120.0, gt=0, le=3600, description="seconds to wait for a reply")
     max_unreadable: Share = Field(0.0, description="share of replies that may be no verdict; they are reported")
     min_calibration: Share = Field(0.8, description="share of the calibration set a judge must get right")

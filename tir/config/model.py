@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+def operational(default: Any, **constraints: Any) -> Any:
+    """A field that changes how long a stage waits or how much it does at once, never what comes out of it."""
+    return Field(default, json_schema_extra={"operational": True}, **constraints)
+
+
 class Model(BaseModel):
-    """Unknown keys are errors; values are never silently converted between kinds."""
+    """Unknown keys are errors; values are never silently converted between kinds.
+
+    `model_dump(context={"operational": False})` leaves the operational fields out, True gives them alone, each in its place.
+    """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+
+    @model_serializer(mode="wrap")
+    def _parts(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        values = handler(self)
+        wanted = (info.context or {}).get("operational")
+        if wanted is None:
+            return values
+        marked = {name for name, field in type(self).model_fields.items()
+                  if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational")}
+        if not wanted:
+            return {name: value for name, value in values.items() if name not in marked}
+        return {name: value for name, value in values.items() if name in marked or isinstance(getattr(self, name), Model) and value}

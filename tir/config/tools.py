@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tir.config.model import Model
+from tir.config.model import Model, operational
 
 
 class PythonToolConfig(Model):
@@ -20,6 +20,9 @@ class PythonToolConfig(Model):
     unnamed_errors: Literal["type", "empty"] = Field("type", description="payload of an exception without words")
     refuse: list[str] = Field([], description="code with one of these strings fails unrun; upstream input( and os.system(")
     minimum_level: int = Field(2, ge=0, le=3, description="sandbox level below which nothing runs; tir/tools/sandbox/levels.py")
+    workers: int | None = operational(None, ge=1, le=256, description="calls that run at once; null: the job's cores, at most 16")
+    queue_timeout_s: float = operational(300.0, gt=0, le=3600, description="seconds a call may wait for a worker: a fault beyond")
+    recycle_after: int = operational(10_000, ge=1, description="calls after which a worker is replaced")
 
 
 class SearchToolConfig(Model):
@@ -27,7 +30,8 @@ class SearchToolConfig(Model):
 
     top_k: int = Field(5, ge=1, le=100, description="passages per query; upstream code 5, its author says 10")
     output_chars: int | None = Field(8000, ge=16, le=100_000, description="cap on the payload; null: none")
-    timeout_s: float = Field(60.0, gt=0, le=600, description="seconds to wait for an answer")
+    timeout_s: float = operational(60.0, gt=0, le=600, description="seconds to wait for an answer")
+    retry_budget_s: float = operational(90.0, ge=0, le=3600, description="seconds after which a fault is final")
 
 
 class WebSearchToolConfig(Model):
@@ -43,9 +47,9 @@ class WebSearchToolConfig(Model):
     layout: Literal["titled", "snippets"] = Field(
         "titled", description="titled: title, then snippet, a blank line between; snippets: run together, as upstream")
     output_chars: int | None = Field(8000, ge=16, le=100_000, description="cap on the payload; null: none")
-    timeout_s: float = Field(20.0, gt=0, le=600, description="seconds to wait for an answer")
-    retry_budget_s: float = Field(120.0, ge=0, le=3600, description="seconds after which a fault or a full quota is final")
-    concurrency: int = Field(8, ge=1, le=256, description="requests in flight")
+    timeout_s: float = operational(20.0, gt=0, le=600, description="seconds to wait for an answer")
+    retry_budget_s: float = operational(120.0, ge=0, le=3600, description="seconds after which a fault or a full quota is final")
+    concurrency: int = operational(8, ge=1, le=256, description="requests in flight")
     url: str = Field("https://api.tavily.com", pattern=r"^https?://", description="the provider's address")
 
 
@@ -78,11 +82,11 @@ class Tools(Model):
         return self
 
     def of(self, *tasks: str) -> dict[str, Any]:
-        """What the given tasks read of this: their routes, and the tools on them."""
+        """What decides the results of the given tasks: their routes, and the tools on them."""
         routes = {task: self.routes.get(task, []) for task in tasks}
         used = {name for route in routes.values() for name in route}
         unused = {"python", "search", "web_search"} - used
-        return {**self.model_dump(mode="json", exclude=unused), "routes": routes}
+        return {**self.model_dump(mode="json", context={"operational": False}, exclude=unused), "routes": routes}
 
     def cassettes(self, task: str) -> list[str]:
         """The recorded answers that decide a task's results."""

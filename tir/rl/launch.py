@@ -22,8 +22,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from tir.rl.forkserver import write_stand_in
 from tir.rl.metrics import collect_records, drop_records, merge_logs, read_log, write_rollouts
 from tir.rl.overrides import RunFiles, environment, overrides
 from tir.rl.settings import RlSettings
+from tir.settings import merged
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
@@ -62,6 +63,7 @@ class RunInputs:
         train, validation: parquet files in the upstream columns.
         system_prompt: text of the system turn.
         endpoint: address of the retrieval server, or None for a run without search.
+        operation: how long its tools are waited for, and the like; a run goes on if this has changed.
     """
 
     model: Path
@@ -69,6 +71,7 @@ class RunInputs:
     validation: Path
     system_prompt: str
     endpoint: str | None = None
+    operation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
@@ -152,7 +155,7 @@ class _Run:
         prepare_rows(inputs.train, files["train"], inputs.system_prompt, settings.rows)
         prepare_rows(inputs.validation, files["validation"], inputs.system_prompt)
         loop = directory / "loop.json"
-        write_json(loop, {"tools": _tools(settings, inputs.endpoint), "endpoint": inputs.endpoint, "reward": dict(settings.reward),
+        write_json(loop, {"tools": _tools(settings, inputs), "endpoint": inputs.endpoint, "reward": dict(settings.reward),
                           "max_response_tokens": settings.max_response_tokens, "seed": settings.seed,
                           "records": str(self.records)})
         write_json(directory / "loop.yaml", [{"name": "tir", "_target_": "tir.rl.agent_loop.TirAgentLoop",
@@ -296,12 +299,13 @@ class _Run:
             file.write(json.dumps(row) + "\n")
 
 
-def _tools(settings: RlSettings, endpoint: str | None) -> dict[str, Any]:
+def _tools(settings: RlSettings, inputs: RunInputs) -> dict[str, Any]:
     """The tool settings; without a retrieval server no route leads to search."""
-    if endpoint:
-        return dict(settings.tools)
-    routes = {task: [name for name in names if name != "search"] for task, names in settings.tools["routes"].items()}
-    return {**settings.tools, "routes": routes}
+    tools = merged(settings.tools, inputs.operation.get("tools", {}))
+    if inputs.endpoint:
+        return tools
+    routes = {task: [name for name in names if name != "search"] for task, names in tools["routes"].items()}
+    return {**tools, "routes": routes}
 
 
 def _last_error(log: Path) -> str:

@@ -32,9 +32,9 @@ def make_tools(names: Sequence[str], settings: dict[str, Any], endpoint: str | N
             from tir.retrieval.client import SearchClient
             from tir.tools.search_tool import SearchTool
 
-            search = settings["search"]
-            tools["search"] = SearchTool(SearchClient(endpoint, top_k=search["top_k"], timeout_s=search["timeout_s"]),
-                                         output_chars=search["output_chars"])
+            search = dict(settings["search"])
+            output_chars = search.pop("output_chars")
+            tools["search"] = SearchTool(SearchClient(endpoint, **search), output_chars=output_chars)
         if "web_search" in names:
             from tir.tools.web_search_tool import WebSearchTool
             from tir.websearch import make_web_search

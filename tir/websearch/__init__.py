@@ -34,8 +34,8 @@ def make_web_search(settings: Mapping[str, Any]) -> Iterator[WebSearch]:
         if not key:
             raise ConfigError("no key for the web search", where=f"${KEY_VARIABLE}", why=f"tools.web_search.mode is {mode}",
                               remedy=f"export {KEY_VARIABLE}=...  (in a container: export APPTAINERENV_{KEY_VARIABLE}=...)")
-        provider = Tavily(key, parameters, url=settings["url"], timeout_s=settings["timeout_s"],
-                          retry_budget_s=settings["retry_budget_s"], concurrency=settings["concurrency"])
+        given = {name: settings[name] for name in ("url", "timeout_s", "retry_budget_s", "concurrency") if name in settings}
+        provider = Tavily(key, parameters, **given)
     if mode == "live":
         yield provider
         return
