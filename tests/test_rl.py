@@ -93,6 +93,14 @@ def test_settings_reach_the_keys_of_verl():
     assert "TIR_FORK_ADDRESS" not in environment(RlSettings(), files(Path("/r")), 2)  # CUDA cannot be forked
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_attention_needs_no_package_that_the_locks_lack(device):
+    """verl's default is flash-attn, which is in no lock: loading the model would fail, in the first job after SFT."""
+    given = overrides(RlSettings(tools=TOOLS, device=device), files(Path("/r")))
+    assert "+actor_rollout_ref.model.override_config.attn_implementation=sdpa" in given
+    assert "actor_rollout_ref.model.use_remove_padding=True" in given  # the real run below packs its rows, too
+
+
 def test_hydra_values_survive_its_grammar():
     assert [hydra_value(value) for value in (None, True, 1e-6, ["a", 1], {"b": False}, Path("/a/b-c.d"), "x=y, 'z'", "")] == [
         "null", "true", "1e-06", "[a,1]", "{b:false}", "/a/b-c.d", r"'x=y, \'z\''", "''"]

@@ -79,6 +79,9 @@ def _policy(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     tokens = settings.micro_batch_tokens or 2 * settings.max_tokens
     values = {
         f"{model}.path": files.model, f"{model}.external_lib": "tir.rl.plugin",
+        # Torch's own attention, which has FlashAttention-2 in it; verl's default is a package that needs a compiler. Rows of a
+        # micro-batch lie end to end, and transformers masks each from the others by its positions.
+        f"+{model}.override_config.attn_implementation": "sdpa", f"{model}.use_remove_padding": True,
         # FSDP2 also runs on a CPU, so both scales train with the same engine.
         f"{actor}.strategy": "fsdp2", f"{actor}.fsdp_config.strategy": "fsdp2",
         f"{actor}.ppo_mini_batch_size": settings.mini_batch_prompts,
@@ -148,7 +151,6 @@ def _cuda(settings: RlSettings) -> dict[str, Any]:
         # Ray's slots, not cores: three per GPU worker and one per resident actor, whatever share of a node the job has.
         "ray_kwargs.ray_init.num_cpus": 3 * settings.gpus + 32,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
-        "actor_rollout_ref.model.use_remove_padding": True,
         "actor_rollout_ref.ref.fsdp_config.param_offload": True,
     }
 
@@ -157,9 +159,6 @@ def _cpu(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     rollout, vllm = "actor_rollout_ref.rollout", "+actor_rollout_ref.rollout.engine_kwargs.vllm"
     values = {
         "actor_rollout_ref.model.enable_gradient_checkpointing": False,
-        # Packing needs flash attention's variable-length kernel.
-        "actor_rollout_ref.model.use_remove_padding": False,
-        "+actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
         "actor_rollout_ref.actor.use_torch_compile": False, "actor_rollout_ref.actor.fsdp_config.use_torch_compile": False,
         "actor_rollout_ref.ref.use_torch_compile": False, "actor_rollout_ref.ref.fsdp_config.use_torch_compile": False,
         # There is no device memory to give back between generating and training.
