@@ -98,7 +98,7 @@ def test_attention_needs_no_package_that_the_locks_lack(device):
     """verl's default is flash-attn, which is in no lock: loading the model would fail, in the first job after SFT."""
     given = overrides(RlSettings(tools=TOOLS, device=device), files(Path("/r")))
     assert "+actor_rollout_ref.model.override_config.attn_implementation=sdpa" in given
-    assert "actor_rollout_ref.model.use_remove_padding=True" in given  # the real run below packs its rows, too
+    assert "actor_rollout_ref.model.use_remove_padding=true" in given  # the real run below packs its rows, too
 
 
 def test_hydra_values_survive_its_grammar():
