@@ -32,7 +32,7 @@ from aspo.detection import StructuralFeatures
 
 _RANGES = {
     "lam": (0.0, 10.0), "alpha": (0.0, 10.0), "beta": (0.0, 10.0), "gamma": (0.0, 10.0), "psi_k": (0.0, 1000.0),
-    "clip_kappa": (0.0, 1.0), "correct_above": (-10.0, 10.0), "delta": (-100.0, 0.0),
+    "clip_kappa": (0.0, 1.0), "correct_from": (-10.0, 10.0), "delta": (-100.0, 0.0),
 }
 _CHOICES = {"psi": ("exp", "sigmoid", "rational", "linear"), "mode": ("additive", "clipped", "centered")}
 
@@ -53,7 +53,8 @@ class ASPOConfig:
         clip_kappa: bound of the clipped shift as a share of |A|, in (0, 1).
         require_correct: shape correct trajectories only.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO).
-        correct_above: a summed reward above this counts as correct (the paper's F1 >= 0.5 for QA).
+        correct_from: a summed reward of at least this counts as correct (the paper's F1 >= 0.5 for QA). Bonuses that the
+            reward adds for format or tools count too.
         delta: in `clipped` mode, use Lin & Xu's own shift delta * (p - mean p) / mean L in place of phi; negative.
     """
 
@@ -67,7 +68,7 @@ class ASPOConfig:
     clip_kappa: float = 0.7
     require_correct: bool = False
     norm_by_std: bool = True
-    correct_above: float = 0.5
+    correct_from: float = 0.5
     delta: float | None = None
 
     def __post_init__(self):
@@ -176,7 +177,7 @@ def group_rows(index: Sequence) -> list[torch.Tensor]:
 def shaping_shift(advantage: torch.Tensor, scores: torch.Tensor, groups: list[torch.Tensor],
                   features: StructuralFeatures, is_math: torch.Tensor, config: ASPOConfig) -> torch.Tensor:
     """What is added to A_GRPO under the configured mode, (B,)."""
-    correct = scores > config.correct_above
+    correct = scores >= config.correct_from
     if config.mode == "clipped":
         eligible = correct & (features.n_python > 0)
         raw = (_relative_position(eligible, groups, features) * config.delta if config.delta is not None
@@ -194,12 +195,15 @@ def shaping_shift(advantage: torch.Tensor, scores: torch.Tensor, groups: list[to
 
 
 def _relative_position(eligible: torch.Tensor, groups: list[torch.Tensor], features: StructuralFeatures) -> torch.Tensor:
-    """(p_i - mean p) / mean L over a group's eligible members, in characters; zero elsewhere (Lin & Xu, section 3.3)."""
+    """(p_i - mean p) / mean L over a group's eligible members, in characters; zero elsewhere (Lin & Xu, section 3.3).
+
+    p is where the code begins; a search before it does not count.
+    """
     position = torch.zeros(len(eligible), device=eligible.device)
     for rows in groups:
         members = rows[eligible[rows]]
         if len(members):
-            p = features.first_tool_offset[members].float()
+            p = features.first_python_offset[members].float()
             position[members] = (p - p.mean()) / features.policy_chars[members].float().mean().clamp(min=1.0)
     return position
 

@@ -39,6 +39,7 @@ class StructuralFeatures:
         ends_python_answer: bool; the last two actions are python, answer.
         has_python_think: bool; some two consecutive actions are python, think.
         first_tool_offset: int64; characters of policy text before the first `<python>` or `<search>`, -1 if none.
+        first_python_offset: int64; the same, before the first `<python>`.
         policy_chars: int64; characters of policy text.
         n_python, n_search: int64; opening tags of each tool.
     """
@@ -46,6 +47,7 @@ class StructuralFeatures:
     ends_python_answer: torch.Tensor
     has_python_think: torch.Tensor
     first_tool_offset: torch.Tensor
+    first_python_offset: torch.Tensor
     policy_chars: torch.Tensor
     n_python: torch.Tensor
     n_search: torch.Tensor
@@ -60,17 +62,18 @@ class StructuralFeatures:
 
 def _collect(found: list[list[tuple[str, int]]], chars: list[int]) -> StructuralFeatures:
     """Features from each row's (action, character offset) pairs and text length."""
-    ends, rethinks, offsets, python, search = [], [], [], [], []
+    ends, rethinks, tools, codes, python, search = [], [], [], [], [], []
     for row in found:
         names = [name for name, _ in row]
         ends.append(names[-2:] == ["python", "answer"])
         rethinks.append(any(pair == ("python", "think") for pair in zip(names, names[1:], strict=False)))
-        offsets.append(next((offset for name, offset in row if name in ("python", "search")), -1))
+        tools.append(next((offset for name, offset in row if name in ("python", "search")), -1))
+        codes.append(next((offset for name, offset in row if name == "python"), -1))
         python.append(names.count("python"))
         search.append(names.count("search"))
     return StructuralFeatures(torch.tensor(ends, dtype=torch.bool), torch.tensor(rethinks, dtype=torch.bool),
                               *(torch.tensor(column, dtype=torch.long)
-                                for column in (offsets, chars, python, search)))
+                                for column in (tools, codes, chars, python, search)))
 
 
 def _read_texts(texts: Iterable[str]) -> tuple[list[tuple[str, int]], int]:

@@ -31,21 +31,25 @@ def shaping_diagnostics(scores: torch.Tensor, index: Sequence, features: Structu
         zero_variance_groups: groups whose rewards are all equal, where the whole gradient is phi.
         phi_only_share: share of the total |shaped advantage| that such groups carry.
         variance_ratio/{math,qa}: variance of the shaped advantage over that of A; below 1, phi reduces variance.
+        A rate over no trajectories, and a ratio to no variance, is left out.
     """
     is_math = torch.as_tensor(is_math, dtype=torch.bool)
     groups = group_rows(index)
     advantage = grpo_advantage(scores, groups, epsilon, config.norm_by_std)
     shift = shaping_shift(advantage, scores, groups, features, is_math, config)
     shaped = advantage + shift
-    correct = scores > config.correct_above
+    correct = scores >= config.correct_from
     metrics = {}
     for name, term in shaping_terms(features, is_math, config).items():
         for task, of_task in (("math", is_math), ("qa", ~is_math)):
             for outcome, of_outcome in (("correct", correct), ("wrong", ~correct)):
                 chosen = of_task & of_outcome
-                metrics[f"aspo/fire/{name}/{task}/{outcome}"] = _mean((term[chosen] != 0).float())
+                if chosen.any():
+                    metrics[f"aspo/fire/{name}/{task}/{outcome}"] = float((term[chosen] != 0).float().mean())
     for task, of_task in (("math", is_math), ("qa", ~is_math)):
-        metrics[f"aspo/variance_ratio/{task}"] = _variance(shaped[of_task]) / max(_variance(advantage[of_task]), 1e-12)
+        plain = float(advantage[of_task].var()) if of_task.sum() > 1 else 0.0
+        if plain > epsilon:
+            metrics[f"aspo/variance_ratio/{task}"] = float(shaped[of_task].var()) / plain
     flat = [rows for rows in groups if len(rows) > 1 and bool((scores[rows] == scores[rows[0]]).all())]
     total = float(shaped.abs().sum())
     metrics["aspo/shift_share"] = float(shift.abs().sum()) / max(float((advantage.abs() + shift.abs()).sum()), 1e-12)
@@ -53,11 +57,3 @@ def shaping_diagnostics(scores: torch.Tensor, index: Sequence, features: Structu
     metrics["aspo/zero_variance_groups"] = float(len(flat))
     metrics["aspo/phi_only_share"] = sum(float(shaped[rows].abs().sum()) for rows in flat) / max(total, 1e-12)
     return metrics
-
-
-def _mean(values: torch.Tensor) -> float:
-    return float(values.mean()) if len(values) else 0.0
-
-
-def _variance(values: torch.Tensor) -> float:
-    return float(values.var()) if len(values) > 1 else 0.0

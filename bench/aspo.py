@@ -3,6 +3,7 @@
     make bench-aspo
 """
 
+import dataclasses
 import re
 
 import numpy as np
@@ -53,15 +54,14 @@ def plain_features(responses, mask, tokenizer):
                 runs.append(run)
                 run = []
         texts = [tokenizer.decode(run) for run in [*runs, run] if run]
-        offset, before = -1, 0
+        tools, codes, before = [], [], 0
         for text in texts:
-            match = re.search("<(?:python|search)>", text)
-            if match and offset < 0:
-                offset = before + match.start()
+            tools += [before + match.start() for match in re.finditer("<(?:python|search)>", text)]
+            codes += [before + match.start() for match in re.finditer("<python>", text)]
             before += len(text)
         actions = [name for text in texts for name in re.findall("<(think|python|search|answer)>", text)]
         found.append((actions[-2:] == ["python", "answer"], ("python", "think") in zip(actions, actions[1:], strict=False),
-                      offset, before, actions.count("python"), actions.count("search")))
+                      min(tools, default=-1), min(codes, default=-1), before, actions.count("python"), actions.count("search")))
     return found
 
 
@@ -79,8 +79,7 @@ def main() -> None:
     for rows, length in SHAPES:
         tokenizer, responses, mask, rewards, index, is_math = batch(rows, length)
         features = detect_structural_features(responses, mask, tokenizer)
-        ours = list(zip(*(getattr(features, name).tolist() for name in (
-            "ends_python_answer", "has_python_think", "first_tool_offset", "policy_chars", "n_python", "n_search")), strict=True))
+        ours = list(zip(*(getattr(features, field.name).tolist() for field in dataclasses.fields(features)), strict=True))
         assert ours == plain_features(responses, mask, tokenizer), "the two readers disagree"
         detect = milliseconds(lambda: detect_structural_features(responses, mask, tokenizer))
         shape = milliseconds(lambda: compute_aspo_advantage(rewards, mask, index, features, is_math, config))

@@ -34,7 +34,12 @@ rule rl:
     threads: 16
     params:
         code=rl_code,
-        config=params(cfg.rl, tools=cfg.tools.of("math", "qa"), device=cfg.device),
+        config=params(
+            # The study's list of seeds is no run's: a seed more makes no run again.
+            cfg.rl.model_dump(mode="json", exclude={"seeds"}),
+            tools=cfg.tools.of("math", "qa"),
+            device=cfg.device,
+        ),
         arm=lambda w: params(
             estimator=cfg.arms[w.arm].estimator,
             coefficients=cfg.arms[w.arm].coefficients(),

@@ -12,6 +12,7 @@ from tir.data.sources import write_manifest
 from tir.model_files import check_weights
 from tir.records import read_json, write_provenance
 from tir.retrieval.sidecar import retrieval_server
+from tir.rl.collect import delivered
 from tir.rl.launch import RunInputs, train
 from tir.rl.settings import rl_settings
 
@@ -42,7 +43,8 @@ def main() -> None:
             endpoint = stack.enter_context(retrieval_server(
                 options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
                 log_path=f"{directory}.retrieval.log"))
-        inputs = RunInputs(Path(options.model), Path(options.train), Path(options.validation), prompt, endpoint, options.operation)
+        inputs = RunInputs(Path(options.model), Path(options.train), Path(options.validation), prompt, endpoint,
+                           None if options.index == "none" else Path(options.index), options.operation)
         policies = train(settings, inputs, directory)
     for policy in policies:
         step = int(policy.name.removeprefix("step"))
@@ -54,6 +56,7 @@ def main() -> None:
     write_provenance(directory / "metrics.jsonl", config={"arm": options.arm, **options.coefficients, **options.params},
                      seed=options.seed, image=None, packages=("verl", "vllm", "torch", "transformers", "ray"),
                      model=_model_of(options.model))
+    delivered(directory)
 
 
 def _model_of(directory: str) -> dict | None:

@@ -139,7 +139,7 @@ def write_metrics(
                         "actor/pg_loss": draw.normal(0, 0.02) - 0.001 * step,
                         "actor/kl_loss": 0.0003 * step,
                         "response_length/mean": 1050 - 14 * step + draw.normal(0, 25) - 60 * position,
-                        "response_length/clip_ratio": max(0.0, 0.07 - 0.003 * step),
+                        "train/finish/length": max(0.0, 0.07 - 0.003 * step),
                     }
                 if step % 15 == 0:
                     row["val-core/grpo_mix/reward/mean@1"] = (

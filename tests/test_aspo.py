@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aspo import (ASPOConfig, StructuralFeatures, compute_aspo_advantage, shaping_diagnostics, shaping_term,
-                  shaping_terms)
+from aspo import (ASPOConfig, StructuralFeatures, compute_aspo_advantage, features_from_segments, shaping_diagnostics,
+                  shaping_term, shaping_terms)
+from aspo.advantage import group_rows, shaping_shift
 
 PAPER = ASPOConfig(lam=0.5, alpha=1.0, beta=1.0, gamma=0.5, psi_k=5.0)
 
@@ -19,7 +20,7 @@ def features(*rows: tuple[str, float]) -> StructuralFeatures:
     return StructuralFeatures(
         torch.tensor([row[-2:] == ["python", "answer"] for row in names]),
         torch.tensor([("python", "think") in zip(row, row[1:]) for row in names]),
-        torch.tensor([int(1000 * row[1]) if tool else -1 for row, tool in zip(rows, tools)]),
+        *2 * [torch.tensor([int(1000 * row[1]) if tool else -1 for row, tool in zip(rows, tools)])],
         torch.full((len(rows),), 1000),
         torch.tensor([row.count("python") for row in names]),
         torch.tensor([row.count("search") for row in names]))
@@ -126,6 +127,24 @@ def test_clipped_delta_reproduces_lin_and_xu():
     assert shaped.tolist() == pytest.approx([0.85, 0.70, 0.15, -1.5], abs=1e-4)
 
 
+def test_the_original_shift_goes_by_where_the_code_begins_not_by_a_search_before_it():
+    early = {"by": "model", "text": "<search>a</search>" + 40 * "." + "<python>1</python><answer>1</answer>"}
+    late = {"by": "model", "text": 100 * "." + "<search>a</search><python>1</python><answer>1</answer>"}
+    rows = features_from_segments([[early], [late]])
+    assert rows.first_tool_offset.tolist() == [0, 100] and rows.first_python_offset.tolist() == [58, 118]
+    config = ASPOConfig(mode="clipped", delta=-2.0, lam=1.0)
+    shift = shaping_shift(torch.tensor([9.0, 9.0]), torch.ones(2), group_rows([0, 0]), rows, torch.ones(2, dtype=torch.bool), config)
+    mean = (len(early["text"]) + len(late["text"])) / 2
+    assert shift.tolist() == pytest.approx([60 / mean, -60 / mean])
+
+
+def test_a_reward_of_one_half_is_correct():
+    """The paper counts a QA answer with F1 >= 0.5."""
+    shift = shaping_shift(torch.ones(2), torch.tensor([0.5, 0.49]), group_rows([0, 0]), features(*2 * [("think,python,answer", 0.2)]),
+                          torch.zeros(2, dtype=torch.bool), ASPOConfig(require_correct=True))
+    assert shift.tolist() == [0.5, 0.0]
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=100, deadline=None)
 def test_centered_shift_has_zero_group_mean(seed):
@@ -140,7 +159,7 @@ def test_gate_leaves_wrong_answers_alone():
     rows, scores, index, is_math = random_batch(3)
     plain = scalar_advantage(scores, index, rows, is_math, ASPOConfig(lam=0.0))
     gated = scalar_advantage(scores, index, rows, is_math, ASPOConfig(require_correct=True))
-    assert torch.equal(gated[scores <= 0.5], plain[scores <= 0.5]) and not torch.equal(gated, plain)
+    assert torch.equal(gated[scores < 0.5], plain[scores < 0.5]) and not torch.equal(gated, plain)
 
 
 @pytest.mark.parametrize(("wrong", "words"), [
@@ -166,6 +185,7 @@ def test_diagnostics_count_what_they_name():
     shaped = torch.tensor([0.5, 0.5, 0.5, -1.5]) + 0.5 * shaping_term(rows, is_math, PAPER)[:4]
     assert metrics["aspo/variance_ratio/math"] == pytest.approx(float(shaped.var()) / 1.0, rel=1e-4)
     assert metrics["aspo/zero_variance_groups"] == 1.0 and metrics["aspo/phi_only_share"] == 0.0
+    assert "aspo/fire/closure/qa/wrong" not in metrics and "aspo/variance_ratio/qa" not in metrics  # none wrong, no variance
     # Three correct ones have A = .5; the one that rethinks is shifted by -.408, which does not flip it.
     assert metrics["aspo/sign_flips"] == 0.0 and 0 < metrics["aspo/shift_share"] < 1
 

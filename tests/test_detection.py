@@ -15,7 +15,7 @@ from qwen_like import SPECIALS, qwen_like_tokenizer
 
 from aspo import detect_structural_features, features_from_segments
 
-FIELDS = ("ends_python_answer", "has_python_think", "first_tool_offset", "policy_chars", "n_python", "n_search")
+FIELDS = ("ends_python_answer", "has_python_think", "first_tool_offset", "first_python_offset", "policy_chars", "n_python", "n_search")
 ROWS_PER_CASE = 20
 EXAMPLES = max(10, int(os.environ.get("TIR_FUZZ", 2000)) // ROWS_PER_CASE)
 

@@ -98,6 +98,12 @@ def test_one_arms_lambda_reruns_that_arm_alone(workflow):
     assert {"table1", "table5", "table6"} <= jobs and not {"table2", "table12", "table13", "figure7"} & jobs
 
 
+def test_a_seed_more_trains_that_seed_alone(workflow):
+    edit(workflow / "profiles/laptop/tiny.yaml", "seeds: [1]", "seeds: [1, 2]")
+    runs = {job for job in planned(workflow) if job.startswith("rl:")}
+    assert runs and all(job.endswith(",2") for job in runs)
+
+
 def test_order_and_comments_rerun_nothing(workflow):
     edit(workflow / "config.yaml", "alpha: 1.0, beta: 1.0, gamma: 0.5, psi_k: 5.0}", "psi_k: 5.0, gamma: 0.5, beta: 1.0, alpha: 1.0}")
     edit(workflow / "config.yaml", "  kl_coef: 0.0\n", "")

@@ -264,13 +264,13 @@ def test_two_real_steps_of_grpo_change_the_policy_and_engine_and_trainer_agree(t
 def test_a_real_run_near_its_time_limit_saves_every_step(tmp_path, monkeypatch):
     inputs = launch.RunInputs(untrained_model(tmp_path / "model"), *2 * [rows_file(tmp_path / "rows.parquet", *"12345678")],
                               "Use tools.")
-    collect, seen = launch._Run.collect, []
+    collect, seen = launch.collect, []
 
-    def look_and_collect(run):
-        seen.extend(sorted(path.name for path in run.policies.iterdir()))
-        return collect(run)
+    def look_and_collect(directory, settings):
+        seen.extend(sorted(path.name for path in (directory / "policies").iterdir()))
+        return collect(directory, settings)
 
-    monkeypatch.setattr(launch._Run, "collect", look_and_collect)
+    monkeypatch.setattr(launch, "collect", look_and_collect)
     monkeypatch.setenv("JOB_END_TIME", str(int(time.time()) + 25))
     policies = launch.train(rl_settings(SLOW | {"steps": 3, "save_every": 3, "validate_every": 3}, estimator="grpo", coefficients={}),
                             inputs, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors
 from rl_inputs import TOOLS, rows_file
 
 from tir.errors import CheckpointError, InfrastructureFault
 from tir.records import read_json, read_jsonl
 from tir.rl import launch, processes
+from tir.rl.collect import delivered
 from tir.rl.settings import RlSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,11 +31,12 @@ run, log = Path(os.environ["TIR_RUN_DIRECTORY"]), open(os.environ["VERL_FILE_LOG
 checkpoints, given = run / "checkpoints", dict(argument.split("=", 1) for argument in sys.argv[1:])
 tracker = checkpoints / "latest_checkpointed_iteration.txt"
 start = int(tracker.read_text()) if tracker.exists() else 0
-def row(kind, step, **data):
+def trajectory(kind, step):
     record = {"index": 0, "session": 0, "ability": "math", "score": 1.0, "accuracy": 1.0, "fault": None, "bonus": False,
               "executed": {}, "finish": "answer"}
     with open(run / "records" / f"{kind}_{step}.{os.getpid()}.jsonl", "a") as file:
         file.write(json.dumps(record) + "\\n")
+def row(step, **data):
     log.write(json.dumps({"step": step, "data": data}) + "\\n")
     log.flush()
 slow = run / "slow_starts"
@@ -41,7 +45,8 @@ if tried < plan.get("slow_starts", 0):
     slow.write_text(str(tried + 1))
     print("Exception: The current node timed out during startup."); sys.exit(1)
 if given["trainer.val_before_train"] == "true":
-    row("val", start, **{"val-core/m/reward/mean@1": 0.5})
+    trajectory("val", start)
+    row(start, **{"val-core/m/reward/mean@1": 0.5})
 for step in range(start + 1, int(given["trainer.total_training_steps"]) + 1):
     if step == plan.get("die_before"):
         print("SomeError: out of luck"); sys.exit(3)
@@ -50,11 +55,18 @@ for step in range(start + 1, int(given["trainer.total_training_steps"]) + 1):
         sys.exit(1)
     if step == plan.get("hang_before"):
         time.sleep(600)
-    if step % int(given["trainer.save_freq"]) == 0 and not plan.get("save_nothing"):
-        (run / "policies" / f"step{step}").mkdir(parents=True)
-        checkpoints.mkdir(exist_ok=True)
+    trajectory("train", step)
+    if (step % int(given["trainer.save_freq"]) == 0 or step in plan.get("save_also", [])) and not plan.get("save_nothing"):
+        saved = checkpoints / f"global_step_{step}" / "actor" / "huggingface"
+        saved.mkdir(parents=True, exist_ok=True)
+        (saved / "model.safetensors").write_bytes((run.parent / "weights").read_bytes())
         tracker.write_text(str(step))
-    row("train", step, **{"critic/score/mean": step / 10, "response_length/mean": 5.0})
+        if step == plan.get("killed_in_export"):  # which comes after verl's own note
+            os.kill(os.getpid(), 9)
+        (run / "policies" / f"step{step}").mkdir(parents=True)
+    if step == plan.get("killed_in_validation"):  # which comes before the log's line
+        os.kill(os.getpid(), 9)
+    row(step, **{"critic/score/mean": step / 10, "response_length/mean": 5.0})
 """
 
 
@@ -64,6 +76,7 @@ def run(tmp_path, monkeypatch):
     script = tmp_path / "fake_verl.py"
     script.write_text(FAKE_VERL)
     (tmp_path / "model").mkdir()
+    (tmp_path / "weights").write_bytes(safetensors.serialize({}))
     data = rows_file(tmp_path / "rows.parquet", "1", "2", "3", "4")
     original = processes.start
     monkeypatch.setattr(processes, "start", lambda command, environment, directory, log: original(
@@ -75,7 +88,7 @@ def run(tmp_path, monkeypatch):
         given = replace(inputs, operation=operation or {})
         return launch.train(settings, given, tmp_path / "run", stall_s=stall_s)
 
-    go.directory, go.settings = tmp_path / "run", RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2)
+    go.directory, go.inputs, go.settings = tmp_path / "run", inputs, RlSettings(tools=TOOLS, steps=4, save_every=2, rows=4, batch_prompts=2)
     return go
 
 
@@ -83,6 +96,7 @@ def test_a_complete_run_leaves_metrics_policies_and_rollouts_only(run, capsys):
     assert [path.name for path in run()] == ["step2", "step4"]
     assert [row["step"] for row in read_jsonl(run.directory / "metrics.jsonl")] == [0, 1, 2, 3, 4]
     assert len(read_jsonl(run.directory / "rollouts" / "train_4.jsonl")) == 1
+    delivered(run.directory)
     assert not (run.directory / "checkpoints").exists() and not (run.directory / "records").exists()
     assert "step 3/4  score 0.300" in capsys.readouterr().err
     assert run(die_before=1) == [run.directory / "policies" / f"step{step}" for step in (2, 4)]  # nothing is run again
@@ -97,6 +111,59 @@ def test_a_failed_run_says_why_and_resumes_from_its_last_checkpoint(run):
     starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
     assert starts == [0, 2]
     assert all(len(read_jsonl(path)) == 1 for path in (run.directory / "rollouts").iterdir())  # no step counted twice
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_kill_while_a_policy_is_exported_costs_nothing(run, step):
+    """At the first checkpoint, at one before a time limit, at the last: the policy is exported from what verl has saved."""
+    with pytest.raises(launch.TrainingFailed):
+        run(killed_in_export=step, save_also=[3])
+    assert [path.name for path in run()] == ["step2", "step4"]
+    assert (run.directory / "policies" / f"step{step}" / "model.safetensors").exists() or step == 3
+    assert [row["event"] for row in read_jsonl(run.directory / "wall_clock.jsonl")].count("start") == (1 if step == 4 else 2)
+    assert sorted(path.name for path in (run.directory / "rollouts").glob("train_*")) == [f"train_{n}.jsonl" for n in (1, 2, 3, 4)]
+
+
+def test_a_checkpoint_without_weights_is_no_dead_end(run, capsys):
+    with pytest.raises(launch.TrainingFailed):
+        run(killed_in_export=2)
+    shutil.rmtree(run.directory / "checkpoints" / "global_step_2")
+    assert [path.name for path in run()] == ["step2", "step4"]
+    assert "the checkpoint of step 2 is unusable" in capsys.readouterr().err
+
+
+def test_what_fails_after_training_costs_no_training(run):
+    """Snakemake takes the metrics away when a job fails, also when it fails after training, at a full disk."""
+    run()
+    (run.directory / "metrics.jsonl").unlink()
+    run()
+    assert len(read_jsonl(run.directory / "metrics.jsonl")) == 5
+    assert [row["event"] for row in read_jsonl(run.directory / "wall_clock.jsonl")].count("start") == 1
+    delivered(run.directory)
+    (run.directory / "metrics.jsonl").unlink()  # somebody wants the run again
+    run()
+    assert [row["event"] for row in read_jsonl(run.directory / "wall_clock.jsonl")].count("start") == 1  # of a new directory
+    assert len(read_jsonl(run.directory / "metrics.jsonl")) == 5
+
+
+def test_a_step_killed_in_its_validation_has_its_score_and_is_named(run, capsys):
+    with pytest.raises(launch.TrainingFailed):
+        run(killed_in_validation=2)
+    run()
+    row = read_jsonl(run.directory / "metrics.jsonl")[2]
+    assert row["step"] == 2 and row["critic/score/mean"] == 1.0 and "response_length/mean" not in row
+    assert "no metrics of steps [2]" in capsys.readouterr().err
+
+
+def test_another_index_or_another_rule_of_the_reward_is_another_run(run, tmp_path):
+    def work(**changes):
+        return launch._Run(run.settings, replace(run.inputs, **changes), run.directory, 1.0)._work()
+
+    (tmp_path / "manifest.json").write_text("{}")
+    assert work(index=tmp_path)["index"] != work()["index"]
+    assert {"tir/answers/math.py", "tir/tools/python_tool.py", "tir/rl/overrides.py", "tir/rl/agent_loop.py"} <= set(work()["code"])
+    assert not any(file.startswith("aspo/") for file in work()["code"])  # grpo
+    assert work(operation={"tools": {}}) == work()
 
 
 def test_waiting_longer_is_no_other_run(run):

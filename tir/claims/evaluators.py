@@ -178,13 +178,13 @@ def metric_difference(claim: Claim, run: Run) -> Finding:
 
 def phi_on_qa(claim: Claim, run: Run) -> Finding:
     """Largest share of QA trajectories on which any term of phi fires, over all steps and seeds: counted, not sampled."""
-    found = {name: run.curve(claim["arm"], name) for name in run.metric_names(claim["arm"])
+    # Every value there is: a step without wrong QA trajectories, say, has no rate of theirs.
+    rates = {name: run.logged(claim["arm"], name) for name in run.metric_names(claim["arm"])
              if name.startswith("aspo/fire/") and "/qa/" in name}
-    curves = {name: each for name, each in found.items() if not isinstance(each, str)}
-    if not curves:
+    if not rates:
         return unmeasured("no firing rates were logged")
-    name, highest = max(((name, float(np.nanmax(each))) for name, each in curves.items()), key=lambda pair: pair[1])
-    return exact(highest, highest == 0.0, f"highest in one step: {name}", f"{len(curves)} rates")
+    name, highest = max(((name, max(values)) for name, values in rates.items()), key=lambda pair: pair[1])
+    return exact(highest, highest == 0.0, f"highest in one step: {name}", f"{len(rates)} rates")
 
 
 def compute_share(claim: Claim, run: Run) -> Finding:

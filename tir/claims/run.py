@@ -138,6 +138,10 @@ class Run:
             return []
         return sorted({key for rows in self.inputs.metrics(arm).values() for row in rows for key in row})
 
+    def logged(self, arm: str, metric: str) -> list[float]:
+        """All values of a training metric, of any seed and step that has it."""
+        return [row[metric] for rows in self.inputs.metrics(arm).values() for row in rows if metric in row]
+
     def curve(self, arm: str, metric: str) -> np.ndarray | str:
         """Values (seeds, steps) of a training metric, `validation` being the score on the validation set."""
         if arm not in self.inputs.arms():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tir.config.model import Model
 
@@ -24,6 +24,12 @@ class Arm(Model):
     clip_kappa: float = Field(0.7, gt=0, lt=1, description="bound of the clipped shift, share of |A|")
     delta: float | None = Field(None, le=0, ge=-100, description="clipped: Lin & Xu's own shift")
     require_correct: bool = Field(False, description="shape correct trajectories only")
+
+    @model_validator(mode="after")
+    def _delta_is_read(self) -> Arm:
+        if self.delta is not None and self.mode != "clipped":
+            raise ValueError(f"only mode clipped reads delta {self.delta:g}, and mode is {self.mode}; write mode: clipped, or leave delta out")
+        return self
 
     def coefficients(self) -> dict[str, Any]:
         """Arguments of `aspo.ASPOConfig`; empty for an estimator that reads none."""

@@ -76,6 +76,11 @@ class Rl(Model):
     def _divides(self) -> Rl:
         if self.batch_prompts % self.mini_batch_prompts:
             raise ValueError(f"mini_batch_prompts {self.mini_batch_prompts} must divide batch_prompts {self.batch_prompts}")
+        if self.batch_prompts > self.rows:
+            raise ValueError(f"batch_prompts {self.batch_prompts} is more than the {self.rows} rows there are")
+        if self.mini_batch_prompts * self.group_size % self.gpus:
+            raise ValueError(f"gpus {self.gpus} must divide an update's mini_batch_prompts {self.mini_batch_prompts} times "
+                             f"group_size {self.group_size} trajectories")
         if self.steps % self.save_every:
             raise ValueError(f"save_every {self.save_every} must divide steps {self.steps}, or the last step is not kept")
         if self.steps * self.batch_prompts > self.rows * 1000:

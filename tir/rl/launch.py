@@ -6,7 +6,7 @@
     ├── rollouts/{train,val}_{N}.jsonl         every trajectory with its reward
     ├── wall_clock.jsonl                       when what happened
     ├── verl.log, overrides.txt                output of verl; what it was told
-    └── checkpoints/, records/                 only while the run is incomplete: what it resumes from
+    └── checkpoints/, records/                 until the run is `delivered`: what it resumes from
 
 A killed run continues from its last complete checkpoint when the same command is given again. A run whose settings or inputs
 have changed starts afresh.
@@ -30,14 +30,17 @@ from typing import Any
 import tenacity
 
 from tir.errors import CheckpointError, InfrastructureFault, TirError
-from tir.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
+from tir.records import digest, file_digest, read_json, write_json, write_text
 from tir.rl import processes
+from tir.rl.collect import collect, verl_logs
 from tir.rl.data import prepare_rows
+from tir.rl.export import export_policy
 from tir.rl.forkserver import write_stand_in
-from tir.rl.metrics import collect_records, drop_records, merge_logs, read_log, write_rollouts
-from tir.rl.overrides import RunFiles, environment, overrides
+from tir.rl.metrics import drop_records, read_log
+from tir.rl.overrides import RunFiles, environment, overrides, rollout_dtype
 from tir.rl.settings import RlSettings
 from tir.settings import merged
+from tir.workflow import code
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
@@ -63,6 +66,7 @@ class RunInputs:
         train, validation: parquet files in the upstream columns.
         system_prompt: text of the system turn.
         endpoint: address of the retrieval server, or None for a run without search.
+        index: directory of the index it serves, if there is one.
         operation: how long its tools are waited for, and the like; a run goes on if this has changed.
     """
 
@@ -71,11 +75,14 @@ class RunInputs:
     validation: Path
     system_prompt: str
     endpoint: str | None = None
+    index: Path | None = None
     operation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
     """Train one arm with one seed; returns the policies' directories, one per saved step.
+
+    What a repetition would need stays until it is `delivered` (`tir.rl.collect`).
 
     Args:
         settings: the run.
@@ -90,13 +97,14 @@ def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike,
     """
     run = _Run(settings, inputs, Path(directory).resolve(), stall_s)
     run.open()
+    run.mend()
     for attempt in tenacity.Retrying(retry=tenacity.retry_if_exception_type(SlowStart), reraise=True,
                                      stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(RETRY_WAIT_S)):
         with attempt:
             if run.saved_step() < settings.steps:
                 with run.scratch() as files:
                     run.execute(files)
-    return run.collect()
+    return collect(run.directory, settings)
 
 
 class _Run:
@@ -114,22 +122,44 @@ class _Run:
         if found.exists() and read_json(found)["digest"] != digest(work):
             print("settings, inputs or code have changed: the run starts afresh", file=sys.stderr)
             shutil.rmtree(self.directory)
-        elif self._last_policy().is_dir() and not (self._complete() or (self.directory / "checkpoints").is_dir()):
-            # It was complete and its metrics were taken away: whoever did that wants the run again.
+        elif self._last_policy().is_dir() and not (self._complete() or self.records.is_dir()):
+            # It was delivered and its metrics were taken away: whoever did that wants the run again.
             shutil.rmtree(self.directory)
         for path in (self.directory, self.policies, self.directory / "logs"):
             path.mkdir(parents=True, exist_ok=True)
         write_json(found, {"digest": digest(work), **work})
 
+    def mend(self) -> None:
+        """Export the policy of verl's last checkpoint if a kill came in between, so that verl and this agree on the step."""
+        step = self._checkpoint()
+        if not step or (self.policies / f"step{step}").is_dir():
+            return
+        checkpoints = self.directory / "checkpoints"
+        try:
+            export_policy(checkpoints / f"global_step_{step}" / "actor" / "huggingface", self.inputs.model,
+                          self.policies / f"step{step}", rollout_dtype(self.settings))
+        except CheckpointError as error:
+            print(f"the checkpoint of step {step} is unusable, the run starts afresh: {error}", file=sys.stderr)
+            shutil.rmtree(checkpoints)
+
+    def _checkpoint(self) -> int:
+        """Step of verl's last complete checkpoint, or 0."""
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.directory / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+        return 0
+
     def _work(self) -> dict[str, Any]:
         """What a run is, as a JSON value: another one must not continue from its checkpoints."""
         inputs = self.inputs
-        code = [ROOT / "tir" / f"{name}.py" for name in ("prompts", "protocol", "reward", "rollout")]
-        code += sorted((ROOT / "aspo").glob("*.py")) if self.settings.estimator == "aspo" else []
+        # What runs inside verl's processes, and what they are told; the launcher itself decides no result. The shaping
+        # term's name is not written out, so that an arm without one does not depend on its code (see `tir.workflow.code`).
+        shaping = [f"{self.settings.estimator}.integration"] if self.settings.estimator != "grpo" else []
+        files = code("tir.rl.agent_loop", "tir.rl.overrides", *shaping)
         return {"settings": asdict(self.settings), "system_prompt": inputs.system_prompt,
                 "train": file_digest(inputs.train), "validation": file_digest(inputs.validation),
                 "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
-                "code": {str(path.relative_to(ROOT)): file_digest(path) for path in code}}
+                "index": file_digest(inputs.index / "manifest.json") if inputs.index else None,
+                "code": {file: file_digest(ROOT / file) for file in files}}
 
     def _last_policy(self) -> Path:
         return self.policies / f"step{self.settings.steps}"
@@ -141,11 +171,8 @@ class _Run:
         """Step of the last complete checkpoint whose policy has been exported, or 0; all steps of a complete run."""
         if self._complete():
             return self.settings.steps
-        with contextlib.suppress(OSError, ValueError):
-            step = int((self.directory / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-            if (self.policies / f"step{step}").is_dir():
-                return step
-        return 0
+        step = self._checkpoint()
+        return step if (self.policies / f"step{step}").is_dir() else 0
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[RunFiles]:
@@ -189,13 +216,13 @@ class _Run:
         """Run verl from the last checkpoint to the last step."""
         start = self.saved_step()
         self.records.mkdir(exist_ok=True)
-        logged = {step for log in self._logs() for step, _ in read_log(log)}
+        logged = {step for log in verl_logs(self.directory) for step, _ in read_log(log)}
         validate = start == 0 or start not in logged
         drop_records(self.records, start if start else -1, validate=validate)
         (self.directory / "fault.json").unlink(missing_ok=True)
         arguments = overrides(self.settings, files, validate_first=validate)
         write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
-        log = self.directory / "logs" / f"verl_{len(self._logs()):03d}.jsonl"
+        log = self.directory / "logs" / f"verl_{len(verl_logs(self.directory)):03d}.jsonl"
         # Snakemake says in this variable how many of the machine's cores are this job's.
         threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "VERL_", "TIR_FORK"))}
@@ -265,33 +292,6 @@ class _Run:
             raise CheckpointError("verl ended without the last step", where=str(self.directory / "checkpoints"),
                                   why=f"step {self.settings.steps} was asked for, step {self.saved_step()} is there",
                                   remedy=f"see {self.directory / 'verl.log'}, then run the same command again")
-
-    # --- afterwards ---------------------------------------------------------------------------------------------------
-
-    def collect(self) -> list[Path]:
-        """Write metrics and rollouts, remove what a finished run does not need; returns the policies."""
-        policies = [self.policies / f"step{step}"
-                    for step in range(self.settings.save_every, self.settings.steps + 1, self.settings.save_every)]
-        missing = [path for path in policies if not path.is_dir()]
-        if missing:
-            raise CheckpointError("a saved step has no policy", where=str(missing[0]),
-                                  remedy=f"rm -r {self.directory}  # then run again")
-        if self.records.is_dir():
-            records = collect_records(self.records)
-            rows = merge_logs(self._logs(), records)
-            absent = sorted(set(range(1, self.settings.steps + 1)) - {row["step"] for row in rows})
-            if absent:
-                print(f"warning: no metrics of steps {absent}; verl was killed after saving and before logging", file=sys.stderr)
-            write_rollouts(records, self.directory / "rollouts")
-            write_jsonl(self.directory / "metrics.jsonl", rows)
-            shutil.rmtree(self.records)
-        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
-        for path in set(self.policies.iterdir()) - set(policies):  # of a checkpoint before a time limit
-            shutil.rmtree(path)
-        return policies
-
-    def _logs(self) -> list[Path]:
-        return sorted((self.directory / "logs").glob("verl_*.jsonl"))
 
     def _event(self, event: str, **facts: Any) -> None:
         row = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "unix": round(time.time(), 2), **facts}

@@ -64,6 +64,8 @@ def merge_logs(logs: Iterable[str | os.PathLike], records: Mapping[tuple[str, in
     for (kind, step), rows in records.items():
         if step in steps:
             steps[step] |= trajectory_metrics(kind, rows)
+            if kind == "train":  # verl logs a step after validating, and may be killed before; the trajectories are there
+                steps[step].setdefault("critic/score/mean", _mean(row["score"] for row in rows))
     return [{"step": step, **dict(sorted(steps[step].items()))} for step in sorted(steps)]
 
 

@@ -105,13 +105,18 @@ def _policy(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     return values
 
 
+def rollout_dtype(settings: RlSettings) -> str:
+    """What the rollout engine computes in, which is what policies are stored in."""
+    return str(settings.engine.get("dtype", _DTYPE[settings.precision]))
+
+
 def _rollout(settings: RlSettings, files: RunFiles) -> dict[str, Any]:
     rollout = "actor_rollout_ref.rollout"
     tokens = settings.micro_batch_tokens or 2 * settings.max_tokens
     values = {
         f"{rollout}.name": "vllm", f"{rollout}.n": settings.group_size, f"{rollout}.temperature": settings.temperature,
         f"{rollout}.seed": settings.seed, f"{rollout}.max_model_len": settings.max_tokens,
-        f"{rollout}.dtype": _DTYPE[settings.precision], f"{rollout}.tensor_model_parallel_size": 1,
+        f"{rollout}.dtype": rollout_dtype(settings), f"{rollout}.tensor_model_parallel_size": 1,
         f"{rollout}.enforce_eager": True, f"{rollout}.log_prob_max_token_len_per_gpu": 2 * tokens,
         f"{rollout}.agent.default_agent_loop": "tir", f"{rollout}.agent.agent_loop_config_path": files.loop,
         # The loop returns its reward; verl's reward workers would only be started to idle.
@@ -136,7 +141,8 @@ def _trainer(settings: RlSettings, files: RunFiles, validate_first: bool) -> dic
         "trainer.total_epochs": settings.steps + 1,
         "trainer.save_freq": settings.save_every, "trainer.test_freq": settings.validate_every,
         "trainer.val_before_train": validate_first, "trainer.resume_mode": "auto",
-        "trainer.max_actor_ckpt_to_keep": 1, "trainer.default_local_dir": files.checkpoints,
+        # Two: verl deletes the older one before it says that the newer one is complete.
+        "trainer.max_actor_ckpt_to_keep": 2, "trainer.default_local_dir": files.checkpoints,
         "trainer.checkpoint_callback_class": "tir.rl.callback.PolicyExport",
         "trainer.logger": ["file"], "trainer.project_name": "tir", "trainer.experiment_name": files.directory.name,
         "hydra.run.dir": files.directory, "hydra.output_subdir": None, "hydra/job_logging": "disabled",
