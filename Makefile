@@ -26,6 +26,7 @@ export PYTHONNOUSERSITE = 1
 
 demo: environments
 	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
+	@$(if $(filter all,$(TARGETS)),$(SNAKEMAKE) --profile $(PROFILE) --report results/report.html --quiet all)
 	@.venv/workflow/bin/python -m scripts.show_results
 
 test: environments

@@ -98,7 +98,11 @@ rule validation_set:
     """The validation rows of RL: stratified, seeded, without benchmark questions."""
     input:
         rows="data/rl_validation.parquet",
-        benchmarks=expand("data/benchmarks/{name}.jsonl", name=cfg.benchmarks),
+        benchmarks=[
+            f"data/benchmarks/{name}.jsonl"
+            for name, each in cfg.benchmarks.items()
+            if each.kept_from_validation
+        ],
     output:
         "data/validation.parquet",
     log:

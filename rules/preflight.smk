@@ -5,6 +5,7 @@ import atexit
 from pathlib import Path
 
 from tir.needs import Job, disk_gb, plan
+from tir.records import write_json
 
 STAGES = ["index", "sft", "rl", "traces", "judge", "scores"]
 
@@ -32,15 +33,40 @@ def inputs_from_elsewhere():
     ]
 
 
-def needs():
-    """What the checks look at: stages as the profile asks for them, sources, space."""
-    shown = {row.model for table in cfg.tables.values() for row in table.rows}
+def planned_jobs():
+    """The jobs of this run or plan."""
+    return [
+        Job(job.rule.name, job.wildcards_dict, str(job.resources.get("gres", "")))
+        for job in workflow.dag.needrun_jobs(exclude_finished=False)
+    ]
+
+
+def missing_jobs():
+    """Jobs of the default target that fill disks and whose output is not there: for checks without a plan."""
+    tables = [cfg.tables[name] for name in TARGETS.tables if name in cfg.tables]
+    shown = {row.model for table in tables for row in table.rows}
     arms = {model.partition("@")[0] for model in shown if "@" in model}
-    runs = len(arms) * len(cfg.rl.seeds)
-    jobs = [Job("index", {}), Job("sft", {})] + [Job("rl", {})] * runs
-    jobs += [Job("image", {})] * len({same(name) for name in tir.images.RECIPES})
+    made = {
+        "images/{}.json": ("image", {same(name) for name in tir.images.RECIPES}),
+        "index/manifest.json": ("index", {""}),
+        "models/{}/manifest.json": ("sft", {"sft"}),
+        "runs/rl/{}/metrics.jsonl": (
+            "rl",
+            {f"{arm}/seed{seed}" for arm in arms for seed in cfg.rl.seeds},
+        ),
+    }
+    return [
+        Job(rule, {})
+        for path, (rule, names) in made.items()
+        for name in names
+        if not Path(path.format(name)).exists()
+    ]
+
+
+def needs(jobs):
+    """What the checks look at, in a file: stages as the profile asks for them, sources, space for the jobs."""
     known = {each.name for each in workflow.rules}
-    return {
+    found = {
         "slurm": not workflow.local_exec,
         "stages": [stage_resources(name) for name in STAGES if name in known],
         "containers": SITE.containers,
@@ -51,15 +77,16 @@ def needs():
         "tokens": SITE.tokens,
         "endpoint": ENDPOINT,
     }
+    # Not an argument: Snakemake prints a command that fails, and this one shall leave the table to be read.
+    path = Path(".snakemake/preflight.json")
+    write_json(path, found)
+    return str(path)
 
 
 def show_plan():
     """Print the plan, once Snakemake has said its own."""
     if workflow.dryrun and workflow.is_main_process and workflow.dag is not None:
-        jobs = [
-            Job(job.rule.name, job.wildcards_dict, str(job.resources.get("gres", "")))
-            for job in workflow.dag.needrun_jobs(exclude_finished=False)
-        ]
+        jobs = planned_jobs()
         if jobs:
             print("\n" + plan(jobs, cfg, SITE.images.hardware), file=sys.stderr)
 
@@ -75,8 +102,8 @@ onstart:
             )
         if SITE.preflight:
             shell(
-                "{HOST} -m scripts.preflight --params {need:q}",
-                need=params(needs()),
+                "{HOST} -m scripts.preflight --needs {need}",
+                need=needs(planned_jobs()),
             )
 
 
@@ -100,6 +127,6 @@ rule preflight:
     """The checks alone."""
     retries: 0
     params:
-        need=lambda w: params(needs()),
+        need=lambda w: needs(missing_jobs()),
     shell:
-        "{HOST} -m scripts.preflight --params {params.need:q}"
+        "{HOST} -m scripts.preflight --needs {params.need}"

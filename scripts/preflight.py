@@ -2,11 +2,13 @@
 
 from tir.cli import parser, run
 from tir.preflight import preflight, require, table
+from tir.records import read_json
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
-    findings = preflight(options.params)
+    arguments = parser(__doc__)
+    arguments.add_argument("--needs", required=True, help="JSON file: what to look at")
+    findings = preflight(read_json(arguments.parse_args().needs))
     print(table(findings), flush=True)
     require(findings)
 

@@ -11,7 +11,7 @@ from tir.records import atomic_path
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rows", required=True, help="upstream test file, Parquet")
-    arguments.add_argument("--benchmarks", nargs="+", required=True, help="benchmark files")
+    arguments.add_argument("--benchmarks", nargs="*", default=[], help="benchmark files")
     arguments.add_argument("--output", required=True)
     options = arguments.parse_args()
     questions = (item.question for path in options.benchmarks for item in load_items(path))

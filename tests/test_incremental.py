@@ -198,6 +198,14 @@ def test_waiting_longer_makes_nothing_again_and_reaches_the_job(workflow):
     assert {"traces", "rl"} <= rules_of(planned(workflow))
 
 
+def test_a_benchmark_is_one_entry_and_trains_nothing_if_told(workflow):
+    entry = "  later: {label: Later, task: math, metric: em, kept_from_validation: false, source: {kind: local, path: later.jsonl}}\n"
+    edit(workflow / "config.yaml", "benchmarks:\n", "benchmarks:\n" + entry)
+    assert {"traces", "scores"} <= rules_of(planned(workflow)) and "rl" not in rules_of(planned(workflow))
+    edit(workflow / "config.yaml", "kept_from_validation: false, ", "")  # its questions may be among the validation rows
+    assert "rl" in rules_of(planned(workflow))
+
+
 def test_an_arm_is_one_entry(workflow):
     append(workflow / "config.yaml", "")
     edit(workflow / "config.yaml", "  beta_only:", "  bold: {base: aspo, lambda: 0.9}\n  beta_only:")

@@ -47,7 +47,10 @@ def test_disk_tokens_files_and_endpoint(tmp_path, monkeypatch):
     assert not found(preflight.disk(1e9, tmp_path))["disk"].ok
     assert not found(preflight.tokens(["HF_TOKEN"]))["HF_TOKEN"].ok
     monkeypatch.setenv("APPTAINERENV_HF_TOKEN", "x")
-    assert found(preflight.tokens(["HF_TOKEN"]))["HF_TOKEN"].ok
+    missing = found(preflight.tokens(["HF_TOKEN"]))["HF_TOKEN"]
+    assert not missing.ok and missing.remedy == "export HF_TOKEN=..."  # downloads run outside the images
+    monkeypatch.setenv("APPTAINERENV_TAVILY_API_KEY", "x")
+    assert found(preflight.tokens(["TAVILY_API_KEY"]))["TAVILY_API_KEY"].ok
     file = tmp_path / "a.jsonl"
     file.write_text("{}\n")
     source = {"name": "a", "path": str(file), "kind": "url", "url": "http://127.0.0.1:9/a", "sha256": "0" * 64}

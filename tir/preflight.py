@@ -191,8 +191,10 @@ def sources(wanted: list[dict[str, Any]]) -> Iterable[Finding]:
 
 def tokens(names: list[str]) -> Iterable[Finding]:
     for name in names:
-        there = bool(os.environ.get(name) or os.environ.get(f"APPTAINERENV_{name}"))
-        yield Finding(name, there, "set" if there else "not set", f"export APPTAINERENV_{name}=...")
+        # Downloads run outside the images.
+        variables = [name] if name == "HF_TOKEN" else [name, f"APPTAINERENV_{name}"]
+        there = any(map(os.environ.get, variables))
+        yield Finding(name, there, "set" if there else "not set", f"export {variables[-1]}=...")
 
 
 def ports(endpoint: str) -> Iterable[Finding]:

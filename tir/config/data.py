@@ -77,6 +77,8 @@ class Benchmark(Model):
     metric: Literal["em", "f1", "acc", "math_equal", "char_f1", "judge"] = Field(description="metric the tables show")
     n: int = Field(30, ge=1, le=1_000_000, description="items taken from the head of the file")
     standard: bool = Field(True, description="a column of tables that name no benchmarks")
+    kept_from_validation: bool = Field(True, description="RL's validation rows have none of its questions; false for one that "
+                                                         "is added later, or every arm is trained again")
     source: Source
 
 
