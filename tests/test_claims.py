@@ -17,6 +17,7 @@ from tir.claims.run import Run
 from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED, direction, equivalence, exact, value
 from tir.tables.inputs import Inputs
 from tir.tables.reference import paper
+from tir.tables.trajectories import Behaviour
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"published": ["published"], "sft": ["sft"], "grpo@last": ["grpo-step30-seed1"], "aspo@last": ["aspo-step30-seed1"]}
@@ -69,6 +70,73 @@ def test_a_value_is_held_or_contradicted_by_its_interval():
     assert value(0.992, 0.97, 1.01, stated=0.96, tolerance=0.02).verdict == FAILS
     assert value(0.96, 0.8, 1.1, stated=0.96, tolerance=0.02).verdict == UNCLEAR
     assert exact(0.024, False, "counted").verdict == FAILS
+
+
+@pytest.mark.parametrize("numbers", [(1.1, np.nan, np.nan), (1.1, np.nan, 2.0), (np.inf, 2.0, 3.0), (np.nan, 2.0, 3.0)])
+def test_a_number_that_is_none_decides_nothing(numbers):
+    """A comparison with NaN is false: an interval of NaN does not "exclude" anything."""
+    for found in (direction(*numbers, 5, null=1.0), equivalence(*numbers, 0, 5), value(*numbers, 2.5, 1)):
+        assert found.verdict == UNCLEAR and found.lo is found.hi is None and found.stated_inside is None
+    assert exact(float("nan"), False, "").verdict == UNCLEAR
+    json.dumps(direction(*numbers, 5).as_json(), allow_nan=False)
+
+
+class Made:
+    """As much of a run as an evaluator reads."""
+
+    resamples = 2000
+
+    def __init__(self, **given):
+        self.__dict__ |= given
+
+    def random(self, name):
+        return np.random.default_rng(0)
+
+    def trajectories(self, task=None):
+        return self.found
+
+    def trajectory_metrics(self):
+        return self.metrics
+
+    def curve(self, arm, metric):
+        return np.array(self.values)
+
+
+def trajectory(actions: tuple[str, ...], correct: bool) -> Behaviour:
+    return Behaviour("gsm8k", "math", actions, {}, 3, correct)
+
+
+ANSWERS, RETHINKS = ("think", "python", "answer"), ("think", "python", "think", "answer")
+BIGRAMS = {"id": "x", "first": ["python", "answer"], "second": ["python", "think"], "stated": 5}
+
+
+def test_a_bigram_that_most_resamples_lack_has_no_interval():
+    found = [trajectory(ANSWERS, True)] * 30 + [trajectory(ANSWERS, False)] * 10
+    rare = [trajectory(RETHINKS, True), trajectory(RETHINKS, False)]
+    assert EVALUATORS["bigram_ratio"](BIGRAMS, Made(found=found + rare)).verdict == UNCLEAR
+    some = [trajectory(RETHINKS, True), *[trajectory(RETHINKS, False)] * 4]  # 0.7 % of resamples have none of 5 in 45
+    judged = EVALUATORS["bigram_ratio"](BIGRAMS, Made(found=found + some))
+    assert judged.lo is not None and judged.lo < judged.measured == pytest.approx(0.75 / 0.2)
+
+
+def test_one_metric_whose_interval_holds_0_leaves_every_metric_open():
+    """Under F1 the difference is small and sure, under exact match larger and unsure."""
+    found = [trajectory(ANSWERS, True)] * 30 + [trajectory(RETHINKS, False)] * 10
+    sure, unsure = [0.30] * 30 + [0.05] * 10, [1.0] * 19 + [0.0] * 11 + [1.0] * 3 + [0.0] * 7
+    judge = EVALUATORS["bigram_every_metric"]
+    assert judge(BIGRAMS, Made(found=found, metrics={"mean F1": sure})).verdict == HOLDS
+    both = judge(BIGRAMS, Made(found=found, metrics={"mean F1": sure, "exact match": unsure}))
+    assert both.verdict == UNCLEAR and "exact match" in both.why and both.measured == pytest.approx(19 / 30 - 0.3)
+    turned = judge(BIGRAMS, Made(found=found, metrics={"mean F1": sure, "other": [-each for each in sure]}))
+    assert turned.verdict == FAILS and "other" in turned.why
+
+
+def test_growth_from_nothing_is_no_number():
+    claim = {"arm": "aspo", "metric": "actor/kl_loss", "stated": 3}
+    found = EVALUATORS["metric_growth"](claim, Made(values=[[0, 0, 0.01], [0, 0.001, 0.01], [0, 0.002, 0.01]]))
+    assert found.verdict == UNCLEAR and "half-way is 0" in found.why
+    fall = EVALUATORS["metric_change"](claim | {"relative": True}, Made(values=[[0, 1, 2], [1, 2, 3]]))
+    assert fall.verdict == UNCLEAR
 
 
 # --- differences -----------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from tir.claims.run import Run
-from tir.claims.verdict import Finding, direction, equivalence, exact, unmeasured, value
+from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, direction, equivalence, exact, unmeasured, value
 from tir.statistics import wilson
 from tir.tables.inputs import read_rows
 from tir.tables.trajectories import Behaviour, text_category
@@ -27,7 +28,7 @@ def difference(claim: Claim, run: Run) -> Finding:
     each = direction(*numbers, claim["stated"], p=found.p_holm, n=f"{found.n} items")
     detectable = f"; smallest detectable difference {100 * found.minimum_detectable:.1f}"
     needed = f", items needed for this one {found.items_needed:,}" if found.items_needed else ""
-    return Finding(**{**each.__dict__, "why": each.why + detectable + needed})
+    return replace(each, why=each.why + detectable + needed)
 
 
 def equal(claim: Claim, run: Run) -> Finding:
@@ -50,10 +51,11 @@ def ratio(claim: Claim, run: Run) -> Finding:
         items = [each[name].mean(axis=(0, 2)) for each in pair]
         drawn = rng.integers(0, len(items[0]), (run.resamples, len(items[0])))
         tops, bottoms = tops + items[0][drawn].mean(axis=1), bottoms + items[1][drawn].mean(axis=1)
-    measured = sum(each.mean() for each in pair[0].values()) / sum(each.mean() for each in pair[1].values())
-    lo, hi = np.quantile(tops / bottoms, (0.025, 0.975))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        measured = np.divide(*(sum(each.mean() for each in side.values()) for side in pair))
+        lo, hi = _interval(tops / bottoms)
     n = f"{sum(each.shape[1] for each in pair[0].values())} items"
-    return value(float(measured), float(lo), float(hi), claim["stated"], claim["tolerance"], n)
+    return value(float(measured), lo, hi, claim["stated"], claim["tolerance"], n)
 
 
 def wins(claim: Claim, run: Run) -> Finding:
@@ -64,7 +66,7 @@ def wins(claim: Claim, run: Run) -> Finding:
     count = sum(each.difference >= 0 for each in found)
     clear = sum(each.p_holm < 0.05 for each in found)
     if count >= claim["stated"] and clear < claim["stated"]:
-        return Finding("not distinguishable at this n", count, n=f"{len(found)} benchmarks",
+        return Finding(UNCLEAR, count, n=f"{len(found)} benchmarks",
                        why=f"only {clear} of the differences are beyond chance")
     return exact(count, count >= claim["stated"], f"{clear} of the differences are beyond chance", f"{len(found)} benchmarks")
 
@@ -79,8 +81,7 @@ def tool_calls(claim: Claim, run: Run) -> Finding:
         each = first - pair[1][name]
         draws += each[rng.integers(0, len(each), (run.resamples, len(each)))].mean(axis=1) / len(pair[0])
         measured += each.mean() / len(pair[0])
-    lo, hi = np.quantile(draws, (0.025, 0.975))
-    return direction(float(measured), float(lo), float(hi), claim["stated"], n=f"{len(pair[0])} benchmarks")
+    return direction(float(measured), *_interval(draws), claim["stated"], n=f"{len(pair[0])} benchmarks")
 
 
 def category_share(claim: Claim, run: Run) -> Finding:
@@ -101,25 +102,27 @@ def bigram_ratio(claim: Claim, run: Run) -> Finding:
     if shares is None:
         return unmeasured(f"{' or '.join('→'.join(each) for each in (first, second))} does not occur")
     if shares[1] == 0:
-        return Finding("not distinguishable at this n", why="the second bigram never ends well, so the ratio is infinite")
-    lo, hi = np.quantile(draws[0] / np.maximum(draws[1], 1e-12), (0.025, 0.975))
-    return direction(shares[0] / shares[1], float(lo), float(min(hi, 1e6)), claim["stated"], null=1.0,
+        return Finding(UNCLEAR, why="the second bigram never ends well, so the ratio is infinite")
+    lo, hi = _interval(np.minimum(draws[0] / np.maximum(draws[1], 1e-12), 1e6))
+    return direction(shares[0] / shares[1], lo, hi, claim["stated"], null=1.0,
                      n=f"{len(found)} trajectories")
 
 
 def bigram_every_metric(claim: Claim, run: Run) -> Finding:
-    """The smallest difference between two bigrams over all metrics of the records; every interval must exclude 0."""
-    found, measured = run.trajectories(), []
+    """The difference between two bigrams under each metric of the records; every interval must exclude 0.
+
+    Shown is the metric that decides: one with the opposite order, else one whose interval holds 0, else the smallest.
+    """
+    found, under = run.trajectories(), []
     bigrams = [tuple(claim[name]) for name in ("first", "second")]
     for metric, values in run.trajectory_metrics().items():
         shares, draws = _bigram_draws(found, bigrams, values, run, claim["id"])
         if shares is None:
             return unmeasured("one of the bigrams does not occur")
-        edges = np.nanquantile(draws[0] - draws[1], (0.025, 0.975))
-        measured.append((shares[0] - shares[1], float(edges[0]), float(edges[1]), metric))
-    least = min(measured)
-    each = direction(*least[:3], 1.0, n=f"{len(found)} trajectories, {len(measured)} metrics")
-    return Finding(**{**each.__dict__, "why": f"least under {least[3]}: {each.why}", "stated_inside": None})
+        under.append((metric, direction(float(shares[0] - shares[1]), *_interval(draws[0] - draws[1]), 1.0)))
+    metric, each = min(under, key=lambda pair: ((FAILS, UNCLEAR, HOLDS).index(pair[1].verdict), pair[1].measured))
+    return replace(each, n=f"{len(found)} trajectories, {len(under)} metrics", why=f"least under {metric}: {each.why}",
+                   stated_inside=None)
 
 
 def offset_difference(claim: Claim, run: Run) -> Finding:
@@ -130,8 +133,7 @@ def offset_difference(claim: Claim, run: Run) -> Finding:
         return unmeasured(f"{len(groups[0])} correct and {len(groups[1])} incorrect trajectories use a tool")
     rng = run.random(claim["id"])
     draws = [np.median(each[rng.integers(0, len(each), (run.resamples, len(each)))], axis=1) for each in groups]
-    lo, hi = np.quantile(draws[0] - draws[1], (0.025, 0.975))
-    return direction(float(np.median(groups[0]) - np.median(groups[1])), float(lo), float(hi), claim["stated"],
+    return direction(float(np.median(groups[0]) - np.median(groups[1])), *_interval(draws[0] - draws[1]), claim["stated"],
                      n=f"{len(found)} trajectories")
 
 
@@ -142,6 +144,8 @@ def metric_change(claim: Claim, run: Run) -> Finding:
         return unmeasured(curve)
     width = max(1, curve.shape[1] // 5) if claim["metric"] != "validation" else 1
     ends = [curve[:, :width].mean(axis=1), curve[:, -width:].mean(axis=1)]
+    if claim.get("relative") and (ends[0] == 0).any():
+        return Finding(UNCLEAR, why="a seed starts at 0, so its relative change is infinite")
     change = (ends[1] - ends[0]) / (np.abs(ends[0]) if claim.get("relative") else 1)
     return _over_seeds(change, claim["stated"])
 
@@ -151,7 +155,10 @@ def metric_growth(claim: Claim, run: Run) -> Finding:
     curve = run.curve(claim["arm"], claim["metric"])
     if isinstance(curve, str):
         return unmeasured(curve)
-    return _over_seeds(curve[:, -1] / curve[:, curve.shape[1] // 2], claim["stated"], null=1.0)
+    middle = curve[:, curve.shape[1] // 2]
+    if (middle == 0).any():
+        return Finding(UNCLEAR, why="a seed's value half-way is 0, so the ratio is infinite")
+    return _over_seeds(curve[:, -1] / middle, claim["stated"], null=1.0)
 
 
 def slope_ratio(claim: Claim, run: Run) -> Finding:
@@ -164,7 +171,7 @@ def slope_ratio(claim: Claim, run: Run) -> Finding:
     middle = curve.shape[1] // 2
     first, second = curve[:, middle] - curve[:, 0], curve[:, -1] - curve[:, middle]
     if (first <= 0).any():
-        return Finding("not distinguishable at this n", why="a seed does not rise at all in the first half")
+        return Finding(UNCLEAR, why="a seed does not rise at all in the first half")
     return _over_seeds(second / first, claim["stated"], null=1.0)
 
 
@@ -227,9 +234,18 @@ def _over_seeds(values: np.ndarray, stated: float, null: float = 0.0) -> Finding
     """A direction over seeds by Student's t; one seed has no interval and decides nothing."""
     measured = float(values.mean())
     if len(values) < 2:
-        return Finding("not distinguishable at this n", measured, n="1 seed", why="one run has no interval over runs")
+        return Finding(UNCLEAR, measured, n="1 seed", why="one run has no interval over runs")
     reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
     return direction(measured, measured - reach, measured + reach, stated, null=null, n=f"{len(values)} seeds")
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    """95 % of resamples. Some may lack the quantity (a bigram that was not drawn); if more do than one tail holds, the
+    ends are unknown, and NaN."""
+    if np.isnan(draws).mean() > 0.025:
+        return float("nan"), float("nan")
+    lo, hi = np.nanquantile(draws, (0.025, 0.975))
+    return float(lo), float(hi)
 
 
 def _bigram_draws(found: list[Behaviour], bigrams: list[tuple[str, ...]], values: list[float], run: Run, name: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +38,14 @@ def unmeasured(why: str) -> Finding:
     return Finding(UNMEASURED, why=why)
 
 
+def decided(found: Finding) -> Finding:
+    """The finding, unless one of its numbers is none: every comparison with NaN is false, so nothing follows from it."""
+    if all(math.isfinite(each) for each in (found.measured, found.lo, found.hi) if each is not None):
+        return found
+    measured = found.measured if math.isfinite(found.measured) else None
+    return Finding(UNCLEAR, measured, n=found.n, why="the number, or an end of its interval, is not defined in this run")
+
+
 def inside(stated: float | None, lo: float, hi: float) -> bool | None:
     """Whether a stated number lies in an interval."""
     return None if stated is None else bool(lo <= stated <= hi)
@@ -52,7 +61,7 @@ def direction(measured: float, lo: float, hi: float, stated: float, *, null: flo
     same_side = (measured > null) == (stated > null)
     verdict = UNCLEAR if not there else HOLDS if same_side else FAILS
     word = f"corrected p = {p:.3f}" if p is not None else f"the interval {'excludes' if there else 'holds'} {null:g}"
-    return Finding(verdict, measured, lo, hi, n, word, inside(stated, lo, hi))
+    return decided(Finding(verdict, measured, lo, hi, n, word, inside(stated, lo, hi)))
 
 
 def equivalence(measured: float, lo: float, hi: float, stated: float, margin: float, n: str = "") -> Finding:
@@ -63,7 +72,7 @@ def equivalence(measured: float, lo: float, hi: float, stated: float, margin: fl
         verdict, why = FAILS, "the interval excludes 0"
     else:
         verdict, why = UNCLEAR, f"the interval holds 0 and reaches beyond ±{margin:g}"
-    return Finding(verdict, measured, lo, hi, n, why, inside(stated, lo, hi))
+    return decided(Finding(verdict, measured, lo, hi, n, why, inside(stated, lo, hi)))
 
 
 def value(measured: float, lo: float, hi: float, stated: float, tolerance: float, n: str = "") -> Finding:
@@ -74,9 +83,9 @@ def value(measured: float, lo: float, hi: float, stated: float, tolerance: float
         verdict, why = HOLDS, f"the interval lies within {stated:g} ± {tolerance:g}"
     else:
         verdict, why = UNCLEAR, f"the interval holds {stated:g} and values further than {tolerance:g} from it"
-    return Finding(verdict, measured, lo, hi, n, why, inside(stated, lo, hi))
+    return decided(Finding(verdict, measured, lo, hi, n, why, inside(stated, lo, hi)))
 
 
 def exact(measured: float, holds: bool, why: str, n: str = "") -> Finding:
     """A claim about a number that has no sampling error."""
-    return Finding(HOLDS if holds else FAILS, measured, None, None, n, why)
+    return decided(Finding(HOLDS if holds else FAILS, measured, None, None, n, why))
