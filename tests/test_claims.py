@@ -20,20 +20,22 @@ from tir.tables.reference import paper
 from tir.tables.trajectories import Behaviour
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = {"published": ["published"], "sft": ["sft"], "grpo@last": ["grpo-step30-seed1"], "aspo@last": ["aspo-step30-seed1"]}
+MODELS = {"published": ["published"], "sft": ["sft"]} | {
+    f"{arm}@last": [f"{arm}-step30-seed{seed}" for seed in (1, 2, 3)] for arm in ("grpo", "aspo")}
 SETS = [{"model": "published", "benchmark": each["name"], "task": each["task"], "n": None} for each in made_up.BENCHMARKS]
 PARAMS = {"models": MODELS, "benchmarks": made_up.BENCHMARKS, "sets": SETS, "statistics": {"resamples": 1000, "seed": 0},
           "facts": {"trajectories": 3840}}
 
 
 def scores(root: Path, levels: dict[str, float], n: int = 200) -> Inputs:
-    """Right-or-wrong answers on every benchmark, a model's chance being the same on each."""
+    """Right-or-wrong answers on every benchmark, the chance of a model (`sft`, `aspo@last`) being the same on each."""
     for model, level in levels.items():
-        for number, each in enumerate(made_up.BENCHMARKS):
-            draw = np.random.default_rng([number, round(1000 * level)])
-            made_up.write_lines(root / "scores" / model / f"{each['name']}.jsonl", [
-                {"id": str(item), "sample": 0, "em": float(right), "f1": float(right), "acc": float(right),
-                 "correct": bool(right)} for item, right in enumerate(draw.random(n) < level)])
+        for seed, name in enumerate(MODELS[model]):
+            for number, each in enumerate(made_up.BENCHMARKS):
+                draw = np.random.default_rng([number, round(1000 * level), seed])
+                made_up.write_lines(root / "scores" / name / f"{each['name']}.jsonl", [
+                    {"id": str(item), "sample": 0, "em": float(right), "f1": float(right), "acc": float(right),
+                     "correct": bool(right)} for item, right in enumerate(draw.random(n) < level)])
     return Inputs(scores=[root / "scores"])
 
 
@@ -143,25 +145,25 @@ def test_growth_from_nothing_is_no_number():
 
 
 def test_differences_hold_fail_and_stay_open(tmp_path):
-    better = verdicts(scores(tmp_path / "a", {"sft": 0.5, "grpo-step30-seed1": 0.4, "aspo-step30-seed1": 0.6}))
+    better = verdicts(scores(tmp_path / "a", {"sft": 0.5, "grpo@last": 0.4, "aspo@last": 0.6}))
     assert better["aspo_beats_grpo"]["verdict"] == better["gain_is_in_qa"]["verdict"] == HOLDS
     assert 15 < better["aspo_beats_grpo"]["measured"] < 25 and better["math_is_equal"]["verdict"] == FAILS
-    worse = verdicts(scores(tmp_path / "b", {"sft": 0.5, "grpo-step30-seed1": 0.6, "aspo-step30-seed1": 0.4}))
+    worse = verdicts(scores(tmp_path / "b", {"sft": 0.5, "grpo@last": 0.6, "aspo@last": 0.4}))
     assert worse["aspo_beats_grpo"]["verdict"] == FAILS
-    few = verdicts(scores(tmp_path / "c", {"sft": 0.5, "grpo-step30-seed1": 0.5, "aspo-step30-seed1": 0.52}, n=30))
+    few = verdicts(scores(tmp_path / "c", {"sft": 0.5, "grpo@last": 0.5, "aspo@last": 0.52}, n=30))
     assert few["aspo_beats_grpo"]["verdict"] == UNCLEAR and "smallest detectable" in few["aspo_beats_grpo"]["why"]
 
 
 def test_a_difference_is_that_of_the_records(tmp_path):
-    inputs = scores(tmp_path, {"sft": 0.5, "grpo-step30-seed1": 0.4, "aspo-step30-seed1": 0.6})
-    means = [np.mean([np.mean([row["em"] for row in inputs.scores(model, each["name"])]) for each in made_up.BENCHMARKS])
-             for model in ("aspo-step30-seed1", "grpo-step30-seed1")]
+    inputs = scores(tmp_path, {"sft": 0.5, "grpo@last": 0.4, "aspo@last": 0.6})
+    means = [np.mean([np.mean([row["em"] for row in inputs.scores(seed, each["name"])])
+                      for each in made_up.BENCHMARKS for seed in MODELS[model]]) for model in ("aspo@last", "grpo@last")]
     found = verdicts(inputs)["aspo_beats_grpo"]
     assert found["measured"] == pytest.approx(100 * (means[0] - means[1]), abs=1e-4) and found["n"] == "1600 items"
 
 
 def test_claims_on_one_column_are_corrected_together(tmp_path):
-    levels = {"sft": 0.5, "grpo-step30-seed1": 0.44, "aspo-step30-seed1": 0.5}
+    levels = {"sft": 0.5, "grpo@last": 0.44, "aspo@last": 0.5}
     run = Run(scores(tmp_path, levels), claims(), **PARAMS)
     found = run._study("bamboogle")
     assert len(found) == 3  # gain, and the two drops from the start
@@ -169,11 +171,33 @@ def test_claims_on_one_column_are_corrected_together(tmp_path):
 
 
 def test_what_a_run_lacks_is_said(tmp_path):
-    found = verdicts(scores(tmp_path, {"sft": 0.5, "grpo-step30-seed1": 0.4}), models={k: v for k, v in MODELS.items() if k != "published"})
+    found = verdicts(scores(tmp_path, {"sft": 0.5, "grpo@last": 0.4}), models={k: v for k, v in MODELS.items() if k != "published"})
     assert found["share_of_published"]["verdict"] == UNMEASURED and "not evaluated" in found["share_of_published"]["why"]
     assert found["sft_ties_published"]["why"] == "this run has no model published"
     assert found["aspo_beats_grpo"]["why"].startswith("aspo@last was not evaluated on gsm8k")
     assert found["bigram_effect"]["verdict"] == UNMEASURED and "does not occur" in found["bigram_effect"]["why"]
+
+
+def test_one_seed_of_an_arm_decides_nothing_about_it(tmp_path):
+    inputs = scores(tmp_path, {"published": 0.6, "sft": 0.3, "grpo@last": 0.4, "aspo@last": 0.6})
+    found = verdicts(inputs, models=MODELS | {"aspo@last": ["aspo-step30-seed1"], "grpo@last": ["grpo-step30-seed1"]})
+    for claim in ("aspo_beats_grpo", "gain_is_in_qa", "math_is_equal", "grpo_forgets", "share_of_published"):
+        assert found[claim]["verdict"] == UNCLEAR and found[claim]["why"].startswith("one seed of "), claim
+    assert found["sft_ties_published"]["verdict"] == FAILS  # no arm: these two checkpoints are all there is of them
+    assert verdicts(inputs)["aspo_beats_grpo"]["verdict"] == HOLDS
+
+
+def test_the_interval_of_a_ratio_holds_the_noise_of_training():
+    """Three seeds of 2 points' spread, true ratio 0.96: items alone would cover it half of the time."""
+    draw, covered, tried = np.random.default_rng(1), 0, 60
+    claim = {"id": "x", "a": "a", "b": "b", "column": "x", "stated": 0.96, "tolerance": 0.02}
+    for _ in range(tried):
+        ease, chances = draw.random((1, 500, 1)), 0.36 + draw.normal(0, 0.02, 3)
+        arrays = {"a": {"x": np.concatenate([ease < each for each in chances]).astype(float)},
+                  "b": {"x": (ease < 0.375).astype(float)}}
+        found = EVALUATORS["ratio"](claim, Made(scores=lambda model, column, arrays=arrays: arrays[model]))
+        covered += found.lo <= 0.96 <= found.hi
+    assert covered >= 0.88 * tried
 
 
 # --- everything, on made-up records ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from scipy import stats
 
 from tir.claims.run import Run
 from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, direction, equivalence, exact, unmeasured, value
+from tir.resampling import seed_spread
 from tir.statistics import wilson
 from tir.tables.inputs import read_rows
 from tir.tables.trajectories import Behaviour, text_category
@@ -41,7 +42,7 @@ def equal(claim: Claim, run: Run) -> Finding:
 
 
 def ratio(claim: Claim, run: Run) -> Finding:
-    """a over b, items resampled within their benchmark, the same for both."""
+    """a over b, items resampled within their benchmark, the same for both; seeds add their spread (`tir.statistics`)."""
     pair = [run.scores(claim[name], claim["column"]) for name in "ab"]
     if any(isinstance(each, str) for each in pair):
         return unmeasured(next(each for each in pair if isinstance(each, str)))
@@ -51,6 +52,9 @@ def ratio(claim: Claim, run: Run) -> Finding:
         items = [each[name].mean(axis=(0, 2)) for each in pair]
         drawn = rng.integers(0, len(items[0]), (run.resamples, len(items[0])))
         tops, bottoms = tops + items[0][drawn].mean(axis=1), bottoms + items[1][drawn].mean(axis=1)
+    for total, each in zip((tops, bottoms), pair):
+        scale, freedom = seed_spread(list(each.values()))
+        total += len(each) * scale * stats.t.rvs(freedom, size=run.resamples, random_state=rng)
     with np.errstate(invalid="ignore", divide="ignore"):
         measured = np.divide(*(sum(each.mean() for each in side.values()) for side in pair))
         lo, hi = _interval(tops / bottoms)

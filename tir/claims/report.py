@@ -12,7 +12,7 @@ import yaml
 
 from tir.claims.evaluators import EVALUATORS
 from tir.claims.run import Run
-from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED
+from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED, of_training
 from tir.errors import ConfigError
 from tir.tables.inputs import Inputs
 from tir.tables.layout import Table
@@ -39,7 +39,7 @@ def check(inputs: Inputs, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     run = Run(inputs, claims(), **params)
     records = []
     for claim in claims():
-        finding = EVALUATORS[claim["kind"]](claim, run).as_json()
+        finding = of_training(EVALUATORS[claim["kind"]](claim, run), run.trained_once(claim)).as_json()
         told = {key: claim.get(key) for key in ("id", "section", "says", "stated")}
         records.append(told | {"paper_cells_give": claim.get("cells")} | finding)
     return records

@@ -48,6 +48,11 @@ class Run:
         """A generator of a claim's own, so that adding a claim moves no other's interval."""
         return np.random.default_rng([self._seed, zlib.crc32(name.encode())])
 
+    def trained_once(self, claim: Mapping[str, Any]) -> list[str]:
+        """The arms' checkpoints that a claim compares and that stand for one seed each."""
+        compared = [str(claim.get(side)) for side in "ab"]
+        return [model for model in compared if "@" in model and len(self._models.get(model, ())) == 1]
+
     # --- scores -----------------------------------------------------------------------------------------------
 
     def members(self, column: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 HOLDS, FAILS, UNCLEAR, UNMEASURED = "holds", "does not hold", "not distinguishable at this n", "not measured"
@@ -44,6 +44,15 @@ def decided(found: Finding) -> Finding:
         return found
     measured = found.measured if math.isfinite(found.measured) else None
     return Finding(UNCLEAR, measured, n=found.n, why="the number, or an end of its interval, is not defined in this run")
+
+
+def of_training(found: Finding, trained_once: list[str]) -> Finding:
+    """The finding, open if it is about arms trained with one seed: its interval holds the noise of items, not that of
+    training."""
+    if not trained_once or found.verdict not in (HOLDS, FAILS):
+        return found
+    why = f"one seed of {' and of '.join(trained_once)} has no interval over training runs ({found.why})"
+    return replace(found, verdict=UNCLEAR, why=why)
 
 
 def inside(stated: float | None, lo: float, hi: float) -> bool | None:
