@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import made_up
 import numpy as np
@@ -198,6 +199,19 @@ def test_the_interval_of_a_ratio_holds_the_noise_of_training():
         found = EVALUATORS["ratio"](claim, Made(scores=lambda model, column, arrays=arrays: arrays[model]))
         covered += found.lo <= 0.96 <= found.hi
     assert covered >= 0.88 * tried
+
+
+@pytest.mark.parametrize(("won", "lost", "verdict"), [
+    (5, 0, HOLDS), (5, 3, HOLDS), (2, 3, UNCLEAR), (4, 3, UNCLEAR), (0, 3, UNCLEAR), (0, 4, FAILS), (0, 0, UNCLEAR)])
+def test_wins_are_counted_apart_from_losses(won, lost, verdict):
+    """Of eight benchmarks five are claimed: four clear losses refute that, differences within chance do neither."""
+    signs = [1] * won + [-1] * lost + [0] * (8 - won - lost)
+    cells = {str(number): SimpleNamespace(difference=0.3 * sign or 0.02 * (-1) ** number, p_holm=0.01 if sign else 1.0)
+             for number, sign in enumerate(signs)}
+    run = Made(benchmarks=list(cells), comparison=lambda a, b, column: cells[column])
+    found = EVALUATORS["wins"]({"a": "sft", "b": "published", "stated": 5}, run)
+    assert found.verdict == verdict and found.why.startswith(f"{won} won and {lost} lost")
+    assert found.measured == sum(each.difference > 0 for each in cells.values())
 
 
 # --- everything, on made-up records ---------------------------------------------------------------------------------

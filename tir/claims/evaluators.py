@@ -63,16 +63,15 @@ def ratio(claim: Claim, run: Run) -> Finding:
 
 
 def wins(claim: Claim, run: Run) -> Finding:
-    """On how many benchmarks a is at least as good as b; a count without its own interval."""
+    """On how many benchmarks a is at least as good as b: surely on those where it is clearly better, and surely not on
+    those where it is clearly worse."""
     found = [run.comparison(claim["a"], claim["b"], each) for each in run.benchmarks]
     if any(isinstance(each, str) for each in found):
         return unmeasured(next(each for each in found if isinstance(each, str)))
-    count = sum(each.difference >= 0 for each in found)
-    clear = sum(each.p_holm < 0.05 for each in found)
-    if count >= claim["stated"] and clear < claim["stated"]:
-        return Finding(UNCLEAR, count, n=f"{len(found)} benchmarks",
-                       why=f"only {clear} of the differences are beyond chance")
-    return exact(count, count >= claim["stated"], f"{clear} of the differences are beyond chance", f"{len(found)} benchmarks")
+    count, stated = sum(each.difference >= 0 for each in found), claim["stated"]
+    won, lost = (sum(sign * each.difference > 0 and each.p_holm < 0.05 for each in found) for sign in (1, -1))
+    verdict = HOLDS if won >= stated else FAILS if lost > len(found) - stated else UNCLEAR
+    return Finding(verdict, count, n=f"{len(found)} benchmarks", why=f"{won} won and {lost} lost beyond chance")
 
 
 def tool_calls(claim: Claim, run: Run) -> Finding:
