@@ -17,6 +17,7 @@ from tir.claims.report import check, claims, table
 from tir.claims.run import Run
 from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED, direction, equivalence, exact, value
 from tir.tables.inputs import Inputs
+from tir.tables.page import page
 from tir.tables.reference import paper
 from tir.tables.trajectories import Behaviour
 
@@ -229,6 +230,20 @@ def test_every_claim_gets_a_verdict_from_raw_records(everything):
     json.dumps(records)
     printed = table(records)
     assert len(printed.rows) == len(records) and printed.latex().count("{") == printed.latex().count("}")
+
+
+def test_the_table_shows_that_a_direction_holds_and_the_number_does_not():
+    told = {"section": "", "stated": 5, "paper_cells_give": None}
+    printed = table([
+        {"id": "a", "says": "five times as often"} | told | direction(1.15, 1.05, 1.26, 5, null=1).as_json(),
+        {"id": "b", "says": "about five times"} | told | direction(4.8, 2, 9, 5, null=1).as_json(),
+        {"id": "c", "says": "counted"} | told | exact(5, True, "counted").as_json()])
+    shown = [dict(zip(printed.columns, row)) for row in printed.rows]
+    assert [row["verdict"] for row in shown] == [HOLDS] * 3
+    assert [row["stated inside"] for row in shown] == ["no", "yes", ""]
+    assert "the interval excludes it for 1 that hold" in " ".join(printed.notes)
+    for spelling in (printed.csv(), printed.markdown(), printed.latex(), page({"": printed})):
+        assert "stated inside" in spelling
 
 
 def test_counted_claims(everything):

@@ -49,13 +49,17 @@ def table(records: list[dict[str, Any]]) -> Table:
     """The records for reading."""
     counts = Counter(record["verdict"] for record in records)
     rows = [[record["says"], record["section"], _shown(record["stated"]), _shown(record["measured"]),
-             "" if record["lo"] is None else f"{_shown(record['lo'])} to {_shown(record['hi'])}", record["n"],
+             "" if record["lo"] is None else f"{_shown(record['lo'])} to {_shown(record['hi'])}",
+             {None: "", True: "yes", False: "no"}[record["stated_inside"]], record["n"],
              record["verdict"], record["why"]] for record in records]
+    elsewhere = sum(record["verdict"] == HOLDS and record["stated_inside"] is False for record in records)
     return Table(
         "The paper's claims, recomputed",
-        ["claim", "section", "stated", "measured", "interval", "n", "verdict", "why"],
+        ["claim", "section", "stated", "measured", "interval", "stated inside", "n", "verdict", "why"],
         rows,
         notes=[", ".join(f"{counts[word]} {word}" for word in (HOLDS, FAILS, UNCLEAR, UNMEASURED)) + ".",
+               "A difference or ratio holds if its direction does; whether the stated number does too is in `stated inside`: "
+               f"the interval excludes it for {elsewhere} that hold.",
                "Intervals are 95 %. A difference needs p < 0.05 after Holm's correction over the claims on its column."],
     )
 
