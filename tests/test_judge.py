@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tir.judge.cache import Verdict, VerdictCache
 from tir.judge.calibration import calibrate, calibration_set
 from tir.judge.client import JudgeClient
 from tir.judge.prompt import messages, parse, parse_upstream, shown_output
-from tir.judge.run import judge_traces, summary
+from tir.judge.run import by_rules, judge_traces, summary
 from tir.judge.sidecar import command, judge_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,6 +222,25 @@ def test_rules_settle_what_they_can_and_are_audited(tmp_path):
         assert audited["audited"] == 3 and audited["asked"] == 5 and audited["cached"] == 2
         everything, report = judge_traces(traces, ruled, lambda: client, rule_first=False, audit=0)
         assert report["settled_by_rules"] == 0 and all(row["by"] == "judge" for row in everything)
+
+
+@pytest.mark.parametrize(("answer", "gold"), [
+    ("2023年10月12日", "2024年10月12日"), ("会议在北京举行", "会议在上海举行"), ("Room 204, Hall B, 9:00", "Room 205, Hall B, 9:00"),
+    ("$35 million", "$3.5 million"), ("10²", "102"), ("", "A")])
+def test_of_the_web_only_the_same_text_is_settled_as_right(answer, gold):
+    traces = [{"id": str(number), "sample": 0, "answer": each, "gold": [gold, "another"]}
+              for number, each in enumerate((answer, f" {gold.upper()}\n", None))]
+    assert by_rules(traces, "web") == [False, True, False]
+
+
+@needs_shared
+def test_a_web_answer_with_one_digit_changed_is_asked_about():
+    golds = [gold for item in load_items(SHARED / "benchmarks/webwalker.jsonl")[:50] for gold in item.gold
+             if re.search(r"\d", gold)]
+    wrong = [re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), gold, count=1) for gold in golds]
+    traces = [{"id": str(number), "sample": 0, "answer": each, "gold": [gold]}
+              for number, (each, gold) in enumerate(zip(wrong, golds))]
+    assert len(golds) > 20 and not any(by_rules(traces, "web"))
 
 
 def test_nothing_to_ask_needs_no_judge():

@@ -1,7 +1,7 @@
 """Judge a trace file: rules first where asked, the model for the rest, a report of how far the two agree.
 
-Rules settle an answer they find equal to the gold (they do not call different things equal) and an answer that is not
-there. Everything else goes to the model. A seeded share of what the rules settled goes to it as well (`audit`), or
+Rules settle an answer they find equal to the gold (they do not call different things equal: of a web answer, only the
+gold's own text) and an answer that is not there. Everything else goes to the model. A seeded share of what the rules settled goes to it as well (`audit`), or
 nobody would ever learn whether the two disagree in that direction.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tir.answers.math import math_equal
-from tir.answers.qa import character_f1
+from tir.answers.qa import gold_list
 from tir.answers.verifier import default_verifier
 from tir.errors import JudgeUnavailable
 from tir.judge.calibration import calibrate
@@ -25,12 +25,25 @@ Traces = Sequence[Mapping[str, Any]]
 
 
 def by_rules(traces: Traces, task: str) -> list[bool]:
-    """What the rules say of each trajectory: mathematical equality, or for the web a character F1 of 0.5."""
+    """What the rules say of each trajectory: mathematical equality, or for the web the gold's own text.
+
+    Not the character F1 by which web answers are scored: one wrong digit of a date leaves nearly all of it. Nor the
+    normalisation of exact match, which takes points and signs away: 3.5 is not 35.
+    """
     if task == "math":
         verifier = default_verifier()
         verifier.self_test()
         return [bool(math_equal(trace["answer"], trace["gold"], verifier)) for trace in traces]
-    return [character_f1(trace["answer"], trace["gold"]) >= 0.5 for trace in traces]
+    return [_same_text(trace["answer"], trace["gold"]) for trace in traces]
+
+
+def _same_text(answer: str | None, golds: Any) -> bool:
+    """Whether an answer is one of the golds, case and spacing aside."""
+    return answer is not None and _folded(answer) in map(_folded, gold_list(golds))
+
+
+def _folded(text: object) -> str:
+    return " ".join(str(text).casefold().split())
 
 
 def judge_traces(
