@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -107,25 +109,42 @@ class Made:
 
 
 def trajectory(actions: tuple[str, ...], correct: bool) -> Behaviour:
-    return Behaviour("gsm8k", "math", actions, {}, 3, correct)
+    return Behaviour("gsm8k", str(next(NUMBERS)), "math", actions, {}, 3, correct)
 
 
+def trajectories(actions: tuple[str, ...], correct: bool, times: int) -> list[Behaviour]:
+    return [trajectory(actions, correct) for _ in range(times)]
+
+
+NUMBERS = count()
 ANSWERS, RETHINKS = ("think", "python", "answer"), ("think", "python", "think", "answer")
 BIGRAMS = {"id": "x", "first": ["python", "answer"], "second": ["python", "think"], "stated": 5}
 
 
 def test_a_bigram_that_most_resamples_lack_has_no_interval():
-    found = [trajectory(ANSWERS, True)] * 30 + [trajectory(ANSWERS, False)] * 10
+    found = trajectories(ANSWERS, True, 30) + trajectories(ANSWERS, False, 10)
     rare = [trajectory(RETHINKS, True), trajectory(RETHINKS, False)]
     assert EVALUATORS["bigram_ratio"](BIGRAMS, Made(found=found + rare)).verdict == UNCLEAR
-    some = [trajectory(RETHINKS, True), *[trajectory(RETHINKS, False)] * 4]  # 0.7 % of resamples have none of 5 in 45
+    some = [trajectory(RETHINKS, True), *trajectories(RETHINKS, False, 4)]  # 0.7 % of resamples have none of 5 in 45
     judged = EVALUATORS["bigram_ratio"](BIGRAMS, Made(found=found + some))
     assert judged.lo is not None and judged.lo < judged.measured == pytest.approx(0.75 / 0.2)
 
 
+def test_samples_of_an_item_narrow_no_interval():
+    """An item answered four times alike says no more than once."""
+    found = [trajectory(kind, number % 5 < right) for kind, right in ((ANSWERS, 4), (RETHINKS, 1)) for number in range(20)]
+    found = [replace(each, offset=100 * number % 17) for number, each in enumerate(found)]
+    for kind in ("bigram_ratio", "offset_difference"):
+        once, often = (EVALUATORS[kind](BIGRAMS, Made(found=found * times)) for times in (1, 4))
+        assert (once.measured, once.lo, once.hi) == pytest.approx((often.measured, often.lo, often.hi)), kind
+        apart = [replace(each, item=f"{each.item}-{time}") for time in range(4) for each in found]
+        wide, narrow = once.hi - once.lo, np.ptp([getattr(EVALUATORS[kind](BIGRAMS, Made(found=apart)), end) for end in ("lo", "hi")])
+        assert narrow < 0.75 * wide, kind
+
+
 def test_one_metric_whose_interval_holds_0_leaves_every_metric_open():
     """Under F1 the difference is small and sure, under exact match larger and unsure."""
-    found = [trajectory(ANSWERS, True)] * 30 + [trajectory(RETHINKS, False)] * 10
+    found = trajectories(ANSWERS, True, 30) + trajectories(RETHINKS, False, 10)
     sure, unsure = [0.30] * 30 + [0.05] * 10, [1.0] * 19 + [0.0] * 11 + [1.0] * 3 + [0.0] * 7
     judge = EVALUATORS["bigram_every_metric"]
     assert judge(BIGRAMS, Made(found=found, metrics={"mean F1": sure})).verdict == HOLDS

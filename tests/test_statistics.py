@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from tir.errors import DataError
-from tir.resampling import variance_split
+from tir.resampling import variance_split, weighted_median
 from tir.statistics import (
     clustered_difference,
     clustered_proportion,
@@ -333,3 +333,12 @@ def test_shapes_that_do_not_fit_are_refused(rows, message):
 def test_unknown_labels_are_refused():
     with pytest.raises(DataError, match="cannot compare"):
         study({"a": {"x": np.ones((1, 3, 1))}}, pairs=[("a", "c")])
+
+
+def test_a_weighted_median_is_that_of_the_repeated_values():
+    draw = np.random.default_rng(0)
+    values, weights = draw.integers(0, 50, 9).astype(float), draw.integers(0, 3, (200, 9))
+    weights[0] = 0
+    found = weighted_median(values, weights)
+    assert np.isnan(found[0])
+    assert found[1:].tolist() == [np.median(np.repeat(values, each)) for each in weights[1:]]

@@ -404,6 +404,22 @@ def test_repeated_bigrams_in_one_trajectory_widen_only_the_clustered_interval(tm
     assert hi_clustered - lo_clustered > 1.3 * (hi - lo)
 
 
+def test_three_samples_of_an_item_are_one_cluster(tmp_path):
+    """Repeating every trajectory as further samples of its item moves the independent interval alone."""
+    closing = ["think", "python", "answer"]
+    sets = {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK}
+    inputs = _behaviour_inputs(tmp_path, [(closing, number % 3 > 0) for number in range(30)])
+    once = build("table3", inputs, sets)[""]
+    for kind in ("traces", "scores"):
+        file = tmp_path / kind / "m" / "gsm8k.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        made_up.write_lines(file, [record | {"sample": sample} for record in records for sample in range(3)])
+    thrice = build("table3", Inputs(scores=[tmp_path / "scores"], traces=[tmp_path / "traces"]), sets)[""]
+    first, second = (dict(zip(table.columns, table.rows[0], strict=True)) for table in (once, thrice))
+    assert (first["lo_clustered"], first["hi_clustered"]) == (second["lo_clustered"], second["hi_clustered"])
+    assert second["trajectories"] == 3 * first["trajectories"] == 90 and second["lo"] > first["lo"]
+
+
 def test_table4_medians(tmp_path):
     trajectories = [(["think", "python", "answer"], number % 2 == 0) for number in range(9)] + [
         (["think", "answer"], True)

@@ -165,6 +165,20 @@ def variance_split(values: np.ndarray) -> dict[str, float]:
     }
 
 
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Medians of values repeated by whole-number weights, shape (resamples,); NaN where all weights are 0.
+
+    Args:
+        values: (n,).
+        weights: (resamples, n).
+    """
+    order = np.argsort(values)
+    heard = weights[:, order].cumsum(axis=1)
+    half = heard[:, -1:] / 2
+    lower, upper = (values[order][np.argmax(passed, axis=1)] for passed in (heard >= half, heard > half))
+    return np.where(half[:, 0] > 0, (lower + upper) / 2, np.nan)
+
+
 def small_sample_stretch(variances: np.ndarray, sizes: np.ndarray, level: float) -> np.ndarray:
     """Student's quantile over the normal one at Satterthwaite's degrees of freedom (Hesterberg 2015, section 4).
 

@@ -158,7 +158,7 @@ def study(
 def clustered_proportion(
     successes: np.ndarray, trials: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of sum(successes) / sum(trials) when occurrences within a cluster (a trace) are not independent.
+    """Interval of sum(successes) / sum(trials) when occurrences within a cluster (an item) are not independent.
 
     All of them, or none, show no variance to a bootstrap: that gets Wilson's interval with the clusters as its n.
 

@@ -12,10 +12,10 @@ from scipy import stats
 
 from tir.claims.run import Run
 from tir.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, direction, equivalence, exact, unmeasured, value
-from tir.resampling import seed_spread
+from tir.resampling import seed_spread, weighted_median
 from tir.statistics import wilson
 from tir.tables.inputs import read_rows
-from tir.tables.trajectories import Behaviour, text_category
+from tir.tables.trajectories import Behaviour, items_of, text_category
 
 Claim = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ def category_share(claim: Claim, run: Run) -> Finding:
 
 
 def bigram_ratio(claim: Claim, run: Run) -> Finding:
-    """P(correct | first) over P(correct | second), trajectories resampled."""
+    """P(correct | first) over P(correct | second), items resampled with their trajectories."""
     found = run.trajectories(claim.get("task"))
     first, second = (tuple(claim[name]) for name in ("first", "second"))
     shares, draws = _bigram_draws(found, [first, second], [each.correct for each in found], run, claim["id"])
@@ -129,13 +129,15 @@ def bigram_every_metric(claim: Claim, run: Run) -> Finding:
 
 
 def offset_difference(claim: Claim, run: Run) -> Finding:
-    """Median characters before the first tool: correct minus incorrect trajectories."""
+    """Median characters before the first tool: correct minus incorrect trajectories, items resampled."""
     found = [each for each in run.trajectories(claim.get("task")) if each.offset >= 0]
-    groups = [np.array([each.offset for each in found if each.correct is wanted]) for wanted in (True, False)]
+    offsets, correct = (np.array([getattr(each, name) for each in found]) for name in ("offset", "correct"))
+    groups = [offsets[correct == wanted] for wanted in (True, False)]
     if min(map(len, groups)) < 5:
         return unmeasured(f"{len(groups[0])} correct and {len(groups[1])} incorrect trajectories use a tool")
-    rng = run.random(claim["id"])
-    draws = [np.median(each[rng.integers(0, len(each), (run.resamples, len(each)))], axis=1) for each in groups]
+    items = items_of(found)
+    weights = _drawn_items(items, run, claim["id"])[:, items]
+    draws = [weighted_median(each, weights[:, correct == wanted]) for each, wanted in zip(groups, (True, False))]
     return direction(float(np.median(groups[0]) - np.median(groups[1])), *_interval(draws[0] - draws[1]), claim["stated"],
                      n=f"{len(found)} trajectories")
 
@@ -251,13 +253,20 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
+def _drawn_items(items: np.ndarray, run: Run, name: str) -> np.ndarray:
+    """How often each item is drawn, shape (resamples, items); `items` numbers the trajectories' items."""
+    count = items.max() + 1
+    return run.random(name).multinomial(count, np.full(count, 1 / count), run.resamples)
+
+
 def _bigram_draws(found: list[Behaviour], bigrams: list[tuple[str, ...]], values: list[float], run: Run, name: str):
-    """Shares of success per bigram, and their bootstrap draws over trajectories; None if one does not occur."""
+    """Shares of success per bigram, and their bootstrap draws over items; None if one does not occur."""
     trials = np.array([[each.bigrams.count(bigram) for bigram in bigrams] for each in found], float).reshape(-1, len(bigrams))
     if not len(found) or not trials.sum(axis=0).all():
         return None, None
     hits = trials * np.array(values, float)[:, None]
-    weights = run.random(name).multinomial(len(found), np.full(len(found), 1 / len(found)), run.resamples)
+    items = items_of(found)
+    weights = _drawn_items(items, run, name)[:, items]
     with np.errstate(invalid="ignore", divide="ignore"):
         draws = ((weights @ hits) / (weights @ trials)).T
     return hits.sum(axis=0) / trials.sum(axis=0), draws

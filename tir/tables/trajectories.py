@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,6 +34,7 @@ class Behaviour:
     """One scored trajectory as these tables see it: its place, actions, first tool offset (characters) and verdict."""
 
     benchmark: str
+    item: str
     task: str
     actions: tuple[str, ...]
     executed: dict[str, int]
@@ -53,10 +54,25 @@ def behaviours(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> list[Behavi
         done = tuple(actions(segments_of(trace)))
         found.append(
             Behaviour(
-                each["benchmark"], each["task"], done, executed, trace["first_tool_offset"], bool(score["correct"])
+                each["benchmark"],
+                trace["id"],
+                each["task"],
+                done,
+                executed,
+                trace["first_tool_offset"],
+                bool(score["correct"]),
             )
         )
     return found
+
+
+def items_of(found: Sequence[Behaviour]) -> np.ndarray:
+    """Number of each trajectory's item, shape (trajectories,), from 0 in order of appearance.
+
+    Samples of an item, and the answers of several seeds to it, are no independent trajectories: items are resampled.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    return np.array([numbers.setdefault((each.benchmark, each.item), len(numbers)) for each in found], int)
 
 
 def scored(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping, dict, dict]]:
@@ -111,7 +127,8 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
     """Table 3: accuracy given an action bigram, with two intervals, and the contrast of its two extremes.
 
     The unit is an occurrence. Wilson's interval takes occurrences as independent; the clustered one resamples
-    trajectories, since occurrences within one share its verdict. The companion `by_task` does not pool over tasks,
+    items with all their trajectories, since occurrences within one share its verdict and samples of one item are alike. The
+    companion `by_task` does not pool over tasks,
     which differ in metric and difficulty. Params: sets (see `behaviours`), statistics: {resamples, seed}.
     """
     found, statistics = behaviours(inputs, params["sets"]), params.get("statistics", {})
@@ -138,7 +155,7 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         columns,
         bigram_rows(found, statistics),
         notes=[
-            "lo and hi: Wilson, occurrences as if independent; clustered: trajectories resampled.",
+            "lo and hi: Wilson, occurrences as if independent; clustered: items resampled with their trajectories.",
             criterion(inputs, params["sets"]),
             *(
                 f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered), Fisher p = {p}."
@@ -204,7 +221,7 @@ def bigram_rows(found: Sequence[Behaviour], statistics: Mapping[str, Any]) -> li
                 int(trials.sum() - successes.sum()),
                 f"{successes.sum() / trials.sum():.3f}",
                 *edges,
-                int((trials > 0).sum()),
+                sum(bigram in each.bigrams for each in found),
                 BIGRAMS.get(bigram, ""),
             ]
         )
@@ -243,11 +260,11 @@ def _contrasts(found: Sequence[Behaviour], statistics: Mapping[str, Any]) -> lis
     return rows
 
 
-def _occurrences(found: Iterable[Behaviour], bigram: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Per trajectory, occurrences of a bigram in a correct answer, and in all."""
-    counts = [(each.bigrams.count(bigram), each.correct) for each in found]
-    trials = np.array([count for count, _ in counts], float)
-    return trials * np.array([correct for _, correct in counts], float), trials
+def _occurrences(found: Sequence[Behaviour], bigram: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Per item, occurrences of a bigram in a correct answer, and in all."""
+    trials = np.array([each.bigrams.count(bigram) for each in found], float)
+    successes = trials * np.array([each.correct for each in found], float)
+    return tuple(np.bincount(items_of(found), weights=counts) for counts in (successes, trials))
 
 
 def _share(found: Sequence[Behaviour], bigram: tuple[str, str]) -> float:
