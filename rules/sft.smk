@@ -111,7 +111,11 @@ for run in cfg.sft_pilots:
         threads: 16
         params:
             code=code_digest("scripts.train_sft"),
-            config=params(cfg.pilot(run), device=cfg.device),
+            config=params(
+                cfg.pilot(run),
+                device=cfg.device,
+                leading_space=cfg.tools.leading_space,
+            ),
             run=run,
         shell:
             "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/{params.run} "

@@ -104,6 +104,13 @@ def test_a_seed_more_trains_that_seed_alone(workflow):
     assert runs and all(job.endswith(",2") for job in runs)
 
 
+def test_a_space_before_results_reaches_every_fine_tuning(workflow):
+    edit(workflow / "config.yaml", "tools:\n", "tools:\n  leading_space: true\n")
+    command = snakemake(workflow, "-n", "-p", "runs/sft/smoke/log.jsonl", "runs/sft/medium/log.jsonl", "runs/sft/full/log.jsonl")
+    given = dict(re.findall(r"train_sft .*--run-dir runs/sft/(\w+) .*--params '([^']+)'", command))
+    assert {run: json.loads(params)["leading_space"] for run, params in given.items()} == dict.fromkeys(("smoke", "medium", "full"), True)
+
+
 def test_order_and_comments_rerun_nothing(workflow):
     edit(workflow / "config.yaml", "alpha: 1.0, beta: 1.0, gamma: 0.5, psi_k: 5.0}", "psi_k: 5.0, gamma: 0.5, beta: 1.0, alpha: 1.0}")
     edit(workflow / "config.yaml", "  kl_coef: 0.0\n", "")
