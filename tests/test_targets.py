@@ -107,6 +107,14 @@ def test_timed_stages_point_at_files_their_rules_write():
         assert any(re.fullmatch(each, row["timing"]) for each in patterns), row["timing"]
 
 
+def test_a_timed_stage_made_as_many_trajectories_as_its_file_holds():
+    """The trace analysis takes 20 of MATH500's 30; the time is that of all."""
+    evaluation = merged("paper")["evaluation"] | {"samples": 4}
+    rows = {row["timing"]: row["samples"] for row in targets("paper", evaluation=evaluation)._timed()}
+    assert rows["traces/published/math500"] == rows["judge/published/math500"] == 30 * 4
+    assert rows["rl/grpo-seed1"] == 3840 and rows["sft/smoke"] == 200
+
+
 def test_claims_see_the_models_of_the_tables():
     paper = targets("paper")
     params = json.loads(paper.claims().params)

@@ -232,15 +232,18 @@ class Targets:
                          "hardware": self._hardware(self.cfg.rl.gpus)})
         for each in self.pooled():
             place = f"{each['model']}/{each['benchmark']}"
-            count = each["n"] or self.cfg.benchmarks[each["benchmark"]].n
             rows.append({"label": f"trajectories, {place}", "timing": f"traces/{place}", "made": f"traces/{place}.jsonl",
-                         "samples": count, "hardware": self._hardware(1)})
+                         "samples": self._trajectories(each["benchmark"]), "hardware": self._hardware(1)})
         for each in self.cfg.judged():
             for model in self.cfg.model_ids(each.model):
                 rows.append({"label": f"judge, {model}/{each.benchmark}", "timing": f"judge/{model}/{each.benchmark}",
-                             "made": f"judge/{model}/{each.benchmark}.jsonl", "samples": each.n or "",
+                             "made": f"judge/{model}/{each.benchmark}.jsonl", "samples": self._trajectories(each.benchmark),
                              "hardware": self._hardware(self.cfg.judge.gpus)})
         return rows
+
+    def _trajectories(self, benchmark: str) -> int:
+        """Trajectories in a file of a benchmark, all of which were timed, however many the trace analysis takes."""
+        return self.cfg.benchmarks[benchmark].n * self.cfg.evaluation.samples
 
     def _hardware(self, gpus: int) -> str:
         return f"{gpus} GPU" if self.cfg.device == "cuda" else "CPU"
