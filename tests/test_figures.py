@@ -117,6 +117,24 @@ def test_figure4_and_8_read_verls_names(inputs):
     ) == 6
 
 
+@pytest.mark.parametrize("start", [-0.97, -0.6, 0.0, 0.3])
+def test_figure4_shows_all_of_a_curve_of_any_sign(tmp_path, start):
+    """A validation score may be negative throughout, as a reward of -1 for a missing format is."""
+    for arm, shift in (("grpo", 0.0), ("aspo", 0.001)):
+        for seed in (1, 2):
+            rows = [{"step": step, "val/test_score/mix": start + 0.03 * number + shift + 0.01 * seed}
+                    for number, step in enumerate((0, 15, 30))]
+            made_up.write_lines(tmp_path / arm / f"seed{seed}" / "metrics.jsonl", rows)
+    figure = draw("figure4", Inputs(metrics=[tmp_path]), {})
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    assert low < values.min() < values.max() < high and np.ptp(values) > 0.05 * (high - low)
+    figure.canvas.draw()
+    first, second = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert second.y0 > first.y0 + 0.5 * first.height
+
+
 def test_figure7_marks_the_epochs(inputs):
     left, right = draw("figure7", inputs, {"run": "full"}).axes
     assert [text.get_text() for text in left.texts] == ["414", "828", "1239"]

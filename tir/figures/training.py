@@ -41,13 +41,14 @@ def validation_curve(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
         figure, axes = plt.subplots(figsize=(TEXT_WIDTH * 0.72, 2.5))
         for arm, (steps, values) in curves.items():
             _line(axes, steps, values, chosen[arm], _name(arm, len(values)))
-        _label_ends(axes, curves, chosen, gap=14 if params.get("paper") else 6)
         if params.get("paper"):
             stated = paper()["figure4"]
             axes.plot(stated["steps"], stated["score"], "x", color="#4d4d4d", label="paper, GRPO")
         items = f", n = {params['items']}" if params.get("items") else ""
         axes.set(xlabel="Training step", ylabel=f"Validation score{items}")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.1)
+        low, high = min(0, axes.get_ylim()[0]), axes.get_ylim()[1]
+        axes.set_ylim(low, high + 0.1 * (high - low))  # room for labels; scores may all be negative
+        _label_ends(axes, curves, chosen, gap=14 if params.get("paper") else 6)
         axes.margins(x=0.08)
         ticks = sorted({step for steps, _ in curves.values() for step in steps})
         axes.set_xticks(ticks if len(ticks) <= 8 else MaxNLocator(8, integer=True).tick_values(ticks[0], ticks[-1]))
@@ -150,17 +151,19 @@ def _line(axes, steps: np.ndarray, values: np.ndarray, drawn: Look, label: str) 
 def _label_ends(
     axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], chosen: Mapping[str, Look], gap: int
 ) -> None:
-    """Print each line's last value `gap` points to its right, moved apart where lines end close together."""
+    """Print each line's last value `gap` points to its right, moved apart where lines end close together.
+
+    The axes must have their limits: how close is too close is a share of their height.
+    """
     ends = sorted((float(values.mean(axis=0)[-1]), int(steps[-1]), arm) for arm, (steps, values) in curves.items())
-    lowest = min(0.0, *(float(values.min()) for _, values in curves.values()))
-    apart = 0.055 * (1.1 * max(float(values.max()) for _, values in curves.values()) - lowest)
+    apart = 0.055 * np.ptp(axes.get_ylim())
     places = [value for value, _, _ in ends]
     for number in range(1, len(places)):
         places[number] = max(places[number], places[number - 1] + apart)
     shift = np.mean(places) - np.mean([value for value, _, _ in ends])  # as far up as down
     for place, (value, step, arm) in zip(places, ends, strict=True):
         axes.annotate(
-            f"{value:.3f}",
+            f"{value:.3f}".replace("-", "−"),
             (step, place - shift),
             xytext=(gap, 0),
             textcoords="offset points",
