@@ -37,6 +37,7 @@ for each, size in MADE:
         input:
             *target.files,
             image=image("analysis"),
+            paper=TARGETS.printed(each),
         output:
             f"results/{size}{each}.csv",
             f"results/{size}{each}.md",
@@ -104,6 +105,7 @@ for each in TARGETS.figures:
         input:
             *target.files,
             image=image("analysis"),
+            paper=TARGETS.printed(each),
         output:
             report(
                 f"results/{each}.png",

@@ -111,6 +111,13 @@ def test_a_space_before_results_reaches_every_fine_tuning(workflow):
     assert {run: json.loads(params)["leading_space"] for run, params in given.items()} == dict.fromkeys(("smoke", "medium", "full"), True)
 
 
+def test_a_cell_of_the_paper_remakes_what_shows_or_checks_it(workflow):
+    edit(workflow / "tir/tables/paper_reference.yaml", "ASPO @ 30: [76.7", "ASPO @ 30: [76.6")
+    assert planned(workflow) == {*(f"table{number}" for number in range(1, 14)), "arithmetic", "all"}
+    edit(workflow / "tir/tables/paper_reference.yaml", "ASPO @ 30: [76.6", "ASPO @ 30: [76.7")
+    assert planned(workflow) == set()
+
+
 def test_order_and_comments_rerun_nothing(workflow):
     edit(workflow / "config.yaml", "alpha: 1.0, beta: 1.0, gamma: 0.5, psi_k: 5.0}", "psi_k: 5.0, gamma: 0.5, beta: 1.0, alpha: 1.0}")
     edit(workflow / "config.yaml", "  kl_coef: 0.0\n", "")
@@ -176,7 +183,7 @@ def test_a_run_records_the_code_it_ran(tmp_path):
     append(directory / "tir/tables/training.py", "\n# changed\n")
     said = snakemake(directory, "-n", target)
     assert re.search(r"rule table7:", said) and re.search(r"before: .*scripts.make_table \w+.*now: .*scripts.make_table \w+", said)
-    assert "tir/tables" not in said.partition("input:")[2].partition("\n")[0]
+    assert "tir/tables/training.py" not in said.partition("input:")[2].partition("\n")[0]
 
 
 def test_configuration_models_rerun_nothing_but_what_reads_a_value_they_change(workflow):

@@ -115,6 +115,13 @@ def test_a_timed_stage_made_as_many_trajectories_as_its_file_holds():
     assert rows["rl/grpo-seed1"] == 3840 and rows["sft/smoke"] == 200
 
 
+def test_targets_that_read_the_papers_cells_have_them_as_input():
+    paper, laptop = targets("paper"), targets("laptop")
+    assert all((ROOT / file).is_file() for file in paper.printed("table5")) and paper.printed("table5")
+    assert paper.printed("arithmetic") and paper.printed("table11") and paper.printed("figure4")
+    assert not any(map(paper.printed, ["leakage", "judgements", "terms", "figure1"])) and not laptop.printed("figure4")
+
+
 def test_claims_see_the_models_of_the_tables():
     paper = targets("paper")
     params = json.loads(paper.claims().params)

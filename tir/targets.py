@@ -12,6 +12,7 @@ from typing import Any
 from tir.config import Config
 from tir.workflow import code, params
 
+PAPER_CELLS = "tir/tables/paper_reference.yaml"
 FULL_LOG = "runs/sft/full/log.jsonl"
 # Figures that show the models of a table.
 SHOWS = {"figure1": "table1", "figure2": "table5", "figure5": "table11", "figure6": "table11"}
@@ -157,10 +158,18 @@ class Targets:
                      for each, item in self.cfg.benchmarks.items()]
             return params(benchmarks=facts, decontaminated=clean)
         if name == "figure4":
-            compared = any(row.paper for table in ("table5", "table6") if table in self.cfg.tables
-                           for row in self.cfg.tables[table].rows)
-            return params(arms=self.shown_arms, items=self.cfg.data.validation.rows, paper=compared)
+            return params(arms=self.shown_arms, items=self.cfg.data.validation.rows, paper=self._compared)
         return params(**({"arms": self.shown_arms} if name == "figure8" else {}))
+
+    def printed(self, name: str) -> list[str]:
+        """The file of the paper's own cells, for a target that shows or checks them."""
+        shows = name in (*PAPER_TABLES, "arithmetic") or (name == "figure4" and self._compared)
+        return [PAPER_CELLS] if shows else []
+
+    @property
+    def _compared(self) -> bool:
+        return any(row.paper for table in ("table5", "table6") if table in self.cfg.tables
+                   for row in self.cfg.tables[table].rows)
 
     def _companions(self, name: str) -> list[str]:
         printed = ["paper"] if name in PAPER_TABLES else []
