@@ -273,6 +273,9 @@ def test_paper_cells_are_found_by_row_and_column():
         is published_cell("other", "SFT", "Avg")
         is None
     )
+    assert published_cell("table1", "sft", "GSM8K") == 83.3 and published_cell("table1", "published", "Avg") == 35.0
+    assert published_cell("table11", "published", "GSM8K") == published_cell("table12", "published", "GSM8K") == 73.3
+    assert published_cell("table9", "samples", "value") is published_cell("table11", "published", "MATH500") is None
     assert sum(paper()["table2"][name][0] for name in ("python_only", "search_only", "no_tools", "mixed")) == 53971
 
 

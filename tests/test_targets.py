@@ -12,6 +12,7 @@ import yaml
 from tir.claims.report import claims
 from tir.config import load
 from tir.errors import ConfigError
+from tir.tables.reference import published_cell
 from tir.targets import FIGURES, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +138,18 @@ def test_claims_see_the_models_of_the_tables():
                 assert each[side] in models
 
 
+def test_every_row_with_a_counterpart_in_the_paper_has_its_cells_beside_it():
+    paper = targets("paper")
+    compared = [(table, row["paper"], column["label"]) for table in paper.cfg.tables for row in paper.rows(table)
+                if "paper" in row for column in paper.columns(table)]
+    assert {table for table, _, _ in compared} == {"table1", "table5", "table6", "table11", "table12"}
+    assert [each for each in compared if published_cell(*each) is None] == []
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    ({"tables": {"table5": {"rows": [{"label": "a", "model": "sft", "paper": "sft_full_e2"}]}}, "full_size": None},
+     "beside the paper's sft_full_e2; there the paper has published, SFT, GRPO @ 30, ASPO @ 30"),
+    ({"tables": {"x": {"rows": [{"label": "a", "model": "sft", "paper": "SFT"}]}}, "full_size": None}, "has no models"),
     ({"sft_pilots": {"smoke": {"max_row": 5}}}, "sft_pilots.smoke.max_row"),
     ({"sft_pilots": {"epoch1": {}}}, "epochs have that name"),
     ({"full_size": {"tables": ["table99"]}}, "table99"),

@@ -24,6 +24,7 @@ from tir.config.tools import Tools
 from tir.config.training import Rl, Sft
 from tir.errors import ConfigError
 from tir.presets import with_preset
+from tir.tables.reference import models
 
 
 class Config(Model):
@@ -77,6 +78,9 @@ class Config(Model):
         for name, table in self.tables.items():
             for row in table.rows:
                 self._check_row(f"tables.{name}", row.model)
+                if row.paper and row.paper not in models(name):
+                    raise ValueError(f"tables.{name} sets {row.label} beside the paper's {row.paper}; there the paper "
+                                     f"has {', '.join(models(name)) or 'no models'}")
             for benchmark in table.benchmarks or []:
                 self._check_benchmark(f"tables.{name}", benchmark)
         for section in ("trace_analysis", "qa_analysis"):

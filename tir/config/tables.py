@@ -17,7 +17,8 @@ class Row(Model):
                        pattern=_MODEL_PATTERN)
     style: str | None = Field(None, description="palette entry in figures: published, sft, grpo, aspo, gamma_only")
     data: str | None = Field(None, description="what it was trained on, in words (Tables 11 and 12)")
-    paper: str | None = Field(None, description="row of tir/tables/paper_reference.yaml to print beside it")
+    paper: str | None = Field(None, description="the paper's model in that table to print beside it, e.g. GRPO @ 30; "
+                              "tir/tables/paper_reference.yaml (Table 1: published or sft)")
 
 
 class Table(Model):
