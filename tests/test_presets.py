@@ -107,8 +107,8 @@ def test_the_documented_overlays_are_valid():
             blocks.append(None)
     overlays = [yaml.safe_load("\n".join(block)) for block in blocks if block]
     overlays = [value for value in overlays if isinstance(value, dict)]
-    assert [set(value) for value in overlays] == [{"tools"}, {"evaluation", "site"}]
+    assert [set(value) for value in overlays] == [{"tools", "evaluation", "judge"}, {"tools"}, {"evaluation", "site"}]
     for value in overlays:
         config = load(overlay(PAPER, value), ["config.yaml"])
     assert config.evaluation.helpers.debugger.uses == 1
-    assert load(overlay(PAPER, overlays[0]), ["config.yaml"]).benchmarks["webwalker"].task == "web"
+    assert load(overlay(PAPER, overlays[1]), ["config.yaml"]).benchmarks["webwalker"].task == "web"

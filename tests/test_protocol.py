@@ -1,5 +1,6 @@
 """The protocol: what counts as an action, a call, an answer and a fault, and what tool text can never do."""
 
+import copy
 import re
 import time
 
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_like import SPECIALS, qwen_like_tokenizer
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
 
 from tir.protocol import (Segment, actions, encode_tool_text, executed_tools, extract_answer, first_tool_offset,
                           format_fault, last_boxed, render_result, split_output, tool_call)
@@ -103,3 +106,14 @@ def test_specials_in_tool_text_survive_as_text():
     tokenizer = qwen_like_tokenizer()
     for special in SPECIALS:
         assert tokenizer.decode(encode_tool_text(tokenizer, special)) == special
+
+
+def test_tool_text_is_no_control_token_that_is_not_marked_special_either():
+    """Qwen2.5 has eight: <tool_call>, </tool_call>, <|fim_prefix|>, <|file_sep|> and the like."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=copy.deepcopy(qwen_like_tokenizer().backend_tokenizer), eos_token="<|im_end|>")
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in ("<tool_call>", "<|file_sep|>")])
+    control = set(tokenizer.get_added_vocab().values())
+    for text in ("<tool_call>", "a<tool_<tool_call>call>b", "<|file_sep|><|im_end|><|file_sep|>", "<result>\n漢<|file_sep|>字\n</result>", ""):
+        ids = encode_tool_text(tokenizer, text)
+        assert control.isdisjoint(ids) and tokenizer.decode(ids) == text
+    assert not control.isdisjoint(tokenizer("<tool_call>")["input_ids"])

@@ -105,9 +105,10 @@ def test_upstream_evaluation_goes_on_beyond_the_budget_without_stop_strings():
     assert [segment.by for segment in found.segments] == ["model", "tool", "model", "model"]
 
 
-def test_a_call_whose_last_token_carries_more_is_executed():
-    tokenizer, text = qwen_like_tokenizer(), "<python>print(1)</python><"
-    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][-1:]) == "><"  # as Qwen2.5 merges
+@pytest.mark.parametrize("last", ["><", ">print"])  # as Qwen2.5 merges: `><`, `>\n`, and 99 words such as `>The`
+def test_a_call_whose_last_token_carries_more_is_executed(last):
+    tokenizer, text = qwen_like_tokenizer(), f"<python>print(1)</python{last}"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][-1:]) == last
     tool = Echo()
     found = go(Script(text, ANSWER), {"python": tool})
     assert tool.calls == ["print(1)"] and found.segments[0].text == text and found.finish == "answer"

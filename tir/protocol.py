@@ -29,9 +29,9 @@ _OPEN_ACTION = re.compile(r"<(think|python|search|answer)>")
 _RESULT = re.compile(r"<result>.*?</result>", re.DOTALL)
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
-# The token that completes a closing tag may carry more: Qwen2.5 merges `>` with the punctuation and line breaks after
-# it (`><`, `>\n\n`), never with letters or digits. That tail is in the ids and stays; the call stands before it.
-_CALL_END = re.compile(r"</(python|search)>(?:[^\w\s]|_)*\s*\Z")
+# The token that completes a closing tag may carry more: Qwen2.5 merges `>` with the word after it (`>The`), or with
+# punctuation and line breaks (`><`, `>\n\n`). That tail is in the ids and stays; the call stands before it.
+_CALL_END = re.compile(r"</(python|search)>(?:\w*|(?:[^\w\s]|_)*\s*)\Z")
 
 
 @dataclass
@@ -202,7 +202,13 @@ def encode_tool_text(tokenizer, text: str) -> list[int]:
 
     Raises `ValueError` if the tokenizer still yields a special id (it cannot split its own specials).
     """
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    if not set(ids).isdisjoint(tokenizer.all_special_ids):
+    special = set(tokenizer.all_special_ids)
+    # Qwen2.5's <tool_call>, <|file_sep|> and six more are control tokens that are not marked special: the text is cut inside.
+    unmarked = [token for token, token_id in tokenizer.get_added_vocab().items() if token_id not in special]
+    cuts = [match.start() + 1 for match in re.finditer(f"(?={'|'.join(map(re.escape, unmarked))})", text)] if unmarked else []
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
+    encoded = tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ids = [token_id for piece in encoded for token_id in piece]
+    if not (special | set(tokenizer.get_added_vocab().values())).isdisjoint(ids):
         raise ValueError(f"{type(tokenizer).__name__} encodes tool text to control ids")
     return ids

@@ -58,7 +58,7 @@ def table(records: list[dict[str, Any]]) -> Table:
         ["claim", "section", "stated", "measured", "interval", "stated inside", "n", "verdict", "why"],
         rows,
         notes=[", ".join(f"{counts[word]} {word}" for word in (HOLDS, FAILS, UNCLEAR, UNMEASURED)) + ".",
-               "A difference or ratio holds if its direction does; whether the stated number does too is in `stated inside`: "
+               "A difference or a factor holds if its direction does; whether the stated number does too is in `stated inside`: "
                f"the interval excludes it for {elsewhere} that hold.",
                "Intervals are 95 %. A difference needs p < 0.05 after Holm's correction over the claims on its column."],
     )
