@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import string
@@ -14,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import shared_data
 
 from tir.errors import DataError, InfrastructureFault, ToolUnavailable
 from tir.answers import math, qa
@@ -22,7 +22,7 @@ from tir.scoring.score import judgement_index, metric_value, score_trace, score_
 from tir.answers.verifier import Verifier, default_verifier
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("TIR_SHARED", ROOT.parent / "shared")) / "data" / "benchmarks"
+SHARED = shared_data.SHARED / "benchmarks"
 
 
 # --- question answering ------------------------------------------------------------------------------------------
@@ -204,7 +204,29 @@ EQUAL = [
     (r"so \boxed{12}", "12"),
     ("10%", "0.1"),
     ("−3", "-3"),
+    # blanks, commas and units that mean something
+    ("1 1/2", "1.5"),
+    ("-3 1/4", "-3.25"),
+    ("7 1/2 hours", "7.5"),
+    (r"10\,000", "10000"),
+    ("10 000/3", r"\frac{10000}{3}"),
+    ("198, 100", "100, 198"),
+    ("100,198", "100, 198"),
+    (r"100 \text{ and } 198", "100, 198"),
+    ("675, 450, 225", "225, 450, 675"),
+    ("58,500", "58500"),
+    ("52 or 54", r"52 \text { or 54}"),
+    ("8", "8th"),
+    ("5cm", "5"),
+    ("5 m", "5"),
+    ("111.8m", "111.8 m"),
+    ("No solution", r"\text{No solution}"),
+    ("(201)_{4}", "201_4"),
     # need computer algebra
+    ("(1+√5)/2", r"\frac{1+\sqrt{5}}{2}"),
+    ("√(x+1)", r"\sqrt{x+1}"),
+    ("3√(4)+1", "7"),
+    ("2x_1+3", "3+2x_1"),
     (r"\sqrt{117}", r"3\sqrt{13}"),
     ("-q+p", "p - q"),
     ("2*sqrt(5)", r"2\sqrt{5}"),
@@ -216,6 +238,17 @@ EQUAL = [
 ]
 UNEQUAL = [
     ("12 or 13", "12"),
+    ("1 1/2", r"\frac{11}{2}"),
+    ("3 4", "34"),
+    ("3 4", "7"),
+    ("100198", "100, 198"),
+    ("4", "4ab"),
+    ("4cd", "4ab"),
+    ("5t", "5"),
+    ("x+4m", "x+4"),
+    ("52", r"52 \text { or 54}"),
+    ("2 m", "2 s"),
+    ("(201)_{7}", "(201)_{4}"),
     ("5", "-5"),
     ("980", "9.80"),
     ("(-2,-1)", "(-2,1)"),

@@ -9,12 +9,16 @@ column can only be reproduced with it. `math_equal` asks whether two answers den
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from tir.answers.math_text import LONGEST, Expression, items, number, read, units_agree
 from tir.answers.qa import gold_list
 from tir.answers.verifier import Verifier, default_verifier
+
+
+_SPELLING = re.compile(r"^\d[\dA-Z]*_\{?\d+\}?$|\d \d")  # no value for algebra: a numeral with its base, digits apart
 
 
 def math_normalize(text: object) -> str:
@@ -71,7 +75,9 @@ def _equal(prediction: Expression, gold: Expression, verifier: Verifier | None) 
         return _spelled(prediction) == _spelled(gold)
     if not prediction.key or not gold.key:
         return False
-    left, right = number(prediction.key), number(gold.key)
+    if prediction.whole == gold.whole:
+        return True
+    left, right = number(prediction.latex), number(gold.latex)
     if left is not None and right is not None:
         return _equal_numbers(left, prediction.unit, right, gold.unit)
     if not units_agree(prediction.unit, gold.unit):
@@ -81,7 +87,7 @@ def _equal(prediction: Expression, gold: Expression, verifier: Verifier | None) 
     verdict = _equal_collections(prediction.key, gold.key, verifier)
     if verdict is not None:
         return verdict
-    if "_" in gold.key and gold.key[0].isdigit():  # 2516_8: a numeral with its base is a spelling, not a value
+    if _SPELLING.search(gold.key) or _SPELLING.search(prediction.key):
         return False
     verifier = verifier or default_verifier()
     if verifier.equal(prediction.latex, gold.latex):
@@ -91,8 +97,8 @@ def _equal(prediction: Expression, gold: Expression, verifier: Verifier | None) 
 
 
 def _spelled(expression: Expression) -> str:
-    """What is compared when either side is text: its words, or its symbols in lower case ("B" against "(B)")."""
-    return expression.words or expression.key.lower()
+    """What is compared when either side is text: its words or symbols, in lower case and without blanks ("B" against "(B)")."""
+    return expression.words.replace(" ", "") or expression.key.replace(" ", "").lower()
 
 
 def _equal_numbers(left, left_unit: str, right, right_unit: str) -> bool:

@@ -1,8 +1,8 @@
 r"""One spelling for the many ways to write the same mathematical answer, without computer algebra.
 
-`read(text)` takes apart what surrounds the value (dollar signs, boxes, units, `x =`), and spells the value in one way:
-`\dfrac12`, `\frac 12` and `\frac{1}{2}` become one key, `1,000`, `1{,}000` and `10\,000` lose their separators.
-`number` turns a key into an exact rational; `items` splits tuples, sets and lists.
+`read(answer)` takes apart what surrounds the value (dollar signs, boxes, units, `x =`), and spells the value in one way:
+`\dfrac12`, `\frac 12` and `\frac{1}{2}` become one key; `1,000`, `1{,}000` and `10\,000` are numbers, but `100, 198` is a
+list. `number` turns a value into an exact rational; `items` splits tuples, sets and lists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Expression:
 
     Attributes:
         latex: the value, fit for a LaTeX parser.
-        key: the same without white space, for comparison.
+        key: the same without white space that means nothing, for comparison.
+        whole: the key of the answer as it was written, its unit and left-hand side included.
         words: the value as lower-case words if it is text ("Evelyn", "(B)"), else "".
         unit: its unit's common name, "%" and "degree" included, or "".
         equation: the value with its left-hand side where one was removed ("y=2x+3"), else "".
@@ -30,6 +31,7 @@ class Expression:
 
     latex: str
     key: str
+    whole: str
     words: str = ""
     unit: str = ""
     equation: str = ""
@@ -71,12 +73,14 @@ _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:left|right|displaystyle|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])", ""),
+        (r",\s*\\!\s*|\{,\}", ","),  # a separator of thousands, before its negative space becomes a blank
         (r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~", " "),
+        (r"(?<![\d.,/])(\d+) +(?!\d{3} */)(\d+) */ *(\d+)", r"\1\\frac{\2}{\3}"),  # 1 1/2, but 10 000/3
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:geq|leq)(?![A-Za-z])", lambda match: match.group()[:-1]),
         (
-            r"√\s*\(?([\w.]+)\)?|(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)",
-            lambda match: rf"\sqrt{{{match.group(1) or match.group(2)}}}",
+            r"(?:√|(?<![\\A-Za-z])sqrt)\s*\(([^()]*)\)|√\s*([\w.]+)",
+            lambda match: rf"\sqrt{{{match.group(1) or match.group(2) or ''}}}",
         ),
         (r"(?<![\\A-Za-z])(?:infinity|infty|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
@@ -86,14 +90,16 @@ _REWRITES = [
         (r"\\frac\s*(\w)\s*\{", r"\\frac{\1}{"),
         (r"\\sqrt\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r"\\degree "),
-        (r"\{,\}", ","),
     )
 ]
 _TEXT = r"\\(?:text|mbox|hbox|mathrm|textrm|textit|textbf|mathbf|textnormal|operatorname)\s*\{([^{}]*)\}"
 _WHOLE_TEXT = re.compile(rf"^{_TEXT}$")
 _ANY_TEXT = re.compile(_TEXT)
 _TEXT_UNIT = re.compile(rf"^(.*[^\s,+\-*/=(^_]\s*){_TEXT}\s*(?:\^\s*\{{?(\d)\}}?)?$")
-_PLAIN_UNIT = re.compile(r"^(-?[\d.,/ ]*[\d.}])\s*([A-Za-z]{2,}(?:[ .]{1,2}[A-Za-z]+)*\.?)\s*(?:\^\s*\{?(\d)\}?)?$")
+_PLAIN_UNIT = re.compile(
+    r"^((?:[-+\d.,/ {}^]|\\frac|\\sqrt|\\pi)*[\d.}]\s*)"  # a value without letters
+    r"((?:[A-Za-z]{2,}|(?<= )[mgsh](?![A-Za-z]))(?:[ .]{1,2}[A-Za-z]+)*\.?)\s*(?:\^\s*\{?(\d)\}?)?$"
+)
 _WORDS = re.compile(r"^[A-Za-z]{3,}(?:[ '\-]+[A-Za-z]+)*$")
 _CHOICE = re.compile(r"^\(?([A-Za-z])\)?$")
 _LEFT_HAND_SIDE = re.compile(
@@ -101,6 +107,7 @@ _LEFT_HAND_SIDE = re.compile(
 )
 _CONNECTIVE = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:or|and)\s*\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z]))\s*")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$")
+_MEANS_NOTHING = re.compile(r"(?<!\d) | (?!\d)| (?=\d{3}(?!\d))")  # a blank, but for that of "3 4"
 _NOT_UNITS = {"pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "mod", "choose"}
 _UNITS = {
     "inch": "in inch inches",
@@ -109,15 +116,15 @@ _UNITS = {
     "mile": "mi mile miles",
     "millimeter": "mm millimeter millimeters",
     "centimeter": "cm cms centimeter centimeters centimetre centimetres",
-    "meter": "meter meters metre metres",
+    "meter": "m meter meters metre metres",
     "kilometer": "km kilometer kilometers kilometre kilometres",
-    "gram": "gram grams",
+    "gram": "g gram grams",
     "kilogram": "kg kilogram kilograms",
     "pound": "lb lbs pound pounds",
     "ounce": "oz ounce ounces",
-    "second": "sec second seconds",
+    "second": "s sec second seconds",
     "minute": "min mins minute minutes",
-    "hour": "hr hrs hour hours",
+    "hour": "h hr hrs hour hours",
     "day": "day days",
     "week": "week weeks",
     "month": "month months",
@@ -125,36 +132,42 @@ _UNITS = {
     "cent": "cent cents",
     "dollar": "dollar dollars usd",
     "degree": "degree degrees deg",
+    "mile per hour": "mph",
     "radian": "rad radian radians",
     "%": "percent",
+    "ordinal": "st nd rd th",
 }
 _UNIT_NAMES = {spelling: name for name, spellings in _UNITS.items() for spelling in spellings.split()}
 
 
-def read(text: object) -> Expression:
+def read(answer: object) -> Expression:
     """Take an answer apart; see `Expression`."""
-    value = _bare(str(text))
-    whole = _WHOLE_TEXT.match(value)
-    if whole:
-        value = whole.group(1).strip()
+    value = _bare(str(answer))
+    text = _WHOLE_TEXT.match(value)
+    if text:
+        value = text.group(1).strip()
     choice = _CHOICE.match(value)
-    if (whole and not re.search(r"\d", value)) or _WORDS.match(value) or (choice and value[0] == "("):
+    if (text and not re.search(r"\d", value)) or _WORDS.match(value) or (choice and value[0] == "("):
         words = choice.group(1) if choice else " ".join(value.split())
-        return Expression(value, _key(value), words=words.lower().strip(" ."))
+        return Expression(value, _key(value), _key(value), words=words.lower().strip(" ."))
+    whole = _key(_ANY_TEXT.sub(r" \1 ", value))
     value, unit = _split_unit(_CONNECTIVE.sub(", ", value))
-    value = _ANY_TEXT.sub(lambda match: f" {match.group(1)} ", value).strip()
+    value = _ANY_TEXT.sub(r" \1 ", value).strip()
     side = _LEFT_HAND_SIDE.match(value)
     equation = _key(value) if side else ""
     if side:
         value, inner_unit = _split_unit(side.group(1).strip())
         unit = unit or inner_unit
-    return Expression(value, _key(value), unit=unit, equation=equation)
+    return Expression(value, _key(value), whole, unit=unit, equation=equation)
 
 
-def number(key: str) -> Fraction | None:
-    r"""Exact value of a plain number: integer, decimal, fraction, mixed number (`1\frac{4}{5}`) or power of ten."""
-    if _THOUSANDS.match(key):
-        key = key.replace(",", "")
+def number(value: str) -> Fraction | None:
+    r"""Exact value of a plain number: integer, decimal, fraction, mixed number (`1\frac{4}{5}`) or power of ten.
+
+    Args:
+        value: an expression's `latex`, whose blanks tell the list `100, 198` from the number `100,198`.
+    """
+    key = value.replace(",", "") if _THOUSANDS.match(value) else _key(value)
     for pattern, value in _NUMBERS:
         match = pattern.match(key)
         if match:
@@ -203,9 +216,11 @@ def _split_unit(value: str) -> tuple[str, str]:
     if "\\$" in value:
         return value.replace("\\$", "").strip(), "dollar"
     match = _TEXT_UNIT.match(value) or _PLAIN_UNIT.match(value)
-    if match and match.group(2).strip().lower() not in _NOT_UNITS:
+    if match:
         name = match.group(2).strip(" .").lower()
-        return match.group(1).strip(), _UNIT_NAMES.get(name, name) + (match.group(3) or "")
+        apart = match.group(1).endswith(" ") or value.startswith("\\", match.end(1))  # "4ab" is a product
+        if name in _UNIT_NAMES or (apart and name not in _NOT_UNITS and not re.search(r"[\d,]", name)):
+            return match.group(1).strip(), _UNIT_NAMES.get(name, name) + (match.group(3) or "")
     return value, ""
 
 
@@ -217,7 +232,8 @@ def units_agree(left: str, right: str) -> bool:
 
 
 def _key(latex: str) -> str:
-    tight = re.sub(r"\s+", "", latex)
+    tight = _MEANS_NOTHING.sub("", " ".join(latex.split()))
+    tight = re.sub(r"^\((\w+)\)(?=_)", r"\1", tight)  # (201)_7 is 201_7
     tight = re.sub(r"([\^_])\{(\w)\}", r"\1\2", tight)
     return re.sub(r"\^\{?\\degree\}?", "", tight)
 

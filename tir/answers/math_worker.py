@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 
 MEMORY_LIMIT = 4 * 2**30  # bytes of address space; sympy's own mapping takes about 0.5 GiB of it
 GRACE = 1.0  # seconds after the owner's deadline at which the kernel ends a worker whose owner is gone
@@ -50,7 +51,9 @@ def _comparer():
     logging.disable(logging.WARNING)  # math-verify warns on every call that its own, signal-based time-outs are off
     from math_verify import LatexExtractionConfig, parse, verify
 
-    config = [LatexExtractionConfig()]  # never its expression search: that finds a number in any prose
+    spelling = replace(LatexExtractionConfig().normalization_config, units=False)  # it takes 4ab and 5t for 4 and 5
+    # Never its expression search: that finds a number in any prose.
+    config = [LatexExtractionConfig(normalization_config=spelling)]
 
     def read(text: str) -> list:
         return parse(f"${text}$", extraction_config=config, parsing_timeout=None)
