@@ -3,7 +3,8 @@
 Symbolic algebra can hang for hours on a model's answer. Every comparison therefore runs in a worker process that is
 killed at its deadline and replaced; the pair is tried once more in a fresh worker with twice the time (a loaded
 machine is not the model's fault), and only then counts as unequal and is *counted*, so that a report can say how many
-verdicts were forced. A worker proves itself on known pairs before its first verdict is believed.
+verdicts were forced. A worker proves itself on known pairs before its first verdict is believed, and the machine does
+after every pair that was given up: if the known pairs take as long, it is to blame and not the model's answer.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Verifier:
         start_deadline: seconds a worker may take to import its libraries (they are slow on a busy file system).
         command: the worker's command line; tests replace it.
 
-    `equal` raises `ToolUnavailable` if no worker can be started or one fails the known pairs.
+    `equal` raises `ToolUnavailable` if no worker can be started or one fails the known pairs, or if they take as long as
+    a pair that was given up.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Verifier:
         """Start one worker and let it prove itself, so that a bad installation fails before any work."""
         worker = self._idle.get()
         try:
-            worker = worker or self._start()
+            worker = worker or self._start(self.start_deadline)
         finally:
             self._idle.put(worker)
 
@@ -112,7 +114,7 @@ class Verifier:
         for deadline in (self.deadline, 2 * self.deadline):
             worker = self._idle.get()
             try:
-                worker = worker or self._start()
+                worker = worker or self._start(self.start_deadline)
                 answer = worker.ask(prediction, gold, deadline)
                 if "error" in answer:
                     self._count("unreadable")
@@ -124,13 +126,21 @@ class Verifier:
             finally:
                 self._idle.put(worker)
         self._count("timeouts")
+        worker, proven = self._idle.get(), None
+        try:
+            if worker:
+                worker.kill()  # it has the known pairs in its cache
+            proven = self._start(2 * self.deadline)
+        finally:
+            self._idle.put(proven)
         return False
 
     def _count(self, name: str) -> None:
         with self._lock:
             setattr(self.counts, name, getattr(self.counts, name) + 1)
 
-    def _start(self) -> _Worker:
+    def _start(self, patience: float) -> _Worker:
+        """A new worker that has decided every known pair, each in `patience` seconds."""
         worker = _Worker(self.command)
         try:
             if not worker.read(self.start_deadline).get("ready"):
@@ -138,16 +148,16 @@ class Verifier:
             wrong = [
                 f"{prediction} against {gold}"
                 for prediction, gold, equal in KNOWN_PAIRS
-                if worker.ask(prediction, gold, self.start_deadline).get("equal") is not equal
+                if worker.ask(prediction, gold, patience).get("equal") is not equal
             ]
         except (_WorkerGone, TimeoutError) as error:
             why = f"{error}; its last words: {worker.last_words()}"
             worker.kill()
             raise ToolUnavailable(
-                "the math equivalence worker did not start",
+                "the math equivalence worker does not start or does not decide known pairs",
                 where=" ".join(self.command),
                 why=why,
-                remedy="pip install math-verify, or raise start_deadline",
+                remedy="install the pinned math-verify and sympy of envs/, or run on a less loaded machine",
             ) from None
         if wrong:
             worker.kill()

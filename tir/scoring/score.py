@@ -9,11 +9,12 @@ where there is one, else mathematical equality; F1 at a threshold for QA. `decid
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tir.errors import DataError, InfrastructureFault
+from tir.errors import DataError
 from tir.answers import math, qa
 from tir.answers.verifier import Verifier, default_verifier
 
@@ -82,7 +83,6 @@ def score_traces(
     golds: str = "best",
     workers: int = 1,
     deadline: float = 5.0,
-    max_timeout_share: float = 0.02,
 ) -> tuple[list[dict], dict]:
     """Score a whole benchmark, in the order of its traces.
 
@@ -91,10 +91,10 @@ def score_traces(
         judge_decides, f1_threshold, golds: see `score_trace`.
         workers: symbolic comparisons at once.
         deadline: seconds a symbolic comparison may take before it is tried a second, last time.
-        max_timeout_share: share of comparisons that may time out before the run stops; at least two may.
 
-    Returns the score records and a report: items, comparisons, time-outs, workers replaced, expressions not understood.
-    Raises `DataError` for duplicate, unfinished or unjudged records, `InfrastructureFault` for too many time-outs.
+    Returns the score records and a report: items, comparisons, time-outs (answers too hard to compare, which count as
+    unequal), workers replaced, expressions not understood.
+    Raises `DataError` for duplicate, unfinished or unjudged records, `ToolUnavailable` if the machine cannot compare.
     """
     keys = [(trace["id"], trace["sample"]) for trace in traces]
     _refuse("is in the trace file twice", _duplicates(keys))
@@ -110,13 +110,8 @@ def score_traces(
     with ThreadPoolExecutor(workers) as pool:
         records = list(pool.map(lambda trace: score(trace, judge=_find(judgements, trace)), traces))
     report = {"items": len(records)} | {name: count - before[name] for name, count in vars(verifier.counts).items()}
-    if report["timeouts"] > max(2, max_timeout_share * report["comparisons"]):
-        raise InfrastructureFault(
-            "symbolic comparison times out too often to be believed",
-            where="scoring",
-            why=f"{report['timeouts']} of {report['comparisons']} comparisons",
-            remedy="run on a less loaded machine, or raise scoring.deadline",
-        )
+    if report["timeouts"]:
+        print(f"{report['timeouts']} of {report['comparisons']} comparisons take too long: unequal", file=sys.stderr)
     return records, report
 
 
