@@ -11,6 +11,7 @@ from tir.data.benchmarks import Item
 from tir.engines.base import Completion, Sampling
 from tir.errors import SearchUnavailable
 from tir.protocol import STOP_STRINGS, format_fault
+from tir.records import ResumableWriter
 from tir.rollout import BUDGET_NOTICE, RolloutSettings, rollout
 from tir.tools.base import ToolResult
 from tir.traces import TraceJob, generate_traces
@@ -212,6 +213,17 @@ def test_traces_resume_inside_a_benchmark(tmp_path, tokenizer, capsys):
     assert len(tool.calls) == 3 and [row["id"] for row in rows] == [item.id for item in ITEMS]
     assert rows[0]["answer"] == "1" and rows[0]["n_python"] == 1 and rows[0]["finish"] == "answer"
     assert "resuming: 3 of 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\r"])
+def test_a_character_that_some_take_for_a_line_end_ends_no_record(tmp_path, mark):
+    def writer():
+        return ResumableWriter(tmp_path / "x.jsonl", work=1, key=("id",))
+
+    first = writer()
+    for number in range(3):
+        first.add({"id": number, "text": f"one{mark}two"})
+    assert writer().done == first.done
 
 
 def test_another_work_starts_afresh(tmp_path, tokenizer):

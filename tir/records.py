@@ -134,8 +134,9 @@ class ResumableWriter:
     def _recover(self, header: str) -> list[str]:
         if not self.partial.exists():
             return []
-        lines = self.partial.read_text(encoding="utf-8", errors="replace").splitlines()
-        if not lines or lines[0] != header:
+        # Not splitlines(): a record may hold U+2028 and its like as they are, and ends at a line feed only.
+        lines = self.partial.read_text(encoding="utf-8", errors="replace").split("\n")
+        if lines[0] != header:
             os.replace(self.partial, self.partial.with_name(self.partial.name + ".stale"))
             return []
         good = []
