@@ -15,6 +15,7 @@ from tir.rollout import RolloutSettings
 from tir.settings import merged
 from tir.tools import by_tag, make_tools
 from tir.traces import TraceJob, generate_traces
+from tir.workflow import code_digest
 
 
 def main() -> None:
@@ -39,8 +40,6 @@ async def generate(options) -> None:
         task=wanted["task"], system_prompt=prompt, samples=wanted["samples"], concurrency=wanted["concurrency"],
         settings=RolloutSettings.of(tools, wanted["max_response_tokens"]),
         sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
-    work = {"params": options.params, "model": read_json(Path(options.model) / "manifest.json"),
-            "items": file_digest(options.items), "prompt": prompt}
     async with contextlib.AsyncExitStack() as stack:
         endpoint = None
         if "search" in names:
@@ -53,7 +52,23 @@ async def generate(options) -> None:
         toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint and endpoint())), names)
         helpers = stack.enter_context(make_helpers(wanted["helpers"], options.helper_endpoint))
         await generate_traces(engine, engine.tokenizer, toolbox, load_items(options.items, wanted["n"]), job,
-                              options.output, work=work, helpers=helpers)
+                              options.output, work=the_work(options, prompt), helpers=helpers)
+
+
+def the_work(options, prompt: str) -> dict:
+    """Names the work for resuming: all that decides a trajectory, the index only if the task searches it.
+
+    A cassette that still records decides nothing; one that is replayed does.
+    """
+    params, tools = options.params, options.params["tools"]
+    route = tools["routes"][params["task"]]
+    files = [options.items]
+    if "search" in route:
+        files.append(f"{options.index}/manifest.json")
+    if "web_search" in route and tools["web_search"]["mode"] == "replay":
+        files.append(tools["web_search"]["cassette"])
+    return {"params": params, "prompt": prompt, "model": read_json(Path(options.model) / "manifest.json"),
+            "files": [file_digest(file) for file in files], "code": code_digest("scripts.generate_traces")}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from qwen_like import qwen_like_tokenizer
 
+from scripts.generate_traces import the_work
 from tir.data.benchmarks import Item
 from tir.engines.base import Completion, Sampling
 from tir.errors import SearchUnavailable
@@ -232,6 +234,33 @@ def test_another_work_starts_afresh(tmp_path, tokenizer):
     tool = Echo()
     asyncio.run(generate_traces(Script(CALL, ANSWER), tokenizer, {"python": tool}, ITEMS, job(), output, work={"a": 2}))
     assert len(tool.calls) == 6 and (tmp_path / "x.jsonl.partial.stale").exists()
+
+
+def test_what_a_tool_answers_from_is_part_of_the_work(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    for name in ("items", "cassette"):
+        (tmp_path / name).write_text("1")
+    given = SimpleNamespace(items=tmp_path / "items", index=tmp_path / "index", model=tmp_path, params={"task": "qa", "tools": {
+        "routes": {}, "web_search": {"mode": "replay", "cassette": str(tmp_path / "cassette")}}})
+
+    def changed(change, *route, mode="replay"):
+        given.params["tools"]["routes"]["qa"], given.params["tools"]["web_search"]["mode"] = list(route), mode
+        (tmp_path / "index").mkdir(exist_ok=True)
+        (tmp_path / "index" / "manifest.json").write_text("{}")
+        before = the_work(given, "help")
+        change()
+        return the_work(given, "help") != before
+
+    def index():
+        (tmp_path / "index" / "manifest.json").write_text('{"backend": "other"}')
+
+    def cassette():
+        (tmp_path / "cassette").write_text((tmp_path / "cassette").read_text() + "1")
+
+    assert changed(index, "python", "search") and not changed(index, "python", "web_search")
+    assert changed(cassette, "web_search") and not changed(cassette, "search")
+    assert not changed(cassette, "web_search", mode="record")
+    assert changed(lambda: monkeypatch.setattr("scripts.generate_traces.code_digest", lambda _: "edited"), "python")
 
 
 def test_a_passing_fault_is_retried_for_its_item_alone(tmp_path, tokenizer, monkeypatch):
