@@ -15,7 +15,7 @@ import pytest
 from qwen_like import qwen_like_tokenizer
 from rl_inputs import TOOLS, rows_file
 
-from tir.engines.base import Sampling
+from tir.engines.base import Sampling, request_seed
 from tir.errors import CheckpointError, ConfigError, DataError, EngineFault
 from tir.protocol import STOP_STRINGS
 from tir.records import read_jsonl
@@ -25,7 +25,7 @@ from tir.rl.data import prepare_rows
 from tir.rl.export import export_policy
 from tir.rl.metrics import collect_records, merge_logs, read_log
 from tir.rl.overrides import RunFiles, environment, hydra_value, overrides
-from tir.rl.server_engine import ServerEngine, end_ids, request_seed
+from tir.rl.server_engine import ServerEngine, end_ids
 from tir.rl.settings import RlSettings, rl_settings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -141,17 +141,25 @@ def test_an_absent_tool_has_a_budget_too():
     assert found.finish == "budget" and [segment.by for segment in found.segments].count("tool") == 3 + 1
 
 
-@pytest.mark.parametrize(("seed", "seeds"), [(None, [None, None, None]), (7, [7, 8, 9]), (2**31 - 1, [2**31 - 1, 0, 1])])
-def test_each_turn_draws_with_its_own_seed(seed, seeds):
-    class Seeds(Script):
-        async def generate(self, prompt_ids, *, sampling, **options):
-            seen.append(sampling.seed)
-            return await super().generate(prompt_ids, sampling=sampling, **options)
+class Seeds(Script):
+    """The scripted engine, remembering every request's seed by trajectory."""
 
-    seen = []
-    asyncio.run(rollout(Seeds(CALL, CALL, ANSWER), qwen_like_tokenizer(), [5], {"python": Echo()}, RolloutSettings(),
-                        Sampling(temperature=1.0, seed=seed), "r"))
-    assert seen == seeds
+    def __init__(self, *turns):
+        super().__init__(*turns)
+        self.seen = {}
+
+    async def generate(self, prompt_ids, *, sampling, request_id, **options):
+        self.seen.setdefault(request_id, []).append(sampling.seed)
+        return await super().generate(prompt_ids, sampling=sampling, request_id=request_id, **options)
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_each_turn_draws_with_its_own_seed(seed):
+    engine = Seeds(CALL, CALL, ANSWER)
+    for name in ("first", "again"):
+        asyncio.run(rollout(engine, qwen_like_tokenizer(), [5], {"python": Echo()}, RolloutSettings(),
+                            Sampling(temperature=1.0, seed=seed), name))
+    assert engine.seen["first"] == engine.seen["again"] and len(set(engine.seen["first"])) == (3 if seed else 1)
 
 
 def test_an_unopened_closing_tag_is_no_call():
@@ -226,6 +234,18 @@ def test_a_character_that_some_take_for_a_line_end_ends_no_record(tmp_path, mark
     for number in range(3):
         first.add({"id": number, "text": f"one{mark}two"})
     assert writer().done == first.done
+
+
+def test_no_two_items_samples_or_turns_draw_the_same_numbers(tmp_path, tokenizer):
+    def seeds(seed):
+        engine = Seeds(CALL, CALL, ANSWER)
+        asyncio.run(generate_traces(engine, tokenizer, {"python": Echo()}, ITEMS, job(sampling=Sampling(1.0, seed=seed), samples=3),
+                                    tmp_path / "x.jsonl", work={}))
+        return engine.seen
+
+    found = seeds(0)
+    assert len({seed for turns in [*found.values(), *seeds(1).values()] for seed in turns}) == 2 * len(ITEMS) * 3 * 3
+    assert found == seeds(0) and found["0-0"][0] == 602144  # in every process
 
 
 def test_another_work_starts_afresh(tmp_path, tokenizer):

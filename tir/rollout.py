@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tir.engines.base import Completion, Engine, Sampling
+from tir.engines.base import Completion, Engine, Sampling, request_seed
 from tir.helping import Helpers
 from tir.protocol import STOP_STRINGS, Segment, ToolCall, encode_tool_text, render_result, tool_call
 from tir.tools.base import Tool
@@ -185,7 +185,7 @@ async def _run(call: ToolCall, tools: Mapping[str, Tool], trajectory: Trajectory
 
 def _of_turn(sampling: Sampling, turn: int) -> Sampling:
     """Another seed per turn: the same one would draw the same random numbers after every tool result."""
-    return sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + turn) % 2**31)
+    return sampling if sampling.seed is None else replace(sampling, seed=request_seed(sampling.seed, turn))
 
 
 def _without_end(completion: Completion, tokenizer) -> list[int]:

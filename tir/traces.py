@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from tir.data.benchmarks import Item
-from tir.engines.base import Engine, Sampling
+from tir.engines.base import Engine, Sampling, request_seed
 from tir.errors import InfrastructureFault
 from tir.helping import Helpers
 from tir.prompts import render_prompt
@@ -37,7 +37,7 @@ class TraceJob:
         task: math, qa or web; chooses tools and, later, scoring.
         system_prompt: text of the system turn.
         settings, sampling: limits and decoding of a rollout.
-        samples: trajectories per item; sample k uses seed + k.
+        samples: trajectories per item; each has a seed of its own, from the run's, the item's id and its number.
         concurrency: trajectories in flight at once.
     """
 
@@ -83,7 +83,8 @@ async def generate_traces(engine: Engine, tokenizer, tools: Mapping[str, Tool], 
 async def _with_retries(engine, tokenizer, tools, item: Item, sample: int, job: TraceJob,
                         helpers: Helpers | None) -> Trajectory:
     prompt_ids = render_prompt(tokenizer, job.system_prompt, item.question)
-    sampling = replace(job.sampling, seed=None if job.sampling.seed is None else job.sampling.seed + sample)
+    seed = job.sampling.seed
+    sampling = replace(job.sampling, seed=None if seed is None else request_seed(seed, item.id, sample))
     async for attempt in AsyncRetrying(retry=retry_if_exception_type(InfrastructureFault), reraise=True,
                                        stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(0.5, 10)):
         with attempt:

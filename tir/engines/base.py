@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -21,6 +22,16 @@ class Sampling:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     seed: int | None = None
+
+
+def request_seed(seed: int, *names: int | str) -> int:
+    """Seed of what the names stand for: a trajectory of an item, a turn of a trajectory.
+
+    A digest and no sum: with sums all items would draw the same numbers, and one sample's turn those of another. The same in
+    every process.
+    """
+    text = ":".join(map(str, (seed, *names))).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") % 2**31
 
 
 @dataclass(frozen=True)

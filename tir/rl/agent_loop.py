@@ -34,12 +34,12 @@ from tenacity import (
 )
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from tir.engines.base import Sampling
+from tir.engines.base import Sampling, request_seed
 from tir.errors import InfrastructureFault, SearchUnavailable
 from tir.prompts import render_prompt
 from tir.records import read_json
 from tir.reward import Reward, RewardSettings, reward
-from tir.rl.server_engine import ServerEngine, end_ids, request_seed
+from tir.rl.server_engine import ServerEngine, end_ids
 from tir.rollout import RolloutSettings, Trajectory, rollout
 from tir.tools import by_tag, make_tools
 from tir.tools.base import Tool

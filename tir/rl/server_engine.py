@@ -1,8 +1,7 @@
-"""verl's rollout server behind the engine interface of the rollout loop, and the seeds of its requests."""
+"""verl's rollout server behind the engine interface of the rollout loop."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import Any
 
@@ -64,9 +63,3 @@ class ServerEngine:
 def end_ids(tokenizer) -> set[int]:
     """Ids that end a text: the tokenizer's end and, for Qwen2.5, its padding token (`<|endoftext|>`)."""
     return {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-
-
-def request_seed(seed: int, step: int, index: int, session: int) -> int:
-    """Seed of a trajectory: the same run, step, row and member of the group draw the same numbers."""
-    text = f"{seed}:{step}:{index}:{session}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") % 2**31
