@@ -43,6 +43,8 @@ def test_verified_reward_judges_mathematics_not_words():
     assert list(scores.values()) == [1.0, 0.0, 0.0, 1.0]
     assert reward(trace("New York City", SEARCH), ["NYC", "New York"], "qa").score == pytest.approx(0.8)
     assert reward(trace("maybe yes", SEARCH), "yes", "qa").score == 0.0
+    assert reward(trace(r"\text{New York}", SEARCH), ["New York"], "qa").score == 1.0
+    assert reward(trace(r"\text{Paris}", SEARCH), ["Paris"], "qa", UPSTREAM).score == 0.0  # textparis
 
 
 def test_only_executed_calls_and_policy_text_count():

@@ -61,6 +61,27 @@ def test_upstream_golden_vectors_of_the_reward(prediction, gold, score):
     assert qa.token_f1(prediction, gold, closed_answers=True, empty_matches=False) == score
 
 
+@pytest.mark.parametrize(
+    ("prediction", "gold"),
+    [
+        (r"\text{Paris}", "Paris"),
+        (r"\textbf{\text{New~York}}", "New York"),
+        (r"\mathrm{New\ York}", "New York"),
+        (r"New\,York", "New York"),
+        (r"1990\text{-}1995", "1990-1995"),
+        (r"\text{Yes}", "yes"),
+        ("L'Arc~en~Ciel", "L'Arc~en~Ciel"),
+    ],
+)
+def test_an_answer_in_latex_is_read_but_for_parity(prediction, gold):
+    for metric in (qa.exact_match, qa.token_f1, qa.substring_accuracy, qa.character_f1):
+        assert metric(prediction, [gold]) == 1
+    assert qa.token_f1(prediction, [gold], closed_answers=True) == 1
+    assert qa.token_f1(r"\text{}", ["A"]) == 0 and qa.exact_match(r"\text{Rome}", [gold]) == 0
+    if "\\text" in prediction:
+        assert qa.upstream_last_gold(prediction, [gold])["em"] == qa.token_f1(prediction, [gold], as_written=True) == 0
+
+
 def test_closed_answers_demand_equality_only_when_asked():
     assert qa.token_f1("yes, both are", "yes") == pytest.approx(0.5)
     assert qa.token_f1("yes, both are", "yes", closed_answers=True) == 0

@@ -91,7 +91,7 @@ def _upstream(segments: Sequence[Segment], golds: str | Sequence[str], bonus: fl
     answer = None if fault else _upstream_answer(text)
     if answer is None:
         return Reward(BROKEN, 0.0, fault or "no boxed answer", False)
-    accuracy = token_f1(answer, golds, closed_answers=True, empty_matches=False)
+    accuracy = token_f1(answer, golds, closed_answers=True, empty_matches=False, as_written=True)
     return _graded(accuracy, all(f"</{tool}>" in text for tool in TOOLS), bonus)
 
 

@@ -1,7 +1,8 @@
-"""Question-answering metrics: SQuAD's exact match and token F1, substring accuracy, and a F1 that can read Chinese.
+r"""Question-answering metrics: SQuAD's exact match and token F1, substring accuracy, and a F1 that can read Chinese.
 
 Every metric takes one prediction and any number of golds and returns the best value over the golds, in [0, 1]. A
-prediction that is None or blank scores 0. Source: paper section 4, "Evaluation metrics"; upstream
+prediction that is None or blank scores 0. The prompt demands a boxed answer in LaTeX, so `\text{Paris}` is read as Paris, but for
+parity, where a text counts `as_written`: upstream's normalisation makes textparis of it. Source: paper section 4, "Evaluation metrics"; upstream
 `evaluation/evaluate/scripts/evaluate.py` computes the same values but keeps those of the *last* gold, which
 `upstream_last_gold` reproduces for parity.
 """
@@ -18,6 +19,8 @@ CLOSED_ANSWERS = ("yes", "no", "noanswer")
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_LATEX_TEXT = re.compile(r"\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
+_LATEX_BLANK = re.compile(r"\\[ ,]|~")
 # Han, kana, hangul and the CJK extensions: scripts written without spaces (or where a syllable is the unit).
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -28,9 +31,17 @@ def normalize(text: object) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def exact_match(prediction: str | None, golds: Sequence[object] | object) -> float:
+def plain(text: object) -> str:
+    r"""A text without LaTeX's marks of text (`\text{}`, `\textbf{}`, `\mathrm{}`, ...), with blanks for `~`, `\ ` and `\,`."""
+    value, count = _LATEX_BLANK.sub(" ", str(text)), 1
+    while count:  # from the inside out
+        value, count = _LATEX_TEXT.subn(r"\1", value)
+    return value
+
+
+def exact_match(prediction: str | None, golds: Sequence[object] | object, *, as_written: bool = False) -> float:
     """1.0 if the normalised prediction equals a normalised gold, else 0.0."""
-    return _best(_equal, prediction, golds)
+    return _best(_equal, prediction, golds, as_written)
 
 
 def token_f1(
@@ -39,6 +50,7 @@ def token_f1(
     *,
     closed_answers: bool = False,
     empty_matches: bool = True,
+    as_written: bool = False,
 ) -> float:
     """Harmonic mean of token precision and recall after normalisation, in [0, 1].
 
@@ -46,8 +58,9 @@ def token_f1(
         closed_answers: where either side is yes, no or noanswer, demand equality (HotpotQA's rule, used by the reward).
         empty_matches: two texts that both normalise to nothing ("A", "+") match, as in SQuAD 2.0; False is SQuAD 1.1
             and upstream, where a gold "A" cannot be answered.
+        as_written: LaTeX is compared as it stands, as upstream.
     """
-    return _best(lambda text, gold: _token_f1(text, gold, closed_answers, empty_matches), prediction, golds)
+    return _best(lambda text, gold: _token_f1(text, gold, closed_answers, empty_matches), prediction, golds, as_written)
 
 
 def substring_accuracy(prediction: str | None, golds: Sequence[object] | object) -> float:
@@ -73,9 +86,9 @@ def upstream_last_gold(prediction: str | None, golds: Sequence[object] | object)
     last = gold_list(golds)[-1:]
     contained = not _blank(prediction) and bool(last) and normalize(last[0]) in normalize(prediction)
     return {
-        "em": exact_match(prediction, last),
+        "em": exact_match(prediction, last, as_written=True),
         "acc": float(contained),
-        "f1": token_f1(prediction, last, empty_matches=False),
+        "f1": token_f1(prediction, last, empty_matches=False, as_written=True),
     }
 
 
@@ -86,10 +99,16 @@ def gold_list(golds: Sequence[object] | object) -> list[object]:
     return list(golds)
 
 
-def _best(metric: Callable[[str, object], float], prediction: str | None, golds: Sequence[object] | object) -> float:
-    if _blank(prediction):
+def _best(
+    metric: Callable[[str, object], float],
+    prediction: str | None,
+    golds: Sequence[object] | object,
+    as_written: bool = False,
+) -> float:
+    read = str if as_written else plain
+    if _blank(prediction) or _blank(read(prediction)):
         return 0.0
-    return max((metric(prediction, gold) for gold in gold_list(golds)), default=0.0)
+    return max((metric(read(prediction), read(gold)) for gold in gold_list(golds)), default=0.0)
 
 
 def _blank(prediction: str | None) -> bool:
