@@ -105,6 +105,18 @@ def test_an_inherited_fault_is_reported_once():
     assert fault(lambda c: c["arms"]["aspo"].update(lamda=1)).count("unknown key") == 1
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c["arms"].update({"lambda-0.2": {"base": "aspo", "lambda": 0.2}}),
+     ["arms.lambda-0.2: a name is letters, digits, `_` and `.`; write `lambda_0.2`", "lambda_0.2:\n        base: aspo\n        lambda: 0.2"]),
+    (lambda c: c["benchmarks"].update({"my-bench": c["benchmarks"]["gsm8k"]}), ["benchmarks.my-bench: a name is", "write `my_bench`"]),
+    (lambda c: c["benchmarks"].update({2024: c["benchmarks"]["gsm8k"]}), ["benchmarks.2024: a name is text", "'2024':\n        label"]),
+    (lambda c: c["sft_pilots"].update({"5K-rows": {"max_rows": 5000}}), ["sft_pilots.5K-rows: a name is", "a small letter first"]),
+])
+def test_a_name_that_no_file_could_have_is_corrected(change, words):
+    text = fault(change)
+    assert text.startswith("a fault in the configuration\n\n") and all(word in text for word in words), text
+
+
 def test_the_file_that_sets_the_key_is_named(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("sft: {epochs: 0}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,10 +12,16 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tir.config.model import NAMES
+
+
+_KEY = "[key]"  # pydantic's last part of a path where the name itself is at fault
+
 
 def render_errors(error: ValidationError, root: type[BaseModel], merged: Mapping[str, Any], files: list[str]) -> str:
     """All faults of a validation as one text, one block per fault."""
-    blocks = [_render(fault, root, merged, files) for fault in error.errors() if not _inherited(fault, merged)]
+    faults = [fault for fault in error.errors() if not _inherited(fault, merged)] or error.errors()
+    blocks = [_render(fault, root, merged, files) for fault in faults]
     count = f"{len(blocks)} faults in the configuration" if len(blocks) > 1 else "a fault in the configuration"
     return count + "\n\n" + "\n\n".join(blocks)
 
@@ -22,12 +29,16 @@ def render_errors(error: ValidationError, root: type[BaseModel], merged: Mapping
 def _inherited(fault: dict, merged: Mapping[str, Any]) -> bool:
     """Whether an arm only inherits the faulty key; the arm that states it reports it."""
     path = fault["loc"]
+    if len(path) < 3 or path[0] != "arms" or path[2] == _KEY:
+        return False
     arm = _value(merged, path[:2])
-    return len(path) > 2 and path[0] == "arms" and isinstance(arm, Mapping) and "base" in arm and path[2] not in arm
+    return isinstance(arm, Mapping) and "base" in arm and path[2] not in arm
 
 
 def _render(fault: dict, root: type[BaseModel], merged: Mapping[str, Any], files: list[str]) -> str:
-    path = tuple(part for part in fault["loc"] if part != "[key]")
+    path = fault["loc"]
+    if path[-1:] == (_KEY,):
+        return _render_key(fault, path[:-1], merged, files)
     cause = fault.get("ctx", {}).get("error")
     if hasattr(cause, "base") and hasattr(cause, "known"):  # an arm's unknown base
         path = ("arms", cause.arm, "base")
@@ -46,6 +57,21 @@ def _render(fault: dict, root: type[BaseModel], merged: Mapping[str, Any], files
     choices = _choices(fault)
     near = _nearest(str(value), choices) if choices else None
     return _block(path, files, shown[0].lower() + shown[1:], near, near or _example(root, path), path if path else None)
+
+
+def _render_key(fault: dict, path: tuple, merged: Mapping[str, Any], files: list[str]) -> str:
+    """A mapping has a name that it may not have: say which it may, and write its own value under the nearest."""
+    name, reason, near = str(fault["input"]), fault["msg"], _nearest(str(fault["input"]), _choices(fault))
+    pattern = fault.get("ctx", {}).get("pattern")
+    if pattern:
+        plain = re.sub(r"\W+", "_", name) if "." not in pattern else re.sub(r"[^A-Za-z0-9_.]+", "_", name)
+        reason, near = f"a name is {NAMES.get(pattern, pattern)}", plain if re.match(pattern, plain) else None
+    elif fault["type"] == "string_type":
+        reason, near = "a name is text; put it in quotes", name
+    if pattern and near:
+        reason += f"; write `{near}`"
+    corrected = (*path[:-1], near) if near else None
+    return _block(path, files, reason[0].lower() + reason[1:], None if pattern else near, _value(merged, path), corrected)
 
 
 def _block(path: tuple, files: list[str], reason: str, near: str | None, value: Any, corrected: tuple | None = ()) -> str:

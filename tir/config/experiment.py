@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from tir.config.data import Benchmark, Data, Models, TinyModel, World
 from tir.config.errors import render_errors
 from tir.config.evaluation import Evaluation
 from tir.config.judge import Judge
-from tir.config.model import Model, Name
+from tir.config.model import Model, Name, RunName
 from tir.config.retrieval import Retrieval
 from tir.config.tables import FullSize, Statistics, Table, TraceSet
 from tir.config.tools import Tools
@@ -41,7 +41,7 @@ class Config(Model):
     tools: Tools = Tools()
     retrieval: Retrieval
     sft: Sft = Sft()
-    sft_pilots: dict[Annotated[str, Field(pattern=r"^[a-z]\w*$")], dict[str, Any]] = Field(
+    sft_pilots: dict[RunName, dict[str, Any]] = Field(
         default={}, description="smaller runs: name -> keys of `sft` that differ; the model is sft-{name}")
     rl: Rl = Rl()
     arms: dict[Name, Arm] = Field(min_length=1)

@@ -6,7 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
+_NAME, _RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.]*$", r"^[a-z]\w*$"
+NAMES = {_NAME: "letters, digits, `_` and `.`", _RUN_NAME: "letters, digits and `_`, a small letter first"}  # in words
+# Names stand in file names and in model ids, whose parts a hyphen divides.
+Name = Annotated[str, Field(pattern=_NAME)]
+RunName = Annotated[str, Field(pattern=_RUN_NAME)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
