@@ -6,7 +6,7 @@ import pytest
 from test_incremental import ROOT, SNAKEMAKE, append, copy_workflow, edit, finish, planned, rules_of
 
 from tir.images import RECIPES, arguments, identity, lock_of, sources
-from tir.site import Images, load_site
+from tir.site import Images
 
 pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
 
@@ -70,8 +70,3 @@ def test_sources_exist_and_arguments_are_declared(name, hardware):
     assert all((ROOT / path).is_file() for path in sources(name, hardware))
     assert lock_of(name, hardware) in sources(name, hardware)
     assert all(f"{{{{ {key} }}}}" in text for key in arguments(name, site, "uv"))
-
-
-def test_an_unknown_site_key_says_what_to_write():
-    with pytest.raises(Exception, match="did you mean `containers`"):
-        load_site({"container": True}, ["site.yaml"])

@@ -7,13 +7,18 @@ named among an image's parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from tir.config import Model
 from tir.config.errors import render_errors
 from tir.errors import ConfigError
+
+
+Address = Annotated[str, Field(pattern=r"^(none|https?://\S+)$")]
+Environment = Literal["workflow", "sft", "rl"]
+ImageName = Literal["sft", "rl", "eval", "retrieval", "analysis"]
 
 
 class Base(Model):
@@ -29,7 +34,7 @@ class Images(Model):
 
     hardware: Literal["cuda", "cpu"] = Field("cuda", description="which locks go in: envs/cuda or envs/cpu")
     base: Base = Base()
-    same: dict[str, str] = Field({}, description="images that are another one here, e.g. {eval: rl} to save disk")
+    same: dict[ImageName, ImageName] = Field({}, description="images that are another one here, e.g. {eval: rl} to save disk")
     options: list[str] = Field(["--fakeroot"], description="options of `apptainer build`")
     bind: list[str] = Field([], description="seen while building, source[:target]; targets that exist: "
                                            "/etc/ssl/certs, /opt/packages (a folder of wheels)")
@@ -42,10 +47,10 @@ class Images(Model):
 class Site(Model):
     """A machine or cluster."""
 
-    python: dict[str, str] = Field({}, description="interpreter of workflow, sft and rl where no images are used")
-    retrieval_endpoint: str = Field("none", description="a standing retrieval server; none: each job starts its own")
-    helper_endpoint: str = Field("none", description="a standing server of the helper model")
-    judge_endpoint: str = Field("none", description="a standing server of the judge")
+    python: dict[Environment, str] = Field({}, description="interpreter of workflow, sft and rl where no images are used")
+    retrieval_endpoint: Address = Field("none", description="http://host:port of a standing retrieval server; none: each job starts its own")
+    helper_endpoint: Address = Field("none", description="http://host:port/v1 of a standing server of the helper model, or none")
+    judge_endpoint: Address = Field("none", description="http://host:port of a standing server of the judge, or none")
     containers: bool = Field(False, description="run every stage in its image")
     preflight: bool = Field(False, description="check the place before every run")
     tokens: list[str] = Field([], description="secrets a run needs, by name of environment variable")
@@ -57,4 +62,4 @@ def load_site(section: Mapping[str, Any], files: list[str]) -> Site:
     try:
         return Site.model_validate(section)
     except ValidationError as error:
-        raise ConfigError("site: " + render_errors(error, Site, section, files)) from None
+        raise ConfigError(render_errors(error, Site, section, files, "site")) from None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from tir.config.faults import Fault, Faults, not_among
 from tir.config.model import Model
 
 
@@ -37,26 +38,25 @@ class Arm(Model):
 
 
 def inherit(arms: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve `base:` between arms; a missing or circular base is an error naming the chain."""
+    """Resolve `base:` between arms; a missing or circular base is a fault of the arm that names it."""
+    faults: dict[str, Fault] = {}
 
     def resolve(name: str, chain: tuple[str, ...]) -> Any:
         arm = arms[name]
         if not isinstance(arm, Mapping) or "base" not in arm:
             return arm
         base = arm["base"]
-        if base not in arms:
-            raise UnknownBase(name, base, list(arms))
+        own = {key: value for key, value in arm.items() if key != "base"}
+        if not isinstance(base, str) or base not in arms:
+            faults[name] = not_among((name, "base"), base, arms, f"{base!r} is not an arm")
+            return own
         if base in chain:
-            raise ValueError(f"arms inherit in a circle: {' -> '.join((*chain, base))}")
+            faults[name] = Fault((name, "base"), f"arms inherit in a circle: {' -> '.join((*chain, base))}")
+            return own
         inherited = resolve(base, (*chain, base))
-        return {**inherited, **{key: value for key, value in arm.items() if key != "base"}}
+        return {**inherited, **own} if isinstance(inherited, Mapping) else own
 
-    return {name: resolve(name, (name,)) for name in arms}
-
-
-class UnknownBase(ValueError):
-    """An arm inherits from an arm that does not exist."""
-
-    def __init__(self, arm: str, base: str, known: list[str]):
-        self.arm, self.base, self.known = arm, base, known
-        super().__init__(f"arm {arm} has base {base}, which does not exist")
+    resolved = {name: resolve(name, (name,)) for name in arms}
+    if faults:
+        raise Faults(faults.values())
+    return resolved
