@@ -124,3 +124,32 @@ def test_the_file_that_sets_the_key_is_named(tmp_path):
     value["sft"]["epochs"] = 0
     with pytest.raises(ConfigError, match="overlay.yaml: sft.epochs"):
         load(value, [str(ROOT / "config.yaml"), str(overlay)])
+
+
+def test_faults_between_sections_are_all_named_with_their_file(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("""
+sft_pilots: {smoke: {max_row: 5, epochs: 0}}
+tables:
+  mine:
+    benchmarks: [gsm9k]
+    rows: [{label: a, model: grpo@30}, {label: b, model: asbo@30}]
+arms: {first: {base: asbo}, second: {base: first}}
+full_size: {tables: [table55]}
+""")
+    value = merged("config.yaml", str(overlay))
+    files = [str(ROOT / "config.yaml"), str(overlay)]
+    with pytest.raises(ConfigError) as caught:
+        load(value, files)  # arms come first: the others are read of a configuration whose sections are valid
+    assert "overlay.yaml: arms.first.base: 'asbo' is not an arm; did you mean `aspo`?" in str(caught.value)
+    value["arms"]["first"]["base"] = "aspo"
+    with pytest.raises(ConfigError) as caught:
+        load(value, files)
+    text = str(caught.value)
+    assert text.startswith("5 faults") and "(whole file)" not in text and text.count(f"{overlay}: ") == 5
+    for words in ("sft_pilots.smoke.max_row: unknown key; did you mean `max_rows`?\n  write:\n    sft_pilots:\n      smoke:\n        max_rows: 5",
+                  "sft_pilots.smoke.epochs: 0: should be greater than or equal to 1",
+                  "tables.mine.rows.1.model: shows asbo@30, but arms has no asbo; did you mean `aspo@30`?\n  write:\n    model: aspo@30",
+                  "tables.mine.benchmarks.0: benchmarks has no gsm9k; did you mean `gsm8k`?\n  write:\n    - gsm8k",
+                  "full_size.tables.0: tables has no table55; did you mean `table5`?"):
+        assert words in text, text

@@ -1,0 +1,85 @@
+"""What the sections of a configuration say of each other: every name that refers to nothing, where it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from tir.config.faults import Fault, Path, faults_of, not_among
+from tir.config.training import Sft
+
+if TYPE_CHECKING:
+    from tir.config.experiment import Config
+
+
+def faults(config: Config) -> Iterator[Fault]:
+    """All faults between sections, each of which is valid by itself."""
+    yield from _pilots(config)
+    for name, table in config.tables.items():
+        for position, row in enumerate(table.rows):
+            yield from _row(config, ("tables", name, "rows", position, "model"), row.model)
+        for position, benchmark in enumerate(table.benchmarks or []):
+            yield from _benchmark(config, ("tables", name, "benchmarks", position), benchmark)
+    for section in ("trace_analysis", "qa_analysis"):
+        for position, chosen in enumerate(getattr(config, section)):
+            yield from _row(config, (section, position, "model"), chosen.model)
+            yield from _benchmark(config, (section, position, "benchmark"), chosen.benchmark)
+    for position, name in enumerate(config.full_size.tables if config.full_size else []):
+        if name not in (*config.tables, "qa_bigrams"):
+            yield not_among(("full_size", "tables", position), name, [*config.tables, "qa_bigrams"], f"tables has no {name}")
+    yield from _judge(config)
+    yield from _world(config)
+
+
+def _pilots(config: Config) -> Iterator[Fault]:
+    for name, keys in config.sft_pilots.items():
+        if name == "full" or name.startswith("epoch"):
+            yield Fault(("sft_pilots", name), "the main run and its epochs have that name")
+        try:
+            config.pilot(name)
+        except ValidationError as error:
+            yield from (fault.below("sft_pilots", name) for fault in faults_of(error, Sft, keys))
+
+
+def _row(config: Config, path: Path, model: str) -> Iterator[Fault]:
+    """A row's model is one that the workflow makes or fetches."""
+    epoch = re.fullmatch(r"sft-epoch(\d+)", model)
+    arm, at, step = model.partition("@")
+    last, every = config.rl.steps, config.rl.save_every
+    if model == "published" and config.model.published is None:
+        yield Fault(path, "shows `published`, but model.published is not set")
+    elif epoch and not 1 <= int(epoch[1]) <= config.sft.epochs:
+        epochs = [f"sft-epoch{number}" for number in range(1, config.sft.epochs + 1)]
+        yield not_among(path, model, epochs, f"shows {model}, but sft.epochs is {config.sft.epochs}")
+    elif model.startswith("sft-") and not epoch and model[4:] not in config.sft_pilots:
+        pilots = [f"sft-{name}" for name in config.sft_pilots]
+        yield not_among(path, model, pilots, f"shows {model}, but sft_pilots has {', '.join(config.sft_pilots) or 'none'}")
+    elif at and arm not in config.arms:
+        yield not_among(path, model, [f"{name}@{step}" for name in config.arms], f"shows {model}, but arms has no {arm}")
+    elif at and config.step(step) not in range(every, last + 1, every):
+        kept = [f"{arm}@{number}" for number in range(every, last + 1, every)]
+        yield not_among(path, model, kept, f"shows {model}, but checkpoints are kept every {every} steps up to {last}")
+
+
+def _benchmark(config: Config, path: Path, name: str) -> Iterator[Fault]:
+    if name not in config.benchmarks:
+        yield not_among(path, name, config.benchmarks, f"benchmarks has no {name}")
+
+
+def _judge(config: Config) -> Iterator[Fault]:
+    if config.judge.kind == "server" and config.judge.model == "judge" and config.model.judge is None:
+        yield Fault(("judge", "kind"), "'server', but model.judge is not set; set it, or let rules judge",
+                    paste=(("judge", "kind"), "rules"))
+
+
+def _world(config: Config) -> Iterator[Fault]:
+    """Sources of kind world need the world; the first of them is named."""
+    data, model = config.data, config.model
+    sources = {("data", name): getattr(data, name) for name in ("sft", "rl_train", "rl_validation", "corpus")}
+    sources |= {("benchmarks", name, "source"): each.source for name, each in config.benchmarks.items()}
+    made = [path for path, source in [*sources.items(), (("model", "base"), model.base)] if source.kind == "world"]
+    if made and config.world is None:
+        yield Fault((*made[0], "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))
