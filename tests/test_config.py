@@ -117,6 +117,28 @@ def test_a_name_that_no_file_could_have_is_corrected(change, words):
     assert text.startswith("a fault in the configuration\n\n") and all(word in text for word in words), text
 
 
+@pytest.mark.parametrize(("change", "text"), [
+    (lambda c: c["rl"].update(save_every=7), "rl: save_every 7 must divide steps 30, or the last step is not kept"),
+    (lambda c: c["arms"].update(q={"base": "q"}), "arms.q.base: arms inherit in a circle: q -> q"),
+    (lambda c: c["model"].update(base={"kind": "local"}), "model.base: a source of kind local needs `path`"),
+    (lambda c: c["benchmarks"]["gsm8k"].pop("label"), "benchmarks.gsm8k.label: missing key: column title in tables"),
+    (lambda c: c.update(rl=None), "rl: null: should be a mapping of keys to values"),
+    (lambda c: c["tools"].update(routes={"maths": ["python"]}),
+     "tools.routes.maths: should be 'math', 'qa' or 'web'; did you mean `math`?\n"
+     "  write:\n    tools:\n      routes:\n        math:\n        - python"),
+    (lambda c: c["tools"].update(routes={"math": ["pyton"]}),
+     "tools.routes.math.0: 'pyton': should be 'python', 'search' or 'web_search'; did you mean `python`?\n  write:\n    - python"),
+    (lambda c: c["tools"].update(budget={"serch": 2}),
+     "tools.budget.serch: should be 'python' or 'search'; did you mean `search`?\n"
+     "  write:\n    tools:\n      budget:\n        search: 2"),
+    (lambda c: c["tools"].update(budget=[2]),
+     "tools.budget: [2]: should be a valid integer or should be a mapping of keys to values\n  write:\n    tools:\n      budget: 3"),
+])
+def test_what_is_printed_can_be_pasted_and_replaces_nothing_else(change, text):
+    """A fault of a whole section has no YAML to paste, nor has a key whose value nobody can guess."""
+    assert fault(change) == f"a fault in the configuration\n\n{ROOT / 'config.yaml'}: {text}"
+
+
 def test_the_file_that_sets_the_key_is_named(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("sft: {epochs: 0}\n")

@@ -87,14 +87,14 @@ def _fault(place: Path, tried: list[Any], root: type[BaseModel], given: Any) -> 
         choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)] if field else []
         meaning = f": {field.description}" if field and field.description else ""
         return Fault(place, f"missing key{meaning}", paste=(place, choices[0]) if choices else None)
-    reason = " or ".join(dict.fromkeys(_without_prefix(each["msg"]) for each in tried))
+    reason = " or ".join(dict.fromkeys(_said(each["msg"]) for each in tried))
     if first["type"] == "string_pattern_mismatch" and field and field.description:
         return Fault(place, f"{value!r}: should be {field.description}")
     if isinstance(value, Mapping) or not place:
         return Fault(place, reason)
     near = _nearest(value, _choices(first))
     paste = near or _default(field)
-    return Fault(place, f"{value!r}: {reason}", near, None if paste is None else (place, paste))
+    return Fault(place, f"{'null' if value is None else repr(value)}: {reason}", near, None if paste is None else (place, paste))
 
 
 def _name(error: Any, path: Path, given: Any) -> Fault:
@@ -105,7 +105,7 @@ def _name(error: Any, path: Path, given: Any) -> Fault:
         near = plain if re.match(pattern, plain) else None
         reason = f"a name is {NAMES[pattern]}" + (f"; write `{near}`" if near else "")
     else:
-        near, reason = _nearest(name, _choices(error)), _without_prefix(error["msg"])
+        near, reason = _nearest(name, _choices(error)), _said(error["msg"])
         if error["type"] == "string_type":
             near, reason = name, "a name is text; put it in quotes"
     return Fault(path, reason, None if pattern else near, ((*path[:-1], near), value_at(given, path)) if near else None)
@@ -198,5 +198,6 @@ def _nearest(word: Any, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
-def _without_prefix(message: str) -> str:
+def _said(message: str) -> str:
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", message)
     return message.removeprefix("Value error, ").removeprefix("Input ")
