@@ -33,7 +33,7 @@ if cfg.world:
             container_of("eval")
         params:
             code=code_digest("scripts.make_world"),
-            config=params(cfg.world),
+            config=params(cfg.world.stated()),
         shell:
             "{PYTHON[rl]} -m scripts.make_world --output-dir data/world --params {params.config:q} 2>&1 | tee {log}"
 
@@ -54,7 +54,7 @@ if cfg.world:
         threads: 2
         params:
             code=code_digest("scripts.make_trajectories"),
-            config=params(cfg.world, tools=cfg.tools.of("math", "qa")),
+            config=params(cfg.world.stated(), tools=cfg.tools.of("math", "qa")),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
             "--params {params.config:q} 2>&1 | tee {log}"

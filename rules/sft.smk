@@ -21,7 +21,7 @@ if cfg.model.base.kind == "world":
             container_of("eval")
         params:
             code=code_digest("scripts.make_tiny_model"),
-            config=params(cfg.tiny_model),
+            config=params(cfg.tiny_model.stated()),
         shell:
             "{PYTHON[rl]} -m scripts.make_tiny_model --corpus {input.corpus} --sft {input.sft} "
             "--output models/base --params {params.config:q} 2>&1 | tee {log}"

@@ -1,16 +1,25 @@
 """Configuration: what is accepted, and what a person reads when it is not."""
 
 import copy
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tir.config import load
+from tir.config.references import TAKEN
+from tir.config.world import Habits, TinyModel, Trajectories, World
 from tir.errors import ConfigError
 from tir.settings import merged as with_operation
+from tir.targets import Targets
+from tir.tiny_model import TinyModelSettings
 from tir.workflow import operation, params
+from tir.world.drafts import Habits as WritersHabits
+from tir.world.entities import WorldSettings
+from tir.world.trajectories import TrajectorySettings
 
 ROOT = Path(__file__).parent.parent
 PAPER = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -137,6 +146,50 @@ def test_a_name_that_no_file_could_have_is_corrected(change, words):
 def test_what_is_printed_can_be_pasted_and_replaces_nothing_else(change, text):
     """A fault of a whole section has no YAML to paste, nor has a key whose value nobody can guess."""
     assert fault(change) == f"a fault in the configuration\n\n{ROOT / 'config.yaml'}: {text}"
+
+
+def without_tables(config):
+    config["tables"] = {name: None if table.get("in_all", True) else table for name, table in config["tables"].items()}
+    config["full_size"] = None
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c["arms"].update(mine={"base": ["aspo"]}), ["arms.mine.base: ['aspo'] is not an arm", "base: aspo"]),
+    (lambda c: c["tables"].update(table3=c["tables"]["table5"]), ["tables.table3: another rule or result is called table3"]),
+    (lambda c: c["tables"].update(figure1=c["tables"]["table5"]), ["tables.figure1: another rule"]),
+    (lambda c: c["tables"].update(sft_smoke=c["tables"]["table5"]), ["tables.sft_smoke: another rule"]),
+    (lambda c: c["sft_pilots"].update(checkpoint={}), ["sft_pilots.checkpoint: the main run"]),
+    (lambda c: c["tables"]["table6"]["rows"].append({"label": "x", "model": "aspo@0"}), ["rows.3.model: shows aspo@0", "every 15 steps"]),
+    (lambda c: c["judge"].update(model="nope"), ["judge.model: model has no nope; there is base, published, judge, sft"]),
+    (without_tables, ["tables: none of them is made by default"]),
+    (lambda c: c.update(world={"benchmark_rows": "many"}), ["world.benchmark_rows: 'many': should be a valid integer"]),
+    (lambda c: c.update(world={"benchmark_row": 10}), ["world.benchmark_row: unknown key; did you mean `benchmark_rows`?"]),
+    (lambda c: c.update(world={"trajectories": {"habits": {"verfy": 0.5}}}), ["world.trajectories.habits.verfy", "did you mean `verify`"]),
+    (lambda c: c.update(tiny_model={"layer": 2}), ["tiny_model.layer: unknown key; did you mean `layers`?"]),
+    (lambda c: c.update(world={}, model={"base": {"kind": "world"}}, judge={"kind": "rules"}), ["needs a `tiny_model:` section"]),
+])
+def test_what_no_rule_could_make_is_refused(change, words):
+    text = fault(change)
+    assert all(word in text for word in words), text
+
+
+def test_no_table_can_take_the_name_of_a_rule():
+    text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
+    targets = Targets(load(PAPER, ["config.yaml"]))
+    made = {*targets.tables, *targets.extra, *targets.figures} - set(PAPER["tables"])
+    assert set(re.findall(r"^ *rule (\w+):", text, re.M)) | made <= TAKEN
+
+
+@pytest.mark.parametrize(("section", "settings"), [
+    (World, WorldSettings), (Trajectories, TrajectorySettings), (Habits, WritersHabits), (TinyModel, TinyModelSettings)])
+def test_the_worlds_sections_are_the_settings_of_its_makers(section, settings):
+    expected = dataclasses.asdict(settings())
+    assert section().model_dump(exclude={"trajectories"}) == expected
+
+
+def test_the_worlds_makers_draw_in_their_own_order():
+    """Parameters are JSON with sorted keys; a default among them would be drawn from in another order than the makers'."""
+    assert World.model_validate({"seed": 1, "trajectories": {"rows": 9}}).stated() == {"seed": 1, "trajectories": {"rows": 9}}
 
 
 def test_the_file_that_sets_the_key_is_named(tmp_path):

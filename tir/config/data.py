@@ -1,11 +1,11 @@
-"""Inputs: where files and models come from, test sets, and the generated world of the laptop scale."""
+"""Inputs: where files and models come from, and test sets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tir.config.model import Model
 
@@ -80,20 +80,6 @@ class Benchmark(Model):
     kept_from_validation: bool = Field(True, description="RL's validation rows have none of its questions; false for one that "
                                                          "is added later, or every arm is trained again")
     source: Source
-
-
-class World(Model):
-    """Size of the generated world (laptop scale)."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-    seed: int = Field(0, ge=0)
-
-
-class TinyModel(Model):
-    """The model made by the workflow (laptop scale)."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-    seed: int = Field(0, ge=0)
 
 
 class Models(Model):

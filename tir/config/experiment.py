@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tir.config import references
 from tir.config.arms import Arm, inherit
-from tir.config.data import Benchmark, Data, Models, TinyModel, World
+from tir.config.data import Benchmark, Data, Models
 from tir.config.errors import render_errors
 from tir.config.evaluation import Evaluation
 from tir.config.faults import Faults
@@ -23,6 +23,7 @@ from tir.config.retrieval import Retrieval
 from tir.config.tables import FullSize, Statistics, Table, TraceSet
 from tir.config.tools import Tools
 from tir.config.training import Rl, Sft
+from tir.config.world import TinyModel, World
 from tir.errors import ConfigError
 from tir.presets import with_preset
 

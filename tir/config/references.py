@@ -14,11 +14,22 @@ from tir.config.training import Sft
 if TYPE_CHECKING:
     from tir.config.experiment import Config
 
+# Rules and results that a table added by a configuration may not be named after; those of the study itself are tables.
+TAKEN = {*(f"table{number}" for number in (2, 3, 4, 7, 8, 9, 10, 13)), *(f"figure{number}" for number in range(1, 9)),
+         "all", "arithmetic", "base_image", "claims", "fetch", "fetch_model", "image", "index", "judge", "judgements", "leakage",
+         "preflight", "qa_bigrams", "resources", "retrieval_smoke", "rl", "scores", "select_checkpoint", "sft",
+         "system_prompt", "tiny_model", "traces", "validation_set", "world", "world_trajectories"}
+
 
 def faults(config: Config) -> Iterator[Fault]:
     """All faults between sections, each of which is valid by itself."""
     yield from _pilots(config)
+    if not any(table.in_all for table in config.tables.values()):
+        yield Fault(("tables",), "none of them is made by default; one needs rows and no in_all: false")
+    rules = TAKEN | {f"{kind}_{name}" for kind in ("sft", "select") for name in config.sft_pilots}
     for name, table in config.tables.items():
+        if name in rules:
+            yield Fault(("tables", name), f"another rule or result is called {name}; give the table another name")
         for position, row in enumerate(table.rows):
             yield from _row(config, ("tables", name, "rows", position, "model"), row.model)
         for position, benchmark in enumerate(table.benchmarks or []):
@@ -36,8 +47,8 @@ def faults(config: Config) -> Iterator[Fault]:
 
 def _pilots(config: Config) -> Iterator[Fault]:
     for name, keys in config.sft_pilots.items():
-        if name == "full" or name.startswith("epoch"):
-            yield Fault(("sft_pilots", name), "the main run and its epochs have that name")
+        if name in ("full", "checkpoint") or name.startswith("epoch"):
+            yield Fault(("sft_pilots", name), "the main run, its selected checkpoint and its epochs have that name")
         try:
             config.pilot(name)
         except ValidationError as error:
@@ -70,9 +81,15 @@ def _benchmark(config: Config, path: Path, name: str) -> Iterator[Fault]:
 
 
 def _judge(config: Config) -> Iterator[Fault]:
-    if config.judge.kind == "server" and config.judge.model == "judge" and config.model.judge is None:
+    judge, path = config.judge, ("judge", "model")
+    if judge.kind == "rules":
+        return
+    served = [name for name, source in config.model if source is not None]
+    if judge.model == "judge" and config.model.judge is None:
         yield Fault(("judge", "kind"), "'server', but model.judge is not set; set it, or let rules judge",
                     paste=(("judge", "kind"), "rules"))
+    elif judge.model not in (*served, "sft"):
+        yield not_among(path, judge.model, [*served, "sft"], f"model has no {judge.model}")
 
 
 def _world(config: Config) -> Iterator[Fault]:
@@ -80,6 +97,13 @@ def _world(config: Config) -> Iterator[Fault]:
     data, model = config.data, config.model
     sources = {("data", name): getattr(data, name) for name in ("sft", "rl_train", "rl_validation", "corpus")}
     sources |= {("benchmarks", name, "source"): each.source for name, each in config.benchmarks.items()}
-    made = [path for path, source in [*sources.items(), (("model", "base"), model.base)] if source.kind == "world"]
+    sources[("model", "base")] = model.base
+    made = [path for path, source in sources.items() if source.kind == "world"]
     if made and config.world is None:
         yield Fault((*made[0], "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))
+    if model.base.kind == "world" and config.tiny_model is None:
+        yield Fault(("model", "base", "kind"), "a model of kind world needs a `tiny_model:` section", paste=(("tiny_model",), {"seed": 0}))
+    for name in ("published", "judge"):
+        source = getattr(model, name)
+        if source and source.kind == "world":
+            yield Fault(("model", name, "kind"), "the world makes the base model only; set it to hub or local, or leave the model out")
