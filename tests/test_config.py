@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from tir.config import load
+from tir.config.data import METRICS
 from tir.config.references import TAKEN
 from tir.config.world import Habits, TinyModel, Trajectories, World
 from tir.errors import ConfigError
+from tir.scoring.score import METRICS as SCORED
+from tir.scoring.score import score_trace
 from tir.settings import merged as with_operation
 from tir.targets import Targets
 from tir.tiny_model import TinyModelSettings
@@ -171,6 +174,38 @@ def without_tables(config):
 def test_what_no_rule_could_make_is_refused(change, words):
     text = fault(change)
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda c: c["sft"].update(epochs="3"), ["sft.epochs: '3': should be a valid integer"]),
+    (lambda c: c["sft"].update(epochs=True), ["sft.epochs: true: should be a valid integer"]),
+    (lambda c: c["sft"].update(mask_results="no"), ["sft.mask_results: 'no': should be a valid boolean", "mask_results: false"]),
+    (lambda c: c["rl"].update(seeds=["1"]), ["rl.seeds.0: '1'"]),
+    (lambda c: c["rl"].update(seeds=[1, 2, 1]), ["rl.seeds: [1, 2, 1]: a seed twice", "seeds:\n      - 1\n      - 2"]),
+    (lambda c: c["tables"]["table6"]["rows"].append({"label": "ASPO @ 30", "model": "aspo@15"}),
+     ["tables.table6.rows.3.label: another row is called ASPO @ 30"]),
+    (lambda c: c["benchmarks"]["hotpotqa"].update(metric="math_equal"),
+     ["benchmarks.hotpotqa.metric: scores of qa have no math_equal; there is em, f1, acc, char_f1"]),
+    (lambda c: c["benchmarks"]["gsm8k"].update(metric="char_f1"), ["benchmarks.gsm8k.metric: scores of math have no char_f1"]),
+    (lambda c: c["benchmarks"]["gsm8k"].update(metric="judge"), ["benchmarks.gsm8k.metric: 'judge': nobody judges sft, grpo@30"]),
+])
+def test_what_would_give_wrong_numbers_is_refused(change, words):
+    text = fault(change)
+    assert all(word in text for word in words), text
+
+
+def test_a_float_may_be_written_as_yaml_reads_it():
+    value = copy.deepcopy(PAPER)
+    value["sft"].update(yaml.safe_load("learning_rate: 7e-6"))  # a string: YAML wants 7.0e-6
+    assert load(value, ["config.yaml"]).sft.learning_rate == 7e-6
+
+
+def test_a_benchmark_has_the_metrics_that_its_scores_have():
+    math = {"id": "a", "sample": 0, "answer": "1", "gold": ["1"], "finish": "answer"}
+    for task, metrics in METRICS.items():
+        scored = score_trace(math, task=task, judge={"verdict": True, "cached": False})
+        scored = {key for key in SCORED if scored[key] is not None} - {"correct"}
+        assert set(metrics) | {"judge"} == scored, task
 
 
 def test_no_table_can_take_the_name_of_a_rule():

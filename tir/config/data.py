@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from tir.config.faults import not_among
 from tir.config.model import Model
 
 
@@ -69,6 +70,11 @@ class Data(Model):
     validation: Validation = Validation()
 
 
+# What the score records of a task hold (tir/scoring/score.py).
+METRICS = {"math": ("em", "f1", "acc", "math_equal", "judge"), "qa": ("em", "f1", "acc", "char_f1"),
+           "web": ("em", "f1", "acc", "char_f1", "judge")}
+
+
 class Benchmark(Model):
     """One test set."""
 
@@ -80,6 +86,12 @@ class Benchmark(Model):
     kept_from_validation: bool = Field(True, description="RL's validation rows have none of its questions; false for one that "
                                                          "is added later, or every arm is trained again")
     source: Source
+
+    @model_validator(mode="after")
+    def _metric_of_the_task(self) -> Benchmark:
+        if self.metric not in METRICS[self.task]:
+            raise not_among(("metric",), self.metric, METRICS[self.task], f"scores of {self.task} have no {self.metric}")
+        return self
 
 
 class Models(Model):

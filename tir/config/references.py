@@ -42,6 +42,7 @@ def faults(config: Config) -> Iterator[Fault]:
         if name not in (*config.tables, "qa_bigrams"):
             yield not_among(("full_size", "tables", position), name, [*config.tables, "qa_bigrams"], f"tables has no {name}")
     yield from _judge(config)
+    yield from _judged_metrics(config)
     yield from _world(config)
 
 
@@ -90,6 +91,20 @@ def _judge(config: Config) -> Iterator[Fault]:
                     paste=(("judge", "kind"), "rules"))
     elif judge.model not in (*served, "sft"):
         yield not_among(path, judge.model, [*served, "sft"], f"model has no {judge.model}")
+
+
+def _judged_metrics(config: Config) -> Iterator[Fault]:
+    """The judge is a benchmark's metric only where it reads every model that a table shows on it."""
+    judged = {(each.model, each.benchmark) for each in config.judged()}
+    for name, benchmark in config.benchmarks.items():
+        if benchmark.metric != "judge":
+            continue
+        tables = [each for each in config.tables.values() if name in (each.benchmarks or []) or (not each.benchmarks and benchmark.standard)]
+        shown = dict.fromkeys(row.model for table in tables for row in table.rows)
+        unread = [model for model in shown if (model, name) not in judged]
+        if unread:
+            yield Fault(("benchmarks", name, "metric"), f"'judge': nobody judges {', '.join(unread)} here; a judge of kind server "
+                        "reads what trace_analysis names")
 
 
 def _world(config: Config) -> Iterator[Fault]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from tir.config.faults import Fault, Faults
 from tir.config.model import Model, Name
 
 _MODEL_PATTERN = r"^(published|sft|sft-[a-z]\w*|[A-Za-z][\w.]*@(\d+|first|last))$"
@@ -27,6 +28,15 @@ class Table(Model):
     rows: list[Row] = Field(min_length=1)
     benchmarks: list[Name] | None = Field(None, description="columns; null takes all standard benchmarks")
     in_all: bool = Field(True, description="made by default; false: made when asked for, e.g. results/terms.csv")
+
+    @field_validator("rows")
+    @classmethod
+    def _one_label_each(cls, value: list[Row]) -> list[Row]:
+        labels = [row.label for row in value]
+        twice = [position for position, label in enumerate(labels) if label in labels[:position]]
+        if twice:
+            raise Faults(Fault((position, "label"), f"another row is called {labels[position]}") for position in twice)
+        return value
 
 
 class TraceSet(Model):

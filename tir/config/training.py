@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from tir.config.faults import Fault
 from tir.config.model import Model, Share
 
 
@@ -71,6 +72,13 @@ class Rl(Model):
     precision: Literal["bf16", "fp32"] = "bf16"
     reward: Reward = Reward()
     engine: dict[str, bool | int | float | str] = Field(default={}, description="options of the rollout engine")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise Fault((), f"{value}: a seed twice is one run counted as two, and no spread between them", paste=((), list(dict.fromkeys(value))))
+        return value
 
     @model_validator(mode="after")
     def _divides(self) -> Rl:
