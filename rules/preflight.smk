@@ -4,7 +4,9 @@
 import atexit
 from pathlib import Path
 
-from tir.needs import Job, disk_gb, plan
+from tir.config.references import TAKEN
+from tir.needs import Job, disk_gb, plan, wants_gpu
+from tir.profile import require_rules
 from tir.records import write_json
 
 STAGES = ["index", "sft", "rl", "traces", "judge", "scores"]
@@ -66,9 +68,14 @@ def missing_jobs():
 def needs(jobs):
     """What the checks look at, in a file: stages as the profile asks for them, sources, space for the jobs."""
     known = {each.name for each in workflow.rules}
+    stages = [*STAGES, *(f"sft_{name}" for name in cfg.sft_pilots)]
     found = {
         "slurm": not workflow.local_exec,
-        "stages": [stage_resources(name) for name in STAGES if name in known],
+        "stages": [
+            stage_resources(name) | {"wants_gpu": wants_gpu(name, cfg, JUDGE_ENDPOINT)}
+            for name in stages
+            if name in known
+        ],
         "containers": SITE.containers,
         "hardware": SITE.images.hardware,
         "locks": ["envs/cuda/rl.txt"],
@@ -130,3 +137,17 @@ rule preflight:
         need=lambda w: needs(missing_jobs()),
     shell:
         "{HOST} -m scripts.preflight --needs {params.need}"
+
+
+if workflow.is_main_process:
+    try:
+        # A profile may speak of rules that only another scale has.
+        require_rules(
+            {
+                "set-resources": workflow.resource_settings.overwrite_resources,
+                "set-threads": workflow.resource_settings.overwrite_threads,
+            },
+            {each.name for each in workflow.rules} | TAKEN,
+        )
+    except ConfigError as error:
+        raise WorkflowError(str(error))

@@ -36,6 +36,7 @@ def test_a_stage_that_fits(slurm):
     ({"partition": "long"}, "no partition long", "one of cpu, gpu"),
     ({"cpus": 128}, "the largest such node has 64 CPUs", "set-threads"),
     ({"memory_mb": 2_000_000}, "1000 GB", "mem_mb"),
+    ({"gres": "", "wants_gpu": True}, "asks for no GPU, and device is cuda", "set-resources: sft: in the profile: gres"),
 ])
 def test_a_stage_that_does_not_fit(slurm, change, words, remedy):
     finding = found(preflight.cluster([SFT | change]))["nodes for sft"]

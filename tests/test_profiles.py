@@ -43,3 +43,10 @@ def test_a_plan_shows_what_a_profiles_expressions_give_each_job(tmp_path):
     assert given["traces", True]["mem_mb"] == "9000" and given["traces", False]["mem_mb"] == "7000"
     assert given["scores", True]["mem_mb"] == "1000" and given["scores", True]["slurm_partition"] == "cpu"
     assert Path(given["scores", True]["tmpdir"]).is_dir()
+
+
+def test_a_profile_that_speaks_of_no_rule_is_stopped():
+    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n", "results/table5.csv", "--set-resources", "trace:mem_mb=1"],
+                          cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode != 0
+    assert "set-resources: trace; did you mean `traces`?" in done.stdout + done.stderr

@@ -4,10 +4,13 @@ import csv
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tir.config import load
-from tir.needs import Job, plan
+from tir.errors import ConfigError
+from tir.needs import Job, minutes, plan, wants_gpu
+from tir.profile import require_rules
 from tir.resources import collect, write
 
 
@@ -46,8 +49,36 @@ parse_sacct_data(lines, 0.0, "run", logging).to_csv(sys.argv[1])
     assert rows["sft/gsm8k"]["cpu_percent"] == ""
 
 
-def test_the_plan_counts_gpu_hours_from_the_papers_table():
-    root = Path(__file__).resolve().parents[1]
-    paper_config = load(yaml.safe_load((root / "config.yaml").read_text()), ["config.yaml"])
+@pytest.fixture
+def paper_config():
+    return load(yaml.safe_load((Path(__file__).resolve().parents[1] / "config.yaml").read_text()), ["config.yaml"])
+
+
+def test_the_plan_counts_gpu_hours_from_the_papers_table(paper_config):
     text = plan([Job("sft", {}, "gpu:h100:8"), Job("scores", {})], paper_config, "cuda")
     assert "8 x h100" in text and "12.7" in text and "without a GPU  1" in text  # 1 h 35 min 12 s on eight
+
+
+def test_the_plan_counts_pilots_full_test_sets_and_every_spelling_of_a_gpu(paper_config):
+    rows = paper_config.data.sft.rows * paper_config.sft.epochs
+    assert minutes(Job("sft_medium", {}), paper_config) == pytest.approx(95.2 * 5000 / rows, rel=1e-3)
+    assert minutes(Job("sft_smoke", {}), paper_config) == pytest.approx(95.2 * 200 / rows, rel=1e-3)
+    text = plan([Job("sft_medium", {}, "gpu:a100-sxm4-80gb:8")], paper_config, "cuda")
+    assert "8 x a100-sxm4-80gb" in text and "0.4        Table 8" in text
+    few, many = ({"benchmark": "gsm8k", "model": "sft", "size": size} for size in ("", "n500/"))
+    assert minutes(Job("traces", few), paper_config) == 4.0 and minutes(Job("traces", many), paper_config) == pytest.approx(500 * 4 / 30)
+
+
+def test_stages_that_compute_on_a_gpu(paper_config):
+    stages = ("index", "sft", "sft_smoke", "rl", "traces", "judge", "scores", "fetch")
+    assert [wants_gpu(name, paper_config) for name in stages] == [True] * 6 + [False] * 2
+    assert not wants_gpu("judge", paper_config, "http://127.0.0.1:8000")
+    assert not any(wants_gpu(name, paper_config.model_copy(update={"device": "cpu"})) for name in stages)
+
+
+def test_a_profile_speaks_of_rules_there_are():
+    require_rules({"set-resources": ["traces"], "set-threads": []}, ["rl", "traces"])
+    with pytest.raises(ConfigError) as caught:
+        require_rules({"set-resources": ["trace", "rl"], "set-threads": ["judgement"]}, ["rl", "traces"])
+    assert "profile: names that no rule has\n  set-resources: trace; did you mean `traces`?\n" in str(caught.value)
+    assert "set-threads: judgement; delete it" in str(caught.value)

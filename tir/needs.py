@@ -35,20 +35,42 @@ class Job:
     @property
     def gpu(self) -> tuple[str, int]:
         """GPU type and number; ("", 0) for none."""
-        found = re.fullmatch(r"gpu:(?:(\w+):)?(\d+)", self.gres or "")
+        found = re.fullmatch(r"gpu:(?:([\w.-]+):)?(\d+)", self.gres or "")
         return (found[1] or "any", int(found[2])) if found else ("", 0)
+
+
+def stage(rule: str, config: Config) -> str:
+    """The stage whose rate and hardware a rule has: a pilot's is the fine-tuning."""
+    return "sft" if rule.removeprefix("sft_") in config.sft_pilots else rule
+
+
+def wants_gpu(rule: str, config: Config, judge_endpoint: str = "none") -> bool:
+    """Whether a job of the rule computes on a GPU by itself, and not by a standing server's."""
+    if config.device == "cpu":
+        return False
+    match stage(rule, config):
+        case "index":
+            return config.retrieval.backend == "dense"
+        case "judge":
+            return bool(config.judged()) and judge_endpoint == "none"
+        case other:
+            return other in ("sft", "rl", "traces")
 
 
 def minutes(job: Job, config: Config) -> float:
     """Expected wall-clock of a job on the profile's GPUs."""
-    rate = MINUTES_OF.get(job.rule, (0.0,))[0]
-    match job.rule:
+    name = stage(job.rule, config)
+    rate = MINUTES_OF.get(name, (0.0,))[0]
+    match name:
         case "sft":
-            return rate * (config.data.sft.rows or 0) * config.sft.epochs
+            settings = config.sft if job.rule == "sft" else config.pilot(job.rule.removeprefix("sft_"))
+            return rate * min(filter(None, (settings.max_rows, config.data.sft.rows)), default=0) * settings.epochs
         case "rl":
             return rate * config.rl.steps * config.rl.batch_prompts * config.rl.group_size
         case "traces" | "judge":
-            return rate * config.benchmarks[job.wildcards["benchmark"]].n * config.evaluation.samples
+            benchmark = config.benchmarks[job.wildcards["benchmark"]]
+            items = config.full_size.n if config.full_size and job.wildcards.get("size") else benchmark.n
+            return rate * min(items, benchmark.source.rows or items) * config.evaluation.samples
         case "index":
             return rate * (config.data.corpus.rows or 0)
     return CPU_MINUTES
@@ -86,7 +108,7 @@ def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
         hours = sum(minutes(job, config) for job in some) / 60
         total += hours * number
         if kind:
-            rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours * number:,.1f}", MINUTES_OF.get(rule, ("", "", "?"))[2]))
+            rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours * number:,.1f}", MINUTES_OF.get(stage(rule, config), ("", "", "?"))[2]))
     others = sum(not job.gpu[1] for job in jobs)
     rows += [("without a GPU", str(others), "-", "-", ""), ("total", str(len(jobs)), "", f"{total:,.1f}", "")]
     disk = disk_gb(jobs, config, hardware)

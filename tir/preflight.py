@@ -39,7 +39,7 @@ def preflight(need: dict[str, Any], directory: str | os.PathLike = ".") -> list[
     """All checks, side by side.
 
     Args:
-        need: `stages` [{rule, partition, gres, cpus, memory_mb}], `slurm`, `containers`, `disk_gb`, `sources`
+        need: `stages` [{rule, partition, gres, cpus, memory_mb, wants_gpu}], `slurm`, `containers`, `disk_gb`, `sources`
             [{name, path (its place here), kind, url, sha256, origin}], `tokens` [names], `endpoint`, `hardware`, `locks` [paths].
         directory: where the workflow runs.
     """
@@ -116,6 +116,9 @@ def cluster(stages: list[dict[str, Any]]) -> Iterable[Finding]:
         wanted = re.fullmatch(r"gpu:(?:([\w.-]+):)?(\d+)", stage["gres"] or "")
         own = [node for node in here if node.partition == partition]
         line = f"set-resources: {stage['rule']}: in the profile"
+        if stage.get("wants_gpu") and not stage["gres"]:
+            yield Finding(name, False, "asks for no GPU, and device is cuda", f"{line}: gres, e.g. \"'gpu:h100:1'\"")
+            continue
         if not own:
             yield Finding(name, False, f"no partition {partition}", f"{line}: slurm_partition, one of {', '.join(partitions)}")
             continue

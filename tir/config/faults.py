@@ -47,7 +47,7 @@ class Faults(ValueError):
 def not_among(path: Path, value: Any, known: Iterable[str], reason: str) -> Fault:
     """A name that refers to nothing; the known ones are listed where none is near."""
     known = list(known)
-    near = _nearest(value, known)
+    near = nearest(value, known)
     return Fault(path, reason if near else f"{reason}; there is {', '.join(known) or 'none'}", near, (path, near) if near else None)
 
 
@@ -79,7 +79,7 @@ def _fault(place: Path, tried: list[Any], root: type[BaseModel], given: Any) -> 
         return _name(first, place[:-1], given)
     if first["type"] == "extra_forbidden":
         known = _keys(root, place[:-1])
-        near = _nearest(place[-1], known)
+        near = nearest(place[-1], known)
         reason = "unknown key" if near else f"unknown key; known here: {', '.join(sorted(known))}"
         return Fault(place, reason, near, ((*place[:-1], near), value) if near else None)
     field = _field(root, place)
@@ -92,7 +92,7 @@ def _fault(place: Path, tried: list[Any], root: type[BaseModel], given: Any) -> 
         return Fault(place, f"{value!r}: should be {field.description}")
     if isinstance(value, Mapping) or not place:
         return Fault(place, reason)
-    near = _nearest(value, _choices(first))
+    near = nearest(value, _choices(first))
     paste = near or _default(field)
     return Fault(place, f"{'null' if value is None else repr(value)}: {reason}", near, None if paste is None else (place, paste))
 
@@ -105,7 +105,7 @@ def _name(error: Any, path: Path, given: Any) -> Fault:
         near = plain if re.match(pattern, plain) else None
         reason = f"a name is {NAMES[pattern]}" + (f"; write `{near}`" if near else "")
     else:
-        near, reason = _nearest(name, _choices(error)), _said(error["msg"])
+        near, reason = nearest(name, _choices(error)), _said(error["msg"])
         if error["type"] == "string_type":
             near, reason = name, "a name is text; put it in quotes"
     return Fault(path, reason, None if pattern else near, ((*path[:-1], near), value_at(given, path)) if near else None)
@@ -193,7 +193,8 @@ def _choices(error: Any) -> list[str]:
     return [part.strip(" '") for part in expected.replace(" or ", ",").split(",") if part.strip(" '")]
 
 
-def _nearest(word: Any, known: list[str]) -> str | None:
+def nearest(word: Any, known: list[str]) -> str | None:
+    """The known name that a mistaken one was probably meant to be."""
     found = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return found[0] if found else None
 
