@@ -75,6 +75,22 @@ def test_a_wrong_file_is_refused_and_leaves_nothing(tmp_path, more, words):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_source_that_cannot_be_read_is_named_and_not_the_output(tmp_path):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "bad.json").write_text('[{"instruction": "a"}')
+    for path, words in (("directory", "data source of sft.json: path: cannot read file"), ("bad.json", "sft.json: not valid JSON")):
+        with pytest.raises(DataError) as caught:
+            fetch_file("sft.json", {"kind": "local", "path": str(tmp_path / path)}, tmp_path / "out/sft.json")
+        assert words in str(caught.value) and ".sft.json" not in str(caught.value), str(caught.value)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DataError, match="data/x.jsonl: cannot write file: (File exists|Not a directory)"):
+        fetch_file("x.jsonl", source(tmp_path, "{}\n"), tmp_path / "data/x.jsonl")
+
+
 def test_an_address_that_does_not_answer_is_infrastructure(tmp_path, monkeypatch):
     monkeypatch.setattr("tir.data.sources._download.retry.sleep", lambda seconds: None)
     with pytest.raises(InfrastructureFault, match="kind: local"):

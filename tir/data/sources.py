@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from pyarrow.lib import ArrowInvalid
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from tir.errors import DataError, InfrastructureFault
-from tir.records import atomic_path, file_digest, read_json, write_json
+from tir.records import atomic_path, file_digest, write_json
 
 
 def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
@@ -60,7 +61,10 @@ def count_rows(path: str | os.PathLike, name: str) -> int:
         except (ArrowInvalid, OSError) as error:
             raise DataError("not a readable Parquet file", where=name, why=str(error)) from None
     if name.endswith(".json"):
-        value = read_json(path)
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:  # of the source: the file itself is a temporary copy
+            raise DataError("not valid JSON", where=name, why=str(error), remedy="correct its source in config.yaml") from None
         if not isinstance(value, list):
             raise DataError("not a list of rows", where=name, why=f"it holds a {type(value).__name__}")
         return len(value)
@@ -99,8 +103,11 @@ def write_manifest(directory: str | os.PathLike, **facts: Any) -> None:
 def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
     try:
         shutil.copyfile(source, target)
-    except FileNotFoundError:
-        raise DataError("no such file", where=where, why=str(source)) from None
+    except OSError as error:
+        if str(error.filename) != str(source):  # the copy's fault
+            raise
+        what = "no such file" if isinstance(error, FileNotFoundError) else "cannot read file"
+        raise DataError(what, where=where, why=f"{source}: {error.strerror}") from None
 
 
 @retry(retry=retry_if_exception_type(InfrastructureFault), stop=stop_after_attempt(4),
