@@ -100,7 +100,7 @@ def test_arms_inherit():
     (lambda c: c.update(tool={}), ["tool: unknown key", "did you mean `tools`"]),
     (lambda c: c["arms"].update(q={"base": "q"}), ["circle: q -> q"]),
     (lambda c: c["rl"].update(save_every=7), ["save_every 7 must divide steps 30"]),
-    (lambda c: c["rl"].update(rows=20_000), ["rl.rows 20000 is more than the 10000 rows"]),
+    (lambda c: c["rl"].update(rows=20_000), ["rl.rows: 20000 is more than the 10000 rows", "rows: 10000"]),
     (lambda c: c["rl"].update(rows=16), ["batch_prompts 32 is more than the 16 rows"]),
     (lambda c: c["rl"].update(batch_prompts=30, mini_batch_prompts=30, group_size=5, gpus=8), ["gpus 8 must divide"]),
     (lambda c: c["arms"].update(q={"base": "aspo", "delta": -2.0}), ["arms.q", "only mode clipped reads delta -2"]),

@@ -76,13 +76,6 @@ class Config(Model):
             raise Faults(found)
         return self
 
-    @model_validator(mode="after")
-    def _rows_are_there(self) -> Config:
-        there = self.data.rl_train.rows
-        if there and self.rl.rows > there:
-            raise ValueError(f"rl.rows {self.rl.rows} is more than the {there} rows of data.rl_train")
-        return self
-
     def judged(self) -> list[TraceSet]:
         """Trajectories that the judge reads: those of the trace analysis whose task it decides, as in the paper."""
         asked = ("math", "web") if self.judge.kind == "server" else ()

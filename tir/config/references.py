@@ -24,6 +24,9 @@ TAKEN = {*(f"table{number}" for number in (2, 3, 4, 7, 8, 9, 10, 13)), *(f"figur
 def faults(config: Config) -> Iterator[Fault]:
     """All faults between sections, each of which is valid by itself."""
     yield from _pilots(config)
+    there = config.data.rl_train.rows
+    if there and config.rl.rows > there:
+        yield Fault(("rl", "rows"), f"{config.rl.rows} is more than the {there} rows of data.rl_train", paste=(("rl", "rows"), there))
     if not any(table.in_all for table in config.tables.values()):
         yield Fault(("tables",), "none of them is made by default; one needs rows and no in_all: false")
     rules = TAKEN | {f"{kind}_{name}" for kind in ("sft", "select") for name in config.sft_pilots}
