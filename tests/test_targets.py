@@ -148,8 +148,8 @@ def test_every_row_with_a_counterpart_in_the_paper_has_its_cells_beside_it():
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"tables": {"table5": {"rows": [{"label": "a", "model": "sft", "paper": "sft_full_e2"}]}}, "full_size": None},
-     "beside the paper's sft_full_e2; there the paper has published, SFT, GRPO @ 30, ASPO @ 30"),
-    ({"tables": {"x": {"rows": [{"label": "a", "model": "sft", "paper": "SFT"}]}}, "full_size": None}, "has no models"),
+     "the paper's table5 has no sft_full_e2; there is published, SFT, GRPO @ 30, ASPO @ 30"),
+    ({"tables": {"x": {"rows": [{"label": "a", "model": "sft", "paper": "SFT"}]}}, "full_size": None}, "the paper's x has no SFT; there is none"),
     ({"sft_pilots": {"smoke": {"max_row": 5}}}, "sft_pilots.smoke.max_row"),
     ({"sft_pilots": {"epoch1": {}}}, "epochs have that name"),
     ({"full_size": {"tables": ["table99"]}}, "table99"),

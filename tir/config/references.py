@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.training import Sft
+from tir.tables.reference import models
 
 if TYPE_CHECKING:
     from tir.config.experiment import Config
@@ -35,6 +36,8 @@ def faults(config: Config) -> Iterator[Fault]:
             yield Fault(("tables", name), f"another rule or result is called {name}; give the table another name")
         for position, row in enumerate(table.rows):
             yield from _row(config, ("tables", name, "rows", position, "model"), row.model)
+            if row.paper and row.paper not in models(name):
+                yield not_among(("tables", name, "rows", position, "paper"), row.paper, models(name), f"the paper's {name} has no {row.paper}")
         for position, benchmark in enumerate(table.benchmarks or []):
             yield from _benchmark(config, ("tables", name, "benchmarks", position), benchmark)
     for section in ("trace_analysis", "qa_analysis"):
