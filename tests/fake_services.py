@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,28 @@ class FakeService:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
+
+
+@contextlib.contextmanager
+def dripping(head: bool = True, seconds: float = 6.0) -> Iterator[str]:
+    """A server whose answer to anything comes a byte at a time: its body, or without `head` its headers; yields its URL."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            with contextlib.suppress(OSError):
+                self.request.recv(65536)
+                self.request.sendall(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 1000\r\n\r\n" if head else b"X: "))
+                for _ in range(int(seconds / 0.1)):
+                    self.request.sendall(b" ")
+                    time.sleep(0.1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
 
 
 def slow(seconds: float, then: tuple) -> Callable:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fake_services import dripping
 from processes import wait_until
 from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving  # noqa: F401  (fixtures)
 
@@ -286,8 +287,22 @@ def test_passing_faults_are_retried():
         with pytest.raises(SearchUnavailable, match="422"):
             SearchClient(url).batch_search_sync(["q"])
         assert count[0] == 1
-    with scripted((0, GOOD)) as (url, _), pytest.raises(SearchUnavailable, match="ReadTimeout"):
+    with scripted((0, GOOD)) as (url, _), pytest.raises(SearchUnavailable, match="Timeout"):
         SearchClient(url, timeout_s=0.2, retry_budget_s=0.3).batch_search_sync(["q"])
+
+
+@pytest.mark.parametrize("head", [True, False], ids=["body", "headers"])
+def test_a_server_that_drips_is_not_waited_for(head):
+    with dripping(head) as url:
+        client, started = SearchClient(url, timeout_s=0.5, retry_budget_s=0.3), time.monotonic()
+        with pytest.raises(SearchUnavailable, match="Timeout: no whole answer in 0.5 s"):
+            asyncio.run(client.search("q"))
+        if head:
+            with pytest.raises(SearchUnavailable, match="Timeout: no whole answer"):
+                client.batch_search_sync(["q"])
+            with pytest.raises(SearchUnavailable, match="TimeoutError"):
+                asyncio.run(client.health())
+        assert time.monotonic() - started < 4
 
 
 def test_nobody_there_is_a_fault_within_the_budget():

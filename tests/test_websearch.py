@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_services import KEY, TOO_FAST, USED_UP, FakeService, slow, tavily, tavily_error
+from fake_services import KEY, TOO_FAST, USED_UP, FakeService, dripping, slow, tavily, tavily_error
 from shared_data import SHARED, needs_shared
 
 from tir.errors import ConfigError, DataError, SearchUnavailable
@@ -110,6 +110,13 @@ def test_a_refusal_is_final(service, status, text, remedy):
 def test_nobody_there():
     with pytest.raises(SearchUnavailable, match="ConnectError"):
         find(Tavily(KEY, PARAMETERS, url="http://127.0.0.1:9", retry_budget_s=0.5), "q")
+
+
+def test_a_service_that_drips_is_not_waited_for():
+    started = time.monotonic()
+    with dripping() as url, pytest.raises(SearchUnavailable, match="Timeout: no whole answer in 0.5 s"):
+        find(Tavily(KEY, PARAMETERS, url=url, timeout_s=0.5, retry_budget_s=0.3), "q")
+    assert time.monotonic() - started < 3
 
 
 def test_no_more_requests_at_once_than_allowed(service):

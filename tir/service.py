@@ -45,7 +45,7 @@ class Service:
         fault: exception type for a service that stays away; what it is called in errors is `name`.
         name: the service in a few words.
         key: bearer token, or None.
-        timeout_s: seconds an answer may take.
+        timeout_s: seconds an answer may take, to its last byte.
         retry_budget_s: seconds from the first attempt after which a failure is final.
         concurrency: requests in flight per event loop.
         first_wait_s: scale of the first pause; pauses double, with jitter, and last no less than the service asks (Retry-After).
@@ -55,7 +55,8 @@ class Service:
                  timeout_s: float = 60.0, retry_budget_s: float = 120.0, concurrency: int = 8, first_wait_s: float = 0.5):
         self.url, self.name, self._fault = url.rstrip("/"), name, fault
         self._key, self._budget_s, self._first_wait_s = key, retry_budget_s, first_wait_s
-        self._timeout, self._concurrency = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)), concurrency
+        self._timeout_s, self._concurrency = timeout_s, concurrency
+        self._timeout = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s))
         # A connection belongs to the event loop that opened it.
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, asyncio.Semaphore]]
         self._clients = weakref.WeakKeyDictionary()
@@ -90,7 +91,10 @@ class Service:
         client, slots = self._client()
         async with slots:
             try:
-                response = await client.post(f"{self.url}{path}", json=dict(body))
+                async with asyncio.timeout(self._timeout_s):  # httpx's own begins anew with every byte
+                    response = await client.post(f"{self.url}{path}", json=dict(body))
+            except TimeoutError:
+                raise _Passing(f"Timeout: no whole answer in {self._timeout_s:g} s") from None
             except httpx.HTTPError as error:
                 raise _Passing(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code in PASSING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class SearchClient:
     Args:
         endpoint: see `resolve_endpoint`.
         top_k: passages per query.
-        timeout_s: seconds an answer may take (paper, appendix A.4: 60).
+        timeout_s: seconds an answer may take, to its last byte (paper, appendix A.4: 60).
         connect_timeout_s: seconds a connection may take.
         token: bearer token; the environment's TIR_SEARCH_TOKEN if None.
         retry_budget_s: seconds from the first attempt after which a failure is final; covers a supervised restart.
@@ -72,7 +73,8 @@ class SearchClient:
 
     def __init__(self, endpoint: str | os.PathLike, top_k: int = 10, timeout_s: float = 60.0,
                  connect_timeout_s: float = 5.0, token: str | None = None, retry_budget_s: float = 90.0):
-        self.endpoint, self.top_k, self.retry_budget_s = resolve_endpoint(endpoint), top_k, retry_budget_s
+        self.endpoint, self.top_k = resolve_endpoint(endpoint), top_k
+        self.timeout_s, self.retry_budget_s = timeout_s, retry_budget_s
         token = token or os.environ.get(TOKEN_VARIABLE)
         self._options: dict[str, Any] = {
             "base_url": self.endpoint,
@@ -111,19 +113,33 @@ class SearchClient:
             with attempt:
                 self._check_fault()
                 try:
-                    response = self._sync.client.post("/batch_search", json=payload)
+                    response = self._whole("/batch_search", payload)
                 except httpx.HTTPError as error:
                     raise _Retriable(_reason(error)) from error
                 return self._parse("/batch_search", payload, response)
         raise AssertionError("unreachable")
 
+    def _whole(self, path: str, payload: dict[str, Any]) -> httpx.Response:
+        """The answer if its last byte comes in time; httpx's own time-out begins anew with every byte."""
+        deadline, parts = time.monotonic() + self.timeout_s, []
+        with self._sync.client.stream("POST", path, json=payload) as response:
+            for part in response.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > deadline:
+                    raise _Retriable(self._late())
+        return httpx.Response(response.status_code, content=b"".join(parts))
+
+    def _late(self) -> str:
+        return f"Timeout: no whole answer in {self.timeout_s:g} s"
+
     async def health(self) -> dict[str, Any]:
         """One attempt at /health; its JSON, with `index` added. Raises `SearchUnavailable`."""
         try:
-            response = await self._client().get("/health")
+            async with asyncio.timeout(self.timeout_s):
+                response = await self._client().get("/health")
             response.raise_for_status()
             return {**response.json(), "index": response.headers.get("x-index-digest")}
-        except (httpx.HTTPError, ValueError, TypeError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError, TypeError) as error:
             raise self._fault(_reason(error)) from error
 
     async def close(self) -> None:
@@ -144,7 +160,10 @@ class SearchClient:
             with attempt:
                 self._check_fault()
                 try:
-                    response = await self._client().post(path, json=payload)
+                    async with asyncio.timeout(self.timeout_s):  # httpx's own begins anew with every byte
+                        response = await self._client().post(path, json=payload)
+                except TimeoutError as error:
+                    raise _Retriable(self._late()) from error
                 except httpx.HTTPError as error:
                     raise _Retriable(_reason(error)) from error
                 return self._parse(path, payload, response)
