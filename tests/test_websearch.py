@@ -205,9 +205,30 @@ def test_webwalker_is_answered_offline(service, tmp_path, monkeypatch):
     assert len(questions) == 200 and all(pages(answer) for answer in recorded)
 
 
+@pytest.mark.parametrize("results", [{}, ""], ids=["mapping", "text"])
+def test_a_malformed_answer_is_not_recorded_as_an_empty_one(service, tmp_path, results):
+    with Cassette(tmp_path / "web.sqlite", create=True) as cassette:
+        service.plan = [(200, {}, {"results": results})]
+        assert pages(find(CassetteSearch(cassette, "tavily", PARAMETERS, client(service)), "q")[0])
+        service.plan = [(200, {}, {"results": results})] * 50
+        with pytest.raises(SearchUnavailable, match="malformed"):
+            find(CassetteSearch(cassette, "tavily", PARAMETERS, client(service, retry_budget_s=0.2)), "other")
+        assert len(cassette) == 1
+
+
+def test_one_odd_page_costs_no_other():
+    good = {"title": "a", "url": "https://a.org/x", "content": "c"}
+    odd = [{**good, "url": "http://[bad"}, {**good, "title": None}, {"url": "", "content": "c"}]
+    found = pages(as_bing({"results": [good, *odd]}))
+    assert [page.site_name for page in found] == ["a.org", "", "a.org", ""] and [page.title for page in found] == ["a", "a", "", ""]
+
+
 def test_answers_that_are_not_tavilys_are_refused():
     for answer in (None, [], {}, {"results": [{"title": 1, "url": "u", "content": "c"}]}):
         with pytest.raises((KeyError, TypeError)):
             as_bing(answer)
+    for results in ({}, "", {"a": 1}, None, [None], ["text"]):
+        with pytest.raises(TypeError):
+            as_bing({"results": results})
     assert as_bing({"results": []}) == {"webPages": {"value": []}}
     assert Path(__file__).read_text().count(KEY) == 0

@@ -42,10 +42,27 @@ class Tavily:
 
 def as_bing(answer: Any) -> dict[str, Any]:
     """Tavily's answer in Bing's shape; raises KeyError, TypeError or ValueError if it is not one of Tavily's."""
+    results = answer["results"]
+    if not isinstance(results, list):  # a mapping and a text can be gone through too, and look empty when they are
+        raise TypeError(f"results is {type(results).__name__}")
     return {"webPages": {"value": [{
-        "name": _text(item["title"]), "url": _text(item["url"]), "siteName": urlsplit(item["url"]).hostname or "",
+        "name": _text(item.get("title") or ""), "url": _text(item["url"]), "siteName": _host(item["url"]),
         "datePublished": _text(item.get("published_date") or ""), "snippet": _text(item["content"]),
-    } for item in answer["results"]]}}
+    } for item in map(_mapping, results)]}}
+
+
+def _host(url: str) -> str:
+    """The host of an address, empty if it has none that can be read: one odd page must not cost the query its others."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a result is {type(value).__name__}")
+    return value
 
 
 def _text(value: Any) -> str:
