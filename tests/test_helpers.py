@@ -106,6 +106,15 @@ def test_a_reply_that_is_not_shorter_changes_nothing():
     assert len(service.seen) == 1
 
 
+def test_half_a_character_in_a_reply_is_replaced():
+    long, tool = "<think>" + "on and on " * 60 + "</think>" + CALL, Interpreter()
+    with FakeService(chat(lambda asked: "short \ud83d")).running() as service:
+        found = go(Script(long, ANSWER), {"python": Echo()}, {"refiner": {**DEBUGGER, "at_tokens": 100}}, f"{service.url}/v1")
+        assert found.helped == {"refiner": 1} and found.segments[0].text == "short \ufffd"
+        go(Script(CALL, ANSWER), {"python": tool}, {"debugger": DEBUGGER}, f"{service.url}/v1")
+    assert tool.calls[1] == "short \ufffd"
+
+
 def test_a_busy_server_is_asked_again(service):
     service.plan = [(503, {}, {"error": {"message": "loading"}}), (429, {"Retry-After": "0.1"}, b""), (200, {}, {"choices": []}),
                     slow(1.5, (200, {}, {}))]

@@ -295,6 +295,13 @@ def test_bad_corpus_is_named(tmp_path, text, where):
         build_index(bad, tmp_path / "index", BM25Config(), say=quiet)
 
 
+def test_half_a_character_in_a_corpus_is_replaced(tmp_path, model_directory):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"id": "0", "contents": "king \\ud83d"}\n{"id": "1", "contents": "queen"}\n')
+    build_index(path, tmp_path / "index", encoder_config(model_directory), say=quiet)
+    assert load_index(tmp_path / "index").search(["king"], 2)[0][0].contents == "king \ufffd"
+
+
 def test_build_never_replaces_what_is_not_an_index(tmp_path, corpus):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match="not an index directory"):

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from fake_services import dripping
 from processes import wait_until
-from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, serving  # noqa: F401  (fixtures)
+from tiny_retrieval import ROOT, FakeIndex, bm25_directory, corpus, dense_directory, model_directory, serving  # noqa: F401  (fixtures)
 
 from tir.errors import SearchUnavailable
 from tir.retrieval import client as client_module
@@ -163,6 +163,28 @@ def test_index_error_is_a_fault_and_not_the_end():
         with pytest.raises(SearchUnavailable, match="corpus.jsonl:7"):
             client.batch_search_sync(["explode"])
         assert client.batch_search_sync(["fine"])[0][0].title == "fine"
+
+
+def test_one_query_that_fails_costs_no_neighbour():
+    async def ask(url):
+        client = SearchClient(url, top_k=1, retry_budget_s=0)
+        return await asyncio.gather(*(client.search(query) for query in [*"abcdefgh", "explode", *"ijklmnop"]), return_exceptions=True)
+
+    index = FakeIndex(delay_s=0.05)
+    with serving(index) as (url, _):
+        found = asyncio.run(ask(url))
+    assert max(map(len, index.batches)) > 1
+    assert [isinstance(result, Exception) for result in found] == [False] * 8 + [True] + [False] * 8
+
+
+def test_half_a_character_is_replaced_where_it_enters(dense_directory):
+    with serving(load_index(dense_directory)) as (url, _), httpx.Client(base_url=url) as http_client:
+        for path, query in (("/search", '"king \\ud800"'), ("/batch_search", '["king \\ud800", "queen"]')):
+            answer = http_client.post(path, content=f'{{"query": {query}}}', headers={"content-type": "application/json"})
+            assert answer.status_code == 200 and answer.json()
+        assert len(asyncio.run(SearchClient(url, top_k=2).search("king \ud800"))) == 2
+    with scripted((200, '[[{"id": "1", "contents": "cut \\ud83d"}]]')) as (url, _):
+        assert SearchClient(url).batch_search_sync(["q"])[0][0].contents == "cut \ufffd"
 
 
 def start_server(directory: Path, *options: str, **popen) -> subprocess.Popen:

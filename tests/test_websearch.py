@@ -216,6 +216,16 @@ def test_a_malformed_answer_is_not_recorded_as_an_empty_one(service, tmp_path, r
         assert len(cassette) == 1
 
 
+def test_half_a_character_can_be_recorded_and_read(service, tmp_path):
+    cut = {"title": "a", "url": "u", "content": "cut \ud83d"}
+    service.plan = [(200, {}, {"results": [cut]})]
+    with Cassette(tmp_path / "web.sqlite", create=True) as cassette:
+        search = CassetteSearch(cassette, "tavily", PARAMETERS, client(service))
+        for _ in range(2):
+            assert pages(find(search, "half \ud800")[0])[0].snippet == "cut \ufffd"
+    assert service.seen[0]["query"] == "half \ufffd" and len(service.seen) == 1
+
+
 def test_one_odd_page_costs_no_other():
     good = {"title": "a", "url": "https://a.org/x", "content": "c"}
     odd = [{**good, "url": "http://[bad"}, {**good, "title": None}, {"url": "", "content": "c"}]

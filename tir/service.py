@@ -15,6 +15,7 @@ import httpx
 import tenacity
 
 from tir.errors import InfrastructureFault
+from tir.surrogates import whole_json
 
 Answer = TypeVar("Answer")
 _WORDS_CHARS = 200
@@ -65,7 +66,7 @@ class Service:
         """POST a JSON body and read the JSON answer.
 
         Args:
-            path, body: the request.
+            path, body: the request. In it and in the answer, U+FFFD takes the place of a lone surrogate.
             read: turns the answer into what is wanted; a KeyError, IndexError, TypeError or ValueError in it means that
                 the answer is malformed, which another attempt may mend.
 
@@ -92,7 +93,7 @@ class Service:
         async with slots:
             try:
                 async with asyncio.timeout(self._timeout_s):  # httpx's own begins anew with every byte
-                    response = await client.post(f"{self.url}{path}", json=dict(body))
+                    response = await client.post(f"{self.url}{path}", json=whole_json(dict(body)))
             except TimeoutError:
                 raise _Passing(f"Timeout: no whole answer in {self._timeout_s:g} s") from None
             except httpx.HTTPError as error:
@@ -102,7 +103,7 @@ class Service:
         if response.status_code >= 400:
             raise Refused(response.status_code, self._words(response))
         try:
-            return read(response.json())
+            return read(whole_json(response.json()))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise _Passing(f"malformed answer ({type(error).__name__}: {error})") from None
 

@@ -125,18 +125,28 @@ class MicroBatcher:
             wanted: dict[str, int] = {}
             for waiting in batch:
                 wanted[waiting.query] = max(waiting.k, wanted.get(waiting.query, 0))
-            unique = list(wanted)
-            try:
-                found = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self.index.search, unique, max(wanted.values()))
-            except Exception as error:
-                self._finish(batch, error=error)
-                continue
-            self.batches, self.queries = self.batches + 1, self.queries + len(unique)
-            by_query = dict(zip(unique, found, strict=True))
-            for query, passages in by_query.items():
-                self.cache.put(query, self.index.digest, wanted[query], passages[: wanted[query]])
-            self._finish(batch, by_query)
+            self._finish(batch, await self._find(wanted))
+
+    async def _find(self, wanted: dict[str, int]) -> dict[str, list[Passage] | Exception]:
+        """The passages of each query, `wanted` of them, or why there are none.
+
+        A batch that fails is searched query by query: its neighbours must not pay for the one that cannot be answered.
+        """
+        unique = list(wanted)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self.index.search, unique, max(wanted.values()))
+        except Exception as error:
+            if len(unique) == 1:
+                return {unique[0]: error}
+            results: dict[str, list[Passage] | Exception] = {}
+            for query, k in wanted.items():
+                results |= await self._find({query: k})
+            return results
+        self.batches, self.queries = self.batches + 1, self.queries + len(unique)
+        for query, passages in zip(unique, found, strict=True):
+            self.cache.put(query, self.index.digest, wanted[query], passages[: wanted[query]])
+        return dict(zip(unique, found, strict=True))
 
     async def _collect(self) -> None:
         """Return once a batch is due."""
@@ -153,12 +163,12 @@ class MicroBatcher:
             await self._due.wait()
 
     @staticmethod
-    def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage]] | None = None,
-                error: Exception | None = None) -> None:
+    def _finish(batch: list[_Waiting], by_query: dict[str, list[Passage] | Exception]) -> None:
         for waiting in batch:
+            result = by_query[waiting.query]
             if waiting.future.done():
                 continue
-            if by_query is None:
-                waiting.future.set_exception(error)
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
             else:
-                waiting.future.set_result(by_query[waiting.query])
+                waiting.future.set_result(result)

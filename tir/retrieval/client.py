@@ -21,6 +21,7 @@ import tenacity
 from tir.errors import SearchUnavailable
 from tir.records import read_json
 from tir.retrieval.passage import Passage
+from tir.surrogates import whole_text
 
 TOKEN_VARIABLE = "TIR_SEARCH_TOKEN"
 
@@ -212,7 +213,7 @@ def _checked(queries: Sequence[str]) -> list[str]:
     for query in queries:
         if not isinstance(query, str) or not query.strip():
             raise ValueError("blank query")
-    return list(queries)
+    return [whole_text(query) for query in queries]
 
 
 def _list(value: Any) -> list:
@@ -224,7 +225,7 @@ def _list(value: Any) -> list:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"contents is {type(value).__name__}")
-    return value
+    return whole_text(value)
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tir.errors import DataError
+from tir.surrogates import whole_text
 
 _NAME_ONE = "name a JSON Lines file of {id, contents}"
 _EACH_LINE = 'each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}'
@@ -106,7 +107,7 @@ class Corpus:
                             remedy=_EACH_LINE) from None
         if not isinstance(contents, str):
             raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__, remedy=_EACH_LINE)
-        return str(identifier), contents
+        return whole_text(str(identifier)), whole_text(contents)
 
     def contents(self, start: int, stop: int) -> Iterator[str]:
         """Contents of rows `start` to `stop` (exclusive)."""

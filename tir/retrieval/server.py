@@ -22,26 +22,29 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tir.cli import run
 from tir.errors import ConfigError, InfrastructureFault, TirError
 from tir.records import write_json
 from tir.retrieval.batching import MicroBatcher
 from tir.retrieval.index import Index, load_index
+from tir.surrogates import whole_text
 
 TOKEN_VARIABLE = "TIR_SEARCH_TOKEN"
 DEFAULT_PORT = 1243
 DRAIN_S = 10  # how long requests in flight may take after SIGTERM
+Query = Annotated[str, AfterValidator(whole_text)]  # a tokenizer refuses half a character, and the batch with it
 
 
 class SearchRequest(BaseModel):
     """Body of /search."""
 
-    query: str
+    query: Query
     top_n: int = Field(default=10, ge=1, le=1000)
     return_score: bool = False
 
@@ -49,7 +52,7 @@ class SearchRequest(BaseModel):
 class BatchSearchRequest(BaseModel):
     """Body of /batch_search."""
 
-    query: list[str] = Field(max_length=4096)
+    query: list[Query] = Field(max_length=4096)
     top_n: int = Field(default=10, ge=1, le=1000)
     return_score: bool = False
 

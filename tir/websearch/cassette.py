@@ -20,6 +20,7 @@ from typing import Any
 
 from tir.errors import DataError
 from tir.records import canonical_json
+from tir.surrogates import whole_text
 from tir.websearch.bing import WebSearch
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
@@ -99,7 +100,7 @@ class CassetteSearch:
 
     async def search(self, query: str) -> dict[str, Any]:
         """The answer. Raises `DataError` for a query that is not recorded and has no provider to go to."""
-        query = " ".join(query.split())
+        query = whole_text(" ".join(query.split()))
         answer = self.cassette.get(query, self.provider_name, self.parameters)
         if answer is not None:
             return answer
