@@ -106,6 +106,14 @@ def test_a_reply_that_is_not_shorter_changes_nothing():
     assert len(service.seen) == 1
 
 
+@pytest.mark.parametrize("reply", ["", " \n", "Sorry.\n```python\n\n```"])
+def test_a_reply_without_code_hides_no_error(reply):
+    tool = Interpreter()
+    with FakeService(chat(lambda asked: reply)).running() as service:
+        found = go(Script(CALL, ANSWER), {"python": tool}, {"debugger": DEBUGGER}, f"{service.url}/v1")
+    assert len(tool.calls) == 1 and found.helped == {} and "no print(1)" in found.segments[1].text and len(service.seen) == 1
+
+
 def test_half_a_character_in_a_reply_is_replaced():
     long, tool = "<think>" + "on and on " * 60 + "</think>" + CALL, Interpreter()
     with FakeService(chat(lambda asked: "short \ud83d")).running() as service:

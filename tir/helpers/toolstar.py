@@ -91,10 +91,11 @@ class _Session:
         if call.tool == "python" and (settings := self._take("debugger")):
             reply = await self._helpers.ask(settings, REPAIR.format(code=call.body, error=result.text))
             fenced = _FENCE.findall(reply)
-            repaired = await tool.call(fenced[-1] if fenced else reply)
-            self._trajectory.tool_seconds += repaired.seconds
-            self._helped("debugger")
-            result = repaired
+            code = fenced[-1] if fenced else reply
+            if code.strip():  # no program would run without an error, and the model would not learn of its own
+                result = await tool.call(code)
+                self._trajectory.tool_seconds += result.seconds
+                self._helped("debugger")
         if result.status != "ok" and self._take("rollback"):
             self._roll_back(call)
             self._helped("rollback")
