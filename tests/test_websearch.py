@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fake_services import KEY, TOO_FAST, USED_UP, FakeService, dripping, slow, t
 from shared_data import SHARED, needs_shared
 
 from tir.errors import ConfigError, DataError, SearchUnavailable
+from tir.records import canonical_json
 from tir.tools import by_tag, make_tools
 from tir.tools.web_search_tool import WebSearchTool
 from tir.websearch import make_web_search
@@ -152,6 +154,39 @@ def test_a_cassette_that_is_absent_or_something_else_is_named(tmp_path):
     for name, words in (("absent", "no cassette"), ("other", "not a cassette")):
         with pytest.raises(DataError, match=words):
             Cassette(tmp_path / name)
+
+
+@pytest.mark.parametrize("answer", ["{oops", "[1]", '{"webPages": 3}', '{"webPages": {"value": [1]}}', "[" * 100_000, 7])
+def test_a_damaged_answer_on_the_cassette_is_named(tmp_path, answer):
+    with Cassette(tmp_path / "web.sqlite", create=True) as cassette:
+        cassette._file.execute("INSERT INTO answers VALUES ('q', 'tavily', ?, ?, 0)", (canonical_json(PARAMETERS), answer))
+        with pytest.raises(DataError, match="damaged answer.*'q'"):
+            find(CassetteSearch(cassette, "tavily", PARAMETERS), "q")
+
+
+def test_a_locked_cassette_is_a_fault_and_holds_up_nothing_else(service, tmp_path):
+    async def ask(search, pauses):
+        asking = asyncio.create_task(search.search("q"))
+        while not asking.done():
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            pauses.append(time.monotonic() - started)
+        return await asking
+
+    path, pauses = tmp_path / "web.sqlite", []
+    with Cassette(path, create=True) as cassette:
+        search = CassetteSearch(cassette, "tavily", PARAMETERS, client(service))
+        cassette._file.execute("PRAGMA busy_timeout = 2000")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SearchUnavailable, match="cassette is locked"):
+            asyncio.run(ask(search, pauses))
+        other.execute("ROLLBACK")
+        other.close()
+        assert max(pauses) < 1.5 and len(pauses) > 10
+        assert pages(find(search, "q")[0]) and len(cassette) == 1
+    with pytest.raises(DataError, match="cannot use the cassette"):
+        find(search, "q")
 
 
 def test_without_a_key_nothing_is_asked(service, tmp_path, monkeypatch):
