@@ -78,9 +78,11 @@ class TransformersEngine:
             batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
             try:
                 completions = await loop.run_in_executor(self._thread, self._decode, batch)
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, every row of the batch waits to hear of it)
+                why = f"{type(error).__name__}: {error}"
                 for request in batch:
-                    request.future.set_exception(EngineFault("the engine failed", where="transformers", why=str(error)))
+                    if not request.future.done():  # one whose trajectory was cancelled takes no more
+                        request.future.set_exception(EngineFault("the engine failed", where="transformers", why=why))
                 continue
             for request, completion in zip(batch, completions, strict=True):
                 if not request.future.done():
