@@ -114,6 +114,21 @@ def test_an_ordinary_user_reaches_the_same_level():
     assert result.stdout.split() == [str(3 - len(sandbox_lacks())), "1"], result.stderr
 
 
+@pytest.mark.parametrize("without", [(), ("namespaces",)])
+def test_a_landlock_that_does_nothing_is_seen_from_inside(without, monkeypatch, capfd):
+    """Namespaces hide what Landlock would refuse, all but the list of the root directory."""
+    if set(sandbox_lacks()) - set(without):
+        pytest.skip("this kernel lacks a barrier")
+    monkeypatch.setattr(worker_module, "_PROGRAM", worker_module._PROGRAM.replace("del sys.path[0];", """
+import types
+from tir.tools.sandbox import files
+files.build_rules = lambda *_: types.SimpleNamespace(apply=lambda: None)
+del sys.path[0];"""))
+    with PythonTool(workers=1, minimum_level=0, without=without) as tool:
+        assert tool.start() == 2 - len(without)
+    assert "no landlock: it was built, but a call saw through it" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("when", ["landlock", "seccomp"])
 def test_a_call_that_cannot_be_set_up_says_so_and_never_runs(when, tmp_path):
     class Broken:
