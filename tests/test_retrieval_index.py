@@ -287,7 +287,9 @@ def test_another_encoder_is_refused(tmp_path, dense_directory, model_directory):
 @pytest.mark.parametrize("text, where", [
     ('{"id": "0", "contents": "x"}\n\n{"id": "1", "contents": "y"}\n', ":2"),
     ('{"id": "0", "contents": "x"}\n{"id": "1"}\n', ":2"),
-    ('{"id": "0", "contents": 3}\n', ":1"), ("", ""), ("not json\n", ":1")])
+    ('{"id": "0", "contents": 3}\n', ":1"), ("", ""), ("not json\n", ":1"),
+    ("[" * 100_000 + "\n", ":1"), ('{"id": "0", "contents": "the of and"}\n{"id": "1", "contents": " "}\n', "")],
+    ids=["blank", "no contents", "number", "empty", "text", "deep", "stop words"])
 def test_bad_corpus_is_named(tmp_path, text, where):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(text)

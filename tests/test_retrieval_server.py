@@ -187,6 +187,17 @@ def test_half_a_character_is_replaced_where_it_enters(dense_directory):
         assert SearchClient(url).batch_search_sync(["q"])[0][0].contents == "cut \ufffd"
 
 
+@pytest.mark.parametrize(("body", "status"), [
+    ('{"query": "a", "top_n": NaN}', 422), ('{"query": "a", "top_n": Infinity}', 422), ('{"query": "a", "top_n": 1e400}', 422),
+    ('{"query": NaN}', 422), ('{"query": ["\\ud800", 1e400]}', 422), ('{"query": ' + "[" * 100_000, 400)],
+    ids=["nan", "infinity", "1e400", "query", "list", "deep"])
+def test_odd_json_is_refused(body, status):
+    with serving(FakeIndex()) as (url, _):
+        for path in ("/search", "/batch_search"):
+            answer = httpx.post(f"{url}{path}", content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == status and "detail" in answer.json()
+
+
 def start_server(directory: Path, *options: str, **popen) -> subprocess.Popen:
     command = [sys.executable, "-m", "tir.retrieval.server", "--index", str(directory), *options]
     return subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, **popen)
@@ -288,7 +299,7 @@ GOOD = '[[{"id": "1", "contents": "\\"T\\"\\nx"}]]'
 @pytest.mark.parametrize("answer", [
     (200, "not json"), (200, "null"), (200, "{}"), (200, "[]"), (200, "[[], []]"), (200, '[[{"id": "1"}]]'),
     (200, '[["text"]]'), (200, '[[{"id": "1", "contents": null}]]'), (200, "[" + GOOD[1:-1] + "," + GOOD[1:-1] + "]"),
-    (200, "[{}]"), (200, '[""]'), (200, '""'), (200, '{"detail": []}'), (503, "busy"), (500, "")])
+    (200, "[{}]"), (200, '[""]'), (200, '""'), (200, "[" * 100_000), (200, '{"detail": []}'), (503, "busy"), (500, "")])
 def test_malformed_answers_are_faults(answer):
     with scripted(answer) as (url, count):
         if answer[1] != "[]":  # of one search, no passage: a server of words may find none

@@ -81,9 +81,10 @@ def test_a_service_that_says_now_is_not_flooded(service):
 
 
 @pytest.mark.parametrize("planned", [
-    tavily_error(500, "Internal Server Error"), (502, {}, b"<html>Bad Gateway</html>"), (200, {}, b"{"), (200, {}, {"results": None}),
+    tavily_error(500, "Internal Server Error"), (502, {}, b"<html>Bad Gateway</html>"), (503, {}, b"[" * 100_000),
+    (200, {}, b"[" * 100_000), (200, {}, b"{"), (200, {}, {"results": None}),
     (200, {}, {"results": [{"title": "a", "url": "u"}]}), (200, {}, []), slow(0.8, GOOD),
-], ids=["500", "502", "cut", "null", "no content", "list", "slow"])
+], ids=["500", "502", "deep fault", "deep", "cut", "null", "no content", "list", "slow"])
 def test_a_passing_fault_is_asked_again(service, planned):
     service.plan = [planned]
     assert pages(find(client(service), "q")[0])[0].title == "q 1" and len(service.seen) == 2

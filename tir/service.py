@@ -104,7 +104,7 @@ class Service:
             raise Refused(response.status_code, self._words(response))
         try:
             return read(whole_json(response.json()))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise _Passing(f"malformed answer ({type(error).__name__}: {error})") from None
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
@@ -133,7 +133,7 @@ def _said(response: httpx.Response) -> str:
         answer = response.json()
         inner = answer.get("detail", answer.get("error", answer))
         return str(inner.get("error", inner.get("message", inner)) if isinstance(inner, dict) else inner)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return response.text.strip()
 
 

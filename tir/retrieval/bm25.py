@@ -53,11 +53,18 @@ def _tokens(texts: Sequence[str], config: BM25Config) -> list[list[str]]:
 
 
 def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
-    """Index every row's contents and write bm25s' files into `directory / "bm25"`."""
+    """Index every row's contents and write bm25s' files into `directory / "bm25"`.
+
+    Raises `DataError` if no row holds a word that is indexed.
+    """
     import bm25s
 
+    tokens = _tokens(list(corpus.contents(0, len(corpus))), config)
+    if not any(tokens):
+        raise DataError("no words to index", where=str(corpus.path), why=f"every row is blank or of stop words ({config.stopwords!r})",
+                        remedy="name another corpus, or set stopwords: \"\"")
     retriever = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
-    retriever.index(_tokens(list(corpus.contents(0, len(corpus))), config), show_progress=False)
+    retriever.index(tokens, show_progress=False)
     retriever.save(directory / DIRECTORY, show_progress=False)
 
 

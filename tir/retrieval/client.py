@@ -140,7 +140,7 @@ class SearchClient:
                 response = await self._client().get("/health")
             response.raise_for_status()
             return {**response.json(), "index": response.headers.get("x-index-digest")}
-        except (httpx.HTTPError, TimeoutError, ValueError, TypeError) as error:
+        except (httpx.HTTPError, TimeoutError, ValueError, TypeError, RecursionError) as error:
             raise self._fault(_reason(error)) from error
 
     async def close(self) -> None:
@@ -192,7 +192,7 @@ class SearchClient:
             answer = response.json()
             lists = [answer] if path == "/search" else answer
             found = [[Passage(str(row["id"]), _text(row["contents"])) for row in _list(rows)] for rows in _list(lists)]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _Retriable(f"malformed answer ({type(error).__name__}: {error}): {response.text[:120]!r}") from error
         expected = 1 if path == "/search" else len(payload["query"])
         if len(found) != expected or any(len(rows) > self.top_k for rows in found):

@@ -101,7 +101,7 @@ class Corpus:
         try:
             row = json.loads(line)
             identifier, contents = row["id"], row["contents"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError("not a corpus row", where=f"{self.path}:{number + 1}",
                             why=f"{type(error).__name__}: {error}",
                             remedy=_EACH_LINE) from None

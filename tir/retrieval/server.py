@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -90,6 +91,11 @@ def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, 
             raise HTTPException(500, str(error)) from error
         documents = [[{"id": passage.id, "contents": passage.contents} for passage in passages] for passages in found]
         return documents, [[passage.score for passage in passages] for passages in found]
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own answer shows the value, and JSON has no NaN or infinity to show.
+        return JSONResponse({"detail": [{key: fault[key] for key in ("type", "loc", "msg")} for fault in error.errors()]}, 422)
 
     @app.get("/health")
     async def health() -> Response:
