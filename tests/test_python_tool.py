@@ -33,7 +33,8 @@ def test_good_code(tool, code, text):
     ('print("a"); raise ValueError("boom")', "boom"), ("import sys; sys.exit(3)", "SystemExit: 3"), ("exit()", "SystemExit"),
     ("import os; os._exit(1)", "exited with status 1"), ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
     ("a = ' ' * 10**11", "out of memory"), ("print(input())", "EOF"), ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-    ("import os; os.abort()", "killed by SIG"), ("def f(): f()\nf()", "recursion"), ("import sys; sys.exit('words')", "words"),
+    ("import os; os.abort()", "killed by SIG"), ("def f(): f()\nf()", "recursion"), ("import sys; sys.exit('words')", "SystemExit: words"),
+    ("import sys; sys.exit('killed it')", "SystemExit: killed it"), ("import sys; sys.exit('exited')", "SystemExit: exited"),
     ("class E(Exception):\n  def __str__(self): raise SystemExit\nraise E", "E"), ("raise SystemExit(0)", "SystemExit: 0"),
     ("print('\\ud800'.encode('utf-8'))", "surrogates"), ("raise ValueError('é' * 5000)", "é"),
 ])

@@ -246,6 +246,37 @@ def test_files_stay_closed_at_level_2(canaries, missing):
         assert canaries.untouched()
 
 
+TAKES_TOO_MUCH = {
+    "disk": ("for number in range(10): open(f'file{number}', 'wb').write(b'x' * 2**23)", "[Errno 28] No space left on device"),
+    "disk, deep": ("import os\nfor _ in range(9): os.mkdir('d'); os.chdir('d'); open('f', 'wb').write(b'x' * 2**23)",
+                   "[Errno 28] No space left on device"),
+    "entries": ("for number in range(5000): open(f'f{number}', 'w').close()", "[Errno 28] No space left on device"),
+    "threads": ("import threading\nthreading.stack_size(65536)\n"
+                "for _ in range(100): threading.Thread(target=time.sleep, args=(50,)).start()", "can't start new thread"),
+}
+
+
+@pytest.mark.parametrize("what", TAKES_TOO_MUCH)
+def test_disk_and_threads_are_looked_at_without_namespaces(canaries, what):
+    """No kernel limit holds for one call there, so a call that has taken too much is found and ended."""
+    code, words = TAKES_TOO_MUCH[what]
+    with make_tool(without=("namespaces",), minimum_level=0) as tool:
+        tool.start()
+        result = assault(tool, canaries, f"import time\n{code}\ntime.sleep(15)\nprint('BREACH')")
+        assert (result.status, result.text) == ("error", words)
+        within = "import time\nfor n in range(7): open(f'f{n}', 'wb').write(b'x' * 2**23)\ntime.sleep(1)\nprint('done')"
+        assert tool.run(within).text == "done"
+
+
+def test_files_are_bounded_by_size_and_number(canaries):
+    """Deleted files take space that no look at the directory finds."""
+    code = "import os\nheld = []\ntry:\n    while True:\n        file = open('f', 'wb'); held.append(file); os.unlink('f')\n" \
+           "        try: file.write(b'x' * 2**25); file.flush(); print('BREACH')\n        except OSError: pass\n" \
+           "        file.truncate(0)\nexcept OSError: print(len(held) < 64)"
+    with make_tool(without=("namespaces",), minimum_level=0) as tool:
+        assert tool.run(code).text == "True"
+
+
 @needs_all
 def test_an_older_kernel_makes_mounts_read_only_one_by_one(monkeypatch):
     monkeypatch.setattr(namespaces, "_SYS_MOUNT_SETATTR", 9999)  # a number no kernel has

@@ -17,7 +17,7 @@ from processes import alive, descendants, sandbox_lacks, wait_until
 
 from tir.errors import ConfigError, ToolUnavailable
 from tir.tools.python_tool import PythonTool
-from tir.tools.sandbox import call, zygote
+from tir.tools.sandbox import call, usage, zygote
 from tir.tools.sandbox import worker as worker_module
 from tir.tools.sandbox.barriers import Barriers
 from tir.tools.sandbox.scratch import remove
@@ -313,7 +313,8 @@ def directory(tmp_path, monkeypatch):
 def test_a_call_cannot_dig_too_deep_for_its_directory_to_be_removed(directory):
     with PythonTool(workers=1, without=("namespaces",), minimum_level=1) as tool:
         worker = idle_worker(tool) if tool.start() else None
-        assert tool.run("import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nprint(1)").text == "1"
+        # A slow machine's worker may find it before it is done.
+        assert tool.run("import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nprint(1)").text in ("1", usage.NO_SPACE)
         assert tool.run("print(2)").text == "2" and idle_worker(tool) is worker
         (scratch,) = directory.iterdir()
         assert wait_until(lambda: len(list(scratch.iterdir())) == 1)  # the waiting call's

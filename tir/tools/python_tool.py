@@ -137,7 +137,7 @@ class PythonTool:
             return ToolResult(answer["text"] if self.timeout_text is None else self.timeout_text, "timeout", seconds)
         text = answer["text"]
         if answer["type"] == "SystemExit":
-            text = text if text.startswith(("killed", "exited")) else f"SystemExit: {text}"
+            text = f"SystemExit: {text}"
         elif not text and self.unnamed_errors == "type":
             text = answer["type"]
         return ToolResult(cap(text, self.output_chars), "error", seconds)

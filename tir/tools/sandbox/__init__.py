@@ -24,6 +24,8 @@ Not covered:
 - the Python installation, system libraries and time zones can be read: test_the_installation_can_be_read
 - threads may use all cores until the limit (and so tell other calls something): test_threads_use_all_cores
 - each call may take its memory and 64 MiB of /tmp, so a pool takes that times its workers: test_memory_is_bounded_per_call
+- disk and threads, without namespaces, until the worker looks, 5 times a second: test_disk_and_threads_are_looked_at_without_namespaces
+- files deleted and held open, without namespaces, up to 1 GiB (64 of 16 MiB): test_files_are_bounded_by_size_and_number
 - a flaw of the kernel behind the system calls that remain: test_the_allow_list_is_short
 - the wall clock and the machine's kernel version are seen: test_clock_and_kernel_are_seen
 - files, where namespaces and Landlock are both missing (level 1): test_files_are_open_at_level_1

@@ -25,7 +25,7 @@ from tir.tools.sandbox import syscalls
 from tir.tools.sandbox.barriers import Barriers
 from tir.tools.sandbox.pages import Range, copy_until
 
-_THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
+THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
 _REPORT_CHARS = 4096
 _KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 # Shared generators: what a call draws from them depends on its program alone, neither on chance nor on what ran before.
@@ -108,8 +108,8 @@ def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Set
               resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
               resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}
     if barriers.namespaces and _KERNEL >= (5, 14):
-        # Counted per user namespace, but not by older kernels and not without one: all that this user runs elsewhere.
-        limits[resource.RLIMIT_NPROC] = _THREADS
+        # Counted per user namespace, but not by older kernels and not without one: all that this user runs elsewhere (`usage`).
+        limits[resource.RLIMIT_NPROC] = THREADS
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -58,13 +58,14 @@ class Call:
         self._theirs.close()
         self._ours.close()
 
-    def run(self, program: str, ended: Callable[[], bool], status: Callable[[], int | None]) -> dict[str, str]:
+    def run(self, program: str, ended: Callable[[], bool], status: Callable[[], int | str | None]) -> dict[str, str]:
         """Run a program and collect up to the byte and time limit.
 
         Args:
             program: any text.
             ended: whether the process is no more.
-            status: ends it and tells its wait status; None if there never was one.
+            status: ends it and tells its wait status; None if there never was one; words if it was ended for what
+                it took.
         """
         output, report = Ends(self._settings.output_bytes), Ends(_REPORT_BYTES)
         if len(program) > _PROGRAM_CHARS:
@@ -84,7 +85,7 @@ class Call:
         if timed_out:
             return make_answer("timeout", type="TimeoutError", text=f"timed out after {self._settings.timeout_s:g} s", **answer)
         return make_answer(**answer, **(_outcome(report.value[len(READY):]) or {
-            "status": "error", "type": "SystemExit", "text": _end(status())}))
+            "status": "error", "text": _end(status())}))
 
     def _hand_over(self, program: str, deadline: float) -> None:
         """Write a program to a process that may not be there, or may not be ready to read."""
@@ -140,8 +141,10 @@ def _outcome(report: bytes) -> dict[str, str] | None:
         return None
 
 
-def _end(status: int | None) -> str:
-    """A wait status in words."""
+def _end(status: int | str | None) -> str:
+    """A wait status in words, if it is none already. It is no exception of the program's, so it has no type."""
+    if isinstance(status, str):
+        return status
     if status is None:
         return "exited without a word"
     if not os.WIFSIGNALED(status):

@@ -106,12 +106,17 @@ class Worker:
         """Have the waiting child run code, and the next one forked, which ends what is left of this one."""
         refused = self._replies(_GRACE_S)["refused"]
         answer = make_answer("fault", text=refused) if refused else self._waiting.run(
-            code, lambda: self._command(zygote.LOOK)["ended"], lambda: self._command(zygote.END)["status"])
+            code, lambda: self._command(zygote.LOOK)["ended"], self._end)
         try:
             self._fork()
         except OSError:  # the answer stands; the next call finds this worker ended and starts another
             self.kill()
         return answer
+
+    def _end(self) -> int | str | None:
+        """End the child: its wait status, or the words of what it took too much of."""
+        reply = self._command(zygote.END)
+        return reply["excess"] or reply["status"]
 
     def _fork(self) -> None:
         """Have a child forked, without waiting for it; a model thinks longer than that takes."""

@@ -6,8 +6,9 @@ and replies are packets of a socket, which is descriptor 0; the first reply come
 
     (start)                            {"missing": {barrier: reason}, "scratch": directory of what calls write, or ""}
     FORK, with code, stdout, report    {"refused": why there is no child, or ""}
-    LOOK                               {"ended": whether the child is no more}
-    END, of the child if it still runs {"status": its wait status; null if there was none}
+    LOOK                               {"ended": whether the child is no more, or has taken too much}
+    END, of the child if it still runs {"status": its wait status; null if there was none,
+                                        "excess": what it took too much of, as an error's words, or ""}
     LOAD_SCIPY                         {}
 
 A child is forked, and shut in, before its program is there: a model thinks longer than that takes.
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import types
 
-from tir.tools.sandbox import call, pages
+from tir.tools.sandbox import call, pages, usage
 from tir.tools.sandbox.barriers import build
 from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.scratch import remove
@@ -88,7 +89,7 @@ def serve(settings: Settings) -> None:
             elif command == LOOK:
                 reply(ended=zygote.ended())
             elif command == END:
-                reply(status=zygote.end())
+                reply(status=zygote.end(), excess=zygote.excess)
             elif command == LOAD_SCIPY:
                 zygote.load_scipy()
                 reply()
@@ -102,13 +103,14 @@ class Zygote:
     Attributes:
         missing: barriers that could not be built, with reasons.
         scratch: where calls write if they have no /tmp of their own, else "".
+        excess: what the last child took too much of (`usage.excess`), or "".
     """
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._child: int | None = None
         self._status: int | None = None  # of the last child
-        self._directory = ""
+        self._directory = self.excess = ""
         # A child closes all descriptors up to this bound one by one where the C library knows nothing better.
         resource.setrlimit(resource.RLIMIT_NOFILE, (call.DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         self._barriers, self.missing = build(settings.without)
@@ -130,7 +132,7 @@ class Zygote:
             Why there is none, or "".
         """
         self.end()
-        barriers, self._status = self._barriers, None
+        barriers, self._status, self.excess = self._barriers, None, ""
         try:
             if self.scratch:
                 self._directory = tempfile.mkdtemp(dir=self.scratch)
@@ -147,8 +149,18 @@ class Zygote:
         return ""
 
     def ended(self) -> bool:
-        """Whether there is no child that runs. One that has ended keeps its number, by which `end` finds what it left."""
-        return not self._child or os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        """Whether no child runs, or one that has taken too much, which `end` must follow.
+
+        One that has ended keeps its number, by which `end` finds what it left.
+        """
+        if not self._child or os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+        if self._directory:
+            self.excess = usage.excess(self._child, self._directory)
+            if self.excess:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(self._child, signal.SIGKILL)  # at once: it takes more with every moment
+        return bool(self.excess)
 
     def end(self) -> int | None:
         """Kill the child and all that is left of its call; its wait status."""
