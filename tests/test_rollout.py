@@ -14,7 +14,7 @@ from tir.engines.base import Completion, Sampling
 from tir.errors import SearchUnavailable
 from tir.protocol import STOP_STRINGS, format_fault
 from tir.records import ResumableWriter
-from tir.rollout import BUDGET_NOTICE, RolloutSettings, rollout
+from tir.rollout import BUDGET_NOTICE, TAG_NOTICE, RolloutSettings, rollout
 from tir.tools.base import ToolResult
 from tir.traces import TraceJob, generate_traces
 
@@ -92,6 +92,16 @@ def test_a_budget_may_be_by_tag():
                RolloutSettings(budget={"python": 2, "search": 1}))
     assert found.executed == {"python": 2, "search": 1} and found.finish == "answer"
     assert BUDGET_NOTICE in found.segments[-2].text and found.emitted == {"python": 3, "search": 1}
+
+
+def test_a_notice_names_the_tag_while_another_one_is_left():
+    python, search = Echo("p"), Echo("s")
+    query = "<search>x</search>"
+    found = go(Script(CALL, CALL, query, query, query), {"python": python, "search": search},
+               RolloutSettings(budget={"python": 1, "search": 1}))
+    told = [segment.text for segment in found.segments if segment.by == "tool"]
+    assert TAG_NOTICE.format(tag="python") in told[1] and "s" in told[2] and BUDGET_NOTICE in told[3] and len(told) == 4
+    assert found.finish == "budget" and found.executed == {"python": 1, "search": 1}
 
 
 def test_upstream_rl_ends_beyond_the_budget_with_an_end_token_that_is_trained_on():

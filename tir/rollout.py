@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from tir.tools.base import Tool
 
 Finish = Literal["answer", "length", "budget"]
 BUDGET_NOTICE = "No tool calls are left. Give the final answer now."
+TAG_NOTICE = "No {tag} calls are left. Use another tool or give the final answer."
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class RolloutSettings:
         if isinstance(self.budget, int):
             return sum(answered.values()) < self.budget
         return answered.get(tag, 0) < self.budget.get(tag, 0)
+
+    def notice(self, tag: str, answered: Mapping[str, int], tags: Iterable[str]) -> str:
+        """What a call of a tag beyond the budget is told, where tools of `tags` are there."""
+        others = any(self.allows(other, answered) for other in tags)
+        return TAG_NOTICE.format(tag=tag) if others else BUDGET_NOTICE
 
     def cap(self, tag: str) -> int | None:
         """Most tokens of a result of a tag, or None."""
@@ -124,7 +130,8 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
     """
     trajectory = Trajectory(executed=dict.fromkeys(tools, 0), emitted=dict.fromkeys(tools, 0))
     answered: Counter[str] = Counter()  # calls within the budget, by tag; those to a tool that is not there too
-    started, stop, warned = time.monotonic(), STOP_STRINGS, False
+    started, stop = time.monotonic(), STOP_STRINGS
+    told: set[str] = set()  # notices given, each once
     helping = helpers.begin(trajectory, tokenizer) if helpers else None
     for turn in itertools.count():
         drawing = await helping.before_turn(prompt_ids, sampling) if helping else sampling
@@ -157,11 +164,11 @@ async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mappi
                 trajectory.segments.append(Segment("model", "", [tokenizer.eos_token_id], [0.0]))
             trajectory.finish = "budget"
             break
-        elif warned:
+        elif (payload := settings.notice(call.tool, answered, tools)) in told:
             trajectory.finish = "budget"
             break
         else:
-            payload, warned = BUDGET_NOTICE, True
+            told.add(payload)
         segment = tool_segment(tokenizer, payload, settings.cap(call.tool), leading_space=settings.leading_space)
         if len(segment.token_ids) >= settings.max_response_tokens - len(trajectory.response_ids):
             trajectory.finish = "length"

@@ -65,7 +65,7 @@ class Tools(Model):
         "notice", description="a call too many. notice: told so once; end: an end token is appended (upstream RL); "
                               "continue: unanswered, and later calls too (upstream evaluation)")
     leading_space: bool = Field(False, description="a space before <result>; upstream RL yes, evaluation no")
-    result_tokens: Annotated[int, Field(ge=8, le=100_000)] | dict[Tag, Annotated[int, Field(ge=8, le=100_000)]] | None = Field(
+    result_tokens: Annotated[int, Field(ge=16, le=100_000)] | dict[Tag, Annotated[int, Field(ge=16, le=100_000)]] | None = Field(
         1024, description="cap on one injected result, tokens, for all tools or by tag; null: none, as upstream")
     routes: dict[Literal["math", "qa", "web"], list[Literal["python", "search", "web_search"]]] = Field(
         default={"math": ["python", "search"], "qa": ["python", "search"], "web": ["python", "web_search"]},
