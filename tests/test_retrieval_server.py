@@ -9,6 +9,7 @@ import http.server
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -157,6 +158,27 @@ def test_drain_answers_what_is_in_flight():
         assert answers == [200] * 4
 
 
+def test_sigterm_answers_what_was_sent(bm25_directory, tmp_path):
+    """Also requests that the kernel holds and the server has not read yet: here it stands still while they come."""
+    endpoint_file = tmp_path / "endpoint.json"
+    server = start_server(bm25_directory, "--port", "0", "--endpoint-file", str(endpoint_file))
+    assert wait_until(endpoint_file.exists, 30)
+    endpoint, body = json.loads(endpoint_file.read_text()), b'{"query": "king", "top_n": 1}'
+    server.send_signal(signal.SIGSTOP)
+    sent = [socket.create_connection((endpoint["host"], endpoint["port"])) for _ in range(60)]
+    for connection in sent:
+        connection.settimeout(20)
+        connection.sendall(b"POST /search HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                           b"content-length: %d\r\n\r\n%s" % (len(body), body))
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGCONT)
+    for connection in sent:
+        with connection:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert server.wait(15) == 0
+    server.stderr.close()
+
+
 def test_index_error_is_a_fault_and_not_the_end():
     with serving(FakeIndex()) as (url, _):
         client = SearchClient(url, top_k=1, retry_budget_s=0.3)
@@ -220,7 +242,7 @@ def test_server_process(bm25_directory, tmp_path):
               for part in range(3)]
     for thread in asking:
         thread.start()
-    time.sleep(0.2)
+    time.sleep(0.5)
     assert not answers  # all three are in flight
     server.send_signal(signal.SIGTERM)
     for thread in asking:

@@ -6,6 +6,7 @@ Used for services this project does not run itself. A key is sent and never show
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
@@ -74,6 +75,7 @@ class Service:
             Refused: any status from 400 that does not pass; the caller knows what it means.
             the service's fault: no well-formed answer within the budget.
         """
+        started = time.monotonic()
         try:
             async for attempt in tenacity.AsyncRetrying(
                     retry=tenacity.retry_if_exception_type(_Passing), wait=self._wait, reraise=True,
@@ -81,7 +83,9 @@ class Service:
                 with attempt:
                     return await self._once(path, body, read)
         except _Passing as error:
-            raise self.fault(f"{error}; gave up after {self._budget_s:g} s") from None
+            # A pause that would pass the budget is not waited for.
+            tried = f"gave up after {time.monotonic() - started:.1f} s of at most {self._budget_s:g} s"
+            raise self.fault(f"{error}; {tried}") from None
         raise AssertionError("unreachable: the last attempt raises")
 
     def fault(self, why: str, remedy: str = "run the same command again later; it goes on where it stopped") -> InfrastructureFault:

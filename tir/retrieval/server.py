@@ -11,6 +11,7 @@ Every answer carries the index digest in `x-index-digest`. With TIR_SEARCH_TOKEN
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import errno
 import hmac
@@ -39,6 +40,7 @@ from tir.surrogates import whole_text
 TOKEN_VARIABLE = "TIR_SEARCH_TOKEN"
 DEFAULT_PORT = 1243
 DRAIN_S = 10  # how long requests in flight may take after SIGTERM
+_ACCEPT_S = 0.1  # how long connections are still accepted after it
 Query = Annotated[str, AfterValidator(whole_text)]  # a tokenizer refuses half a character, and the batch with it
 
 
@@ -192,6 +194,11 @@ def serve(index_directory: str, *, host: str = "127.0.0.1", port: int = DEFAULT_
             if open_to_all:
                 print(f"retrieval: whoever reaches this host may search; set {TOKEN_VARIABLE} to prevent it",
                       file=sys.stderr, flush=True)
+
+        async def shutdown(self, sockets=None) -> None:
+            # Requests that the kernel took and the loop has not read yet would be reset along with the listener.
+            await asyncio.sleep(_ACCEPT_S)
+            await super().shutdown(sockets)
 
     # uvicorn raises the signal again once it has drained; a clean end is status 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
