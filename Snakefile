@@ -25,14 +25,9 @@ files = [
     "config.yaml",
     *map(str, getattr(workflow.config_settings, "configfiles", None) or []),
 ]
-if len(files) > 1 and "site" not in config:
-    raise WorkflowError(
-        f"no `site:` section in {', '.join(files)}\n  why: --configfile takes the place of the profile's own files\n"
-        f"  try: --configfile profiles/slurm/site.yaml {' '.join(files[1:])}   # for another profile its list in config.yaml"
-    )
 try:
+    SITE = load_site(config.get("site"), files)
     cfg = load(config, files)
-    SITE = load_site(config.get("site", {}), files)
 except ConfigError as error:
     raise WorkflowError(str(error))
 

@@ -27,6 +27,12 @@ def test_a_fault_of_the_site_names_its_file_and_its_key(tmp_path, section, words
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_file_given_in_the_place_of_the_profiles_is_not_taken_for_a_site():
+    with pytest.raises(ConfigError, match="(?s)my.yaml: no `site:` section.*takes the place.*--configfile profiles/slurm/site.yaml my.yaml"):
+        load_site(None, ["config.yaml", "my.yaml"])
+    assert not load_site(None, ["config.yaml"]).containers
+
+
 def test_a_site_names_the_images_there_are():
     assert set(get_args(ImageName)) == set(RECIPES)
 

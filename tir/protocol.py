@@ -202,13 +202,13 @@ def encode_tool_text(tokenizer, text: str) -> list[int]:
 
     Raises `ValueError` if the tokenizer still yields a special id (it cannot split its own specials).
     """
-    special = set(tokenizer.all_special_ids)
+    special, added = set(tokenizer.all_special_ids), tokenizer.get_added_vocab()
     # Qwen2.5's <tool_call>, <|file_sep|> and six more are control tokens that are not marked special: the text is cut inside.
-    unmarked = [token for token, token_id in tokenizer.get_added_vocab().items() if token_id not in special]
+    unmarked = [token for token, token_id in added.items() if token_id not in special]
     cuts = [match.start() + 1 for match in re.finditer(f"(?={'|'.join(map(re.escape, unmarked))})", text)] if unmarked else []
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
     encoded = tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     ids = [token_id for piece in encoded for token_id in piece]
-    if not (special | set(tokenizer.get_added_vocab().values())).isdisjoint(ids):
+    if not special.union(added.values()).isdisjoint(ids):
         raise ValueError(f"{type(tokenizer).__name__} encodes tool text to control ids")
     return ids

@@ -57,9 +57,19 @@ class Site(Model):
     images: Images = Images()
 
 
-def load_site(section: Mapping[str, Any], files: list[str]) -> Site:
-    """Validate a profile's `site` section; a `ConfigError` names file and key of each fault."""
+def load_site(section: Mapping[str, Any] | None, files: list[str]) -> Site:
+    """Validate a profile's `site` section.
+
+    Args:
+        section: None if no file has one, which is as it should be only for `config.yaml` alone.
+        files: the YAML files of the configuration, `config.yaml` first.
+
+    Raises `ConfigError`, which names file and key of each fault.
+    """
+    if section is None and len(files) > 1:
+        raise ConfigError("no `site:` section", where=", ".join(files), why="--configfile takes the place of the profile's own files",
+                          remedy=f"--configfile profiles/slurm/site.yaml {' '.join(files[1:])}   # for another profile its list in config.yaml")
     try:
-        return Site.model_validate(section)
+        return Site.model_validate(section or {})
     except ValidationError as error:
         raise ConfigError(render_errors(error, Site, section, files, "site")) from None
