@@ -7,12 +7,12 @@ snakemake --profile slurm -n results/table5.csv        what that would run
 
 import sys
 
-from snakemake.utils import min_version
+from snakemake.utils import min_version, update_config
 
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
-from tir.config import load
+from tir.config import load, typed
 from tir.errors import ConfigError
 from tir.site import load_site
 from tir.workflow import code_digest, operation, params
@@ -25,9 +25,11 @@ files = [
     "config.yaml",
     *map(str, getattr(workflow.config_settings, "configfiles", None) or []),
 ]
+stated = typed(dict(workflow.config_settings.config))
+update_config(config, stated)
 try:
-    SITE = load_site(config.get("site"), files)
-    cfg = load(config, files)
+    SITE = load_site(config.get("site"), files, stated)
+    cfg = load(config, files, stated)
 except ConfigError as error:
     raise WorkflowError(str(error))
 

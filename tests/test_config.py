@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tir.config import load
+from tir.config import load, typed
 from tir.config.data import METRICS
 from tir.config.references import TAKEN
 from tir.config.world import Habits, TinyModel, Trajectories, World
@@ -263,3 +263,21 @@ full_size: {tables: [table55]}
                   "tables.mine.benchmarks.0: benchmarks has no gsm9k; did you mean `gsm8k`?\n  write:\n    - gsm8k",
                   "full_size.tables.0: tables has no table55; did you mean `table5`?"):
         assert words in text, text
+
+
+def test_what_the_command_line_states_is_typed_as_a_file_would_type_it():
+    given = {"sft_pilots": {"medium": {"max_rows": "800", "learning_rate": "7e-6"}}, "rl": {"seeds": ["1", "2"]},
+             "tables": {"table5": "null"}, "judge": {"kind": "none"}, "retrieval": {"web": "False"}, "n": 3}
+    assert typed(given) == {"sft_pilots": {"medium": {"max_rows": 800, "learning_rate": "7e-6"}}, "rl": {"seeds": [1, 2]},
+                            "tables": {"table5": None}, "judge": {"kind": "none"}, "retrieval": {"web": False}, "n": 3}
+
+
+def test_a_fault_of_the_command_line_names_it_and_what_to_write_there():
+    stated = {"sft": {"epochs": 0}, "rl": {"stpes": 3}}
+    value = copy.deepcopy(PAPER)
+    for section, keys in stated.items():
+        value[section].update(keys)
+    with pytest.raises(ConfigError) as caught:
+        load(value, [str(ROOT / "config.yaml")], stated)
+    assert "--config: sft.epochs: 0: should be" in str(caught.value)
+    assert "--config: rl.stpes: unknown key; did you mean `steps`?\n  write:\n    --config rl='{steps: 3}'" in str(caught.value)

@@ -50,3 +50,10 @@ def test_a_profile_that_speaks_of_no_rule_is_stopped():
                           cwd=ROOT, text=True, capture_output=True)
     assert done.returncode != 0
     assert "set-resources: trace; did you mean `traces`?" in done.stdout + done.stderr
+
+
+def test_the_command_line_states_numbers_inside_a_value_too():
+    done = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n", "runs/sft/medium/log.jsonl", "--quiet", "host", "--config",
+                           "sft_pilots={medium: {max_rows: 800, epochs: 4}}"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sft-epoch4/manifest.json" in done.stdout and "sft-epoch5" not in done.stdout

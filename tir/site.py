@@ -7,6 +7,7 @@ named among an image's parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -57,12 +58,13 @@ class Site(Model):
     images: Images = Images()
 
 
-def load_site(section: Mapping[str, Any] | None, files: list[str]) -> Site:
+def load_site(section: Mapping[str, Any] | None, files: list[str], stated: Mapping[str, Any] = MappingProxyType({})) -> Site:
     """Validate a profile's `site` section.
 
     Args:
         section: None if no file has one, which is as it should be only for `config.yaml` alone.
         files: the YAML files of the configuration, `config.yaml` first.
+        stated: what `--config` laid over them, typed.
 
     Raises `ConfigError`, which names file and key of each fault.
     """
@@ -72,4 +74,4 @@ def load_site(section: Mapping[str, Any] | None, files: list[str]) -> Site:
     try:
         return Site.model_validate(section or {})
     except ValidationError as error:
-        raise ConfigError(render_errors(error, Site, section, files, "site")) from None
+        raise ConfigError(render_errors(error, Site, section, files, stated, "site")) from None

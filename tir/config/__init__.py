@@ -5,6 +5,7 @@ those belong to a profile.
 """
 
 from tir.config.arms import Arm
+from tir.config.command_line import typed
 from tir.config.data import Source
 from tir.config.evaluation import HelpersConfig
 from tir.config.experiment import Config, load
@@ -13,4 +14,4 @@ from tir.config.tools import PythonToolConfig, Tools, WebSearchToolConfig
 from tir.config.training import Reward, Rl, Sft
 
 __all__ = ["Arm", "Config", "HelpersConfig", "Model", "PythonToolConfig", "Reward", "Rl", "Sft", "Source", "Tools",
-           "WebSearchToolConfig", "load"]
+           "WebSearchToolConfig", "load", "typed"]

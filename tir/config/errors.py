@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,24 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tir.config.command_line import OPTION
 from tir.config.faults import Fault, faults_of, value_at
 
 
-def render_errors(error: ValidationError, root: type[BaseModel], given: Any, files: list[str], *at: str) -> str:
+def render_errors(error: ValidationError, root: type[BaseModel], given: Any, files: list[str], stated: Mapping[str, Any],
+                  *at: str) -> str:
     """All faults of a validation as one text, one block per fault.
 
     Args:
         error: what the validation of `given` by the model `root` raised.
         files: the YAML files that `given` was merged from, first to last.
+        stated: what `--config` laid over them.
         at: the key under which the files have it, where that is a section of its own.
     """
     faults = faults_of(error, root, given)
     faults = [fault for fault in faults if not _inherited(fault, given)] or faults
     count = f"{len(faults)} faults in the configuration" if len(faults) > 1 else "a fault in the configuration"
-    return "\n\n".join([count, *(_block(fault.below(*at), files) for fault in faults)])
+    return "\n\n".join([count, *(_block(fault.below(*at), files, stated) for fault in faults)])
 
 
 def _inherited(fault: Fault, given: Any) -> bool:
@@ -35,15 +39,25 @@ def _inherited(fault: Fault, given: Any) -> bool:
     return isinstance(arm, Mapping) and "base" in arm and path[2] not in arm
 
 
-def _block(fault: Fault, files: list[str]) -> str:
+def _block(fault: Fault, files: list[str], stated: Mapping[str, Any]) -> str:
     key = ".".join(map(str, fault.path)) or "(whole file)"
-    text = f"{_file_of(fault.path, files)}: {key}: {fault.reason[:1].lower()}{fault.reason[1:]}"
+    source = _source_of(fault.path, files, stated)
+    text = f"{source}: {key}: {fault.reason[:1].lower()}{fault.reason[1:]}"
     if fault.near:
         text += f"; did you mean `{fault.near}`?"
     if fault.paste is None:
         return text
-    snippet = yaml.safe_dump(_nested(*fault.paste), sort_keys=False, allow_unicode=True, width=100).rstrip()
-    return text + "\n  write:\n" + "\n".join(f"    {line}" for line in snippet.splitlines())
+    return f"{text}\n  write:\n{_snippet(_nested(*fault.paste), inline=source == OPTION)}"
+
+
+def _snippet(value: dict[str, Any], *, inline: bool) -> str:
+    """YAML to paste into a file, or the argument to write after `--config`."""
+    if inline:
+        key, _, given = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True,
+                                       width=10_000).strip()[1:-1].partition(": ")
+        return f"    {OPTION} {key}={shlex.quote(given)}"
+    lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip().splitlines()
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _nested(path: tuple, value: Any) -> Any:
@@ -55,21 +69,28 @@ def _nested(path: tuple, value: Any) -> Any:
     return value
 
 
-def _file_of(path: tuple, files: list[str]) -> str:
-    """The last file that sets the longest part of a path; that is where the reader must look."""
+def _source_of(path: tuple, files: list[str], stated: Mapping[str, Any]) -> str:
+    """The last source that sets the longest part of a path; that is where the reader must look."""
     best, depth = (files[0] if files else "configuration"), 0
-    for file in files:
-        try:
-            value: Any = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):
-            continue
-        reached = 0
-        for part in path:
-            try:
-                value = value[part]
-            except (KeyError, IndexError, TypeError):
-                break
-            reached += 1
+    for name, value in [*((file, _content(file)) for file in files), (OPTION, stated)]:
+        reached = _reached(path, value)
         if reached and reached >= depth:
-            best, depth = file, reached
+            best, depth = name, reached
     return best
+
+
+def _content(file: str) -> Any:
+    try:
+        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def _reached(path: tuple, value: Any) -> int:
+    """How many parts of a path a value has."""
+    for reached, part in enumerate(path):
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return reached
+    return len(path)

@@ -7,6 +7,7 @@ every arm is validated merged.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -100,12 +101,13 @@ class Config(Model):
         return self.sft if name == "full" else Sft.model_validate(self.sft.model_dump() | self.sft_pilots[name])
 
 
-def load(merged: Mapping[str, Any], files: list[str]) -> Config:
+def load(merged: Mapping[str, Any], files: list[str], stated: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Validate a merged configuration.
 
     Args:
         merged: what Snakemake hands over, without the profile's own `site` section.
         files: the YAML files it was merged from, first to last; named in errors.
+        stated: what `--config` laid over them, typed; named in errors.
 
     Raises:
         ConfigError: one error per fault, each with file:key, reason, nearest valid name and the YAML to paste.
@@ -113,4 +115,4 @@ def load(merged: Mapping[str, Any], files: list[str]) -> Config:
     try:
         return Config.model_validate({key: value for key, value in merged.items() if key != "site"})
     except ValidationError as error:
-        raise ConfigError(render_errors(error, Config, merged, files)) from None
+        raise ConfigError(render_errors(error, Config, merged, files, stated)) from None
