@@ -21,10 +21,7 @@ from tir.workflow import code_digest, operation, params
 configfile: "config.yaml"
 
 
-files = [
-    "config.yaml",
-    *map(str, getattr(workflow.config_settings, "configfiles", None) or []),
-]
+files = ["config.yaml", *map(str, workflow.config_settings.configfiles)]
 stated = typed(dict(workflow.config_settings.config))
 update_config(config, stated)
 try:
@@ -35,9 +32,8 @@ except ConfigError as error:
 
 # What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
 PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.python}
-HOST = (
-    sys.executable
-)  # small rules without a stack: downloads, selections, image builds
+# Small rules without a stack: downloads, selections, image builds.
+HOST = sys.executable
 ENDPOINT = SITE.retrieval_endpoint
 HELPER_ENDPOINT = SITE.helper_endpoint
 
@@ -72,8 +68,6 @@ include: "rules/plan.smk"
 
 localrules:
     all,
-    base_image,
-    image,
     fetch,
     fetch_model,
     system_prompt,

@@ -5,6 +5,12 @@ import shutil
 
 import tir.images
 
+
+localrules:
+    base_image,
+    image,
+
+
 IMAGE_SITE = params(SITE.images)
 HAS_TOOL = bool(shutil.which("apptainer") or shutil.which("singularity"))
 

@@ -54,7 +54,10 @@ if cfg.world:
         threads: 2
         params:
             code=code_digest("scripts.make_trajectories"),
-            config=params(cfg.world.stated(), tools=cfg.tools.of("math", "qa")),
+            config=params(
+                cfg.world.stated(),
+                tools={"python": cfg.tools.python, "search": cfg.tools.search},
+            ),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
             "--params {params.config:q} 2>&1 | tee {log}"

@@ -1,14 +1,16 @@
 # Reinforcement learning with verl: one run per arm and seed. Arms differ in nothing but the advantage.
 
 STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
+RL_TASKS = ("math", "qa")
 RL_OPERATION = operation(tools=cfg.tools)
+RL_INDEX = "index" if cfg.tools.ask_retrieval(*RL_TASKS) else "none"
 
 
 def rl_code(wildcards):
     shaping = (
         ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
     )
-    return code_digest("scripts.train_rl", *shaping)
+    return code_digest("scripts.train_rl", *shaping, *cfg.tools.modules(*RL_TASKS))
 
 
 rule rl:
@@ -19,7 +21,7 @@ rule rl:
         train="data/rl_train.parquet",
         validation="data/validation.parquet",
         prompt="data/system_prompt.txt",
-        index="index/manifest.json",
+        tools=cfg.tools.files(*RL_TASKS),
     output:
         metrics="runs/rl/{arm}/seed{seed}/metrics.jsonl",
         models=expand(
@@ -37,7 +39,7 @@ rule rl:
         config=params(
             # The study's list of seeds is no run's: a seed more makes no run again.
             cfg.rl.model_dump(mode="json", exclude={"seeds"}),
-            tools=cfg.tools.of("math", "qa"),
+            tools=cfg.tools.of(*RL_TASKS),
             device=cfg.device,
         ),
         arm=lambda w: params(
@@ -46,6 +48,6 @@ rule rl:
         ),
     shell:
         "{PYTHON[rl]} -m scripts.train_rl --model models/sft --train {input.train} --validation {input.validation} "
-        "--system-prompt {input.prompt} --index index --endpoint {ENDPOINT:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "
+        "--system-prompt {input.prompt} --index {RL_INDEX} --endpoint {ENDPOINT:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "
         "--models-dir models --arm {wildcards.arm} --seed {wildcards.seed} --coefficients {params.arm:q} "
         "--params {params.config:q} --operation {RL_OPERATION:q} 2>&1 | tee {log}"

@@ -2,18 +2,6 @@
 
 from functools import cache
 
-NEEDS_INDEX = {
-    task for task, route in cfg.evaluation_tools.routes.items() if "search" in route
-}
-
-
-def tool_data(wildcards):
-    """What the tools of a task answer from."""
-    task = cfg.benchmarks[wildcards.benchmark].task
-    index = ["index/manifest.json"] if task in NEEDS_INDEX else []
-    return index + cfg.evaluation_tools.cassettes(task)
-
-
 ROLLOUT_OPERATION = operation(cfg.evaluation, tools=cfg.evaluation_tools)
 
 
@@ -30,6 +18,11 @@ def rollout_settings(benchmark, size):
     )
 
 
+def rollout_code(task):
+    """The loop, and the tools of the task's route: another tool's code makes no trajectory again."""
+    return code_digest("scripts.generate_traces", *cfg.evaluation_tools.modules(task))
+
+
 rule traces:
     """Trajectories of a model on a benchmark, with the same loop as in training; resumes inside the benchmark."""
     input:
@@ -37,7 +30,7 @@ rule traces:
         model="models/{model}/manifest.json",
         questions="data/benchmarks/{benchmark}.jsonl",
         prompt="data/system_prompt.txt",
-        tools=tool_data,
+        tools=lambda w: cfg.evaluation_tools.files(cfg.benchmarks[w.benchmark].task),
     output:
         "{size}traces/{model}/{benchmark}.jsonl",
     log:
@@ -48,7 +41,7 @@ rule traces:
         container_of("eval")
     threads: 1
     params:
-        code=code_digest("scripts.generate_traces"),
+        code=lambda w: rollout_code(cfg.benchmarks[w.benchmark].task),
         config=lambda w: rollout_settings(w.benchmark, w.size),
     shell:
         "{PYTHON[rl]} -m scripts.generate_traces --model models/{wildcards.model} --items {input.questions} "

@@ -13,7 +13,7 @@ from tir.records import file_digest, read_json
 from tir.retrieval.sidecar import starting_server
 from tir.rollout import RolloutSettings
 from tir.settings import merged
-from tir.tools import by_tag, make_tools
+from tir.tools.registry import asks_retrieval, by_tag, files_of, make_tools, modules
 from tir.traces import TraceJob, generate_traces
 from tir.workflow import code_digest
 
@@ -42,7 +42,7 @@ async def generate(options) -> None:
         sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
     async with contextlib.AsyncExitStack() as stack:
         endpoint = None
-        if "search" in names:
+        if asks_retrieval(names):
             endpoint = stack.enter_context(starting_server(
                 options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
                 log_path=f"{options.output}.retrieval.log"))
@@ -56,19 +56,12 @@ async def generate(options) -> None:
 
 
 def the_work(options, prompt: str) -> dict:
-    """Names the work for resuming: all that decides a trajectory, the index only if the task searches it.
-
-    A cassette that still records decides nothing; one that is replayed does.
-    """
+    """Names the work for resuming: all that decides a trajectory; of the tools only what the task's route calls."""
     params, tools = options.params, options.params["tools"]
     route = tools["routes"][params["task"]]
-    files = [options.items]
-    if "search" in route:
-        files.append(f"{options.index}/manifest.json")
-    if "web_search" in route and tools["web_search"]["mode"] == "replay":
-        files.append(tools["web_search"]["cassette"])
+    files = [options.items, *files_of(route, tools, options.index)]
     return {"params": params, "prompt": prompt, "model": read_json(Path(options.model) / "manifest.json"),
-            "files": [file_digest(file) for file in files], "code": code_digest("scripts.generate_traces")}
+            "files": [file_digest(file) for file in files], "code": code_digest("scripts.generate_traces", *modules(route))}
 
 
 if __name__ == "__main__":

@@ -229,6 +229,60 @@ def test_an_arm_is_one_entry(workflow):
     assert re.search(r"rule rl:", text) and "arm=bold" in text
 
 
+TOOL = '''"""Tells the day of the week."""
+import asyncio, contextlib, datetime
+from tir.schema import Model
+from tir.tools.base import ToolResult
+from tir.tools.registry import ToolKind
+
+class DayConfig(Model):
+    """Settings of the day tool."""
+    language: str = "en"
+
+class Day:
+    async def call(self, body):
+        return ToolResult(datetime.date.fromisoformat(body).strftime("%A"), "ok", 0.0)
+
+@contextlib.contextmanager
+def _make(settings, endpoint):
+    yield Day()
+
+TOOL = ToolKind("search", DayConfig, _make)
+'''
+
+
+def test_a_tool_is_one_module(workflow):
+    (workflow / "tir/tools/day_tool.py").write_text(TOOL)
+    assert planned(workflow) == set()
+    edit(workflow / "profiles/laptop/tiny.yaml", "qa: [search]}", "qa: [python, day]}\n  day: {language: de}")
+    command = snakemake(workflow, "-n", "-p", "traces/sft/musique.jsonl", "traces/sft/gsm8k.jsonl")
+    given = [json.loads(params)["tools"] for params in re.findall(r"generate_traces .*--params '([^']+)'", command)]
+    assert [tools["day"] for tools in given if "day" in tools] == [{"language": "de"}]  # not gsm8k's, which does not call it
+    answer = subprocess.run([ROOT / ".venv/rl/bin/python", "-c", "import asyncio\nfrom tir.tools.registry import *\n"
+                             "with make_tools(['day'], {'day': {'language': 'de'}}, None) as tools:\n"
+                             "    print(asyncio.run(by_tag(tools, ['day'])['search'].call('2024-02-29')).text)"],
+                            cwd=workflow, text=True, capture_output=True)
+    assert answer.stdout == "Thursday\n", answer.stderr
+
+    finish(workflow)
+    append(workflow / "tir/tools/day_tool.py", "\n# changed\n")
+    again = planned(workflow)
+    assert "rl" in rules_of(again)  # trains on qa
+    assert "traces:sft,musique" in again and "traces:sft,gsm8k" not in again
+
+    edit(workflow / "profiles/laptop/tiny.yaml", "qa: [python, day]", "qa: [search, day]")
+    refused = subprocess.run([SNAKEMAKE, "--profile", "profiles/laptop", "-n"], cwd=workflow, text=True, capture_output=True)
+    assert "routes.qa has search and day, which answer the same tag, <search>; keep one" in refused.stdout + refused.stderr
+
+
+def test_a_tools_code_makes_only_what_calls_it(workflow):
+    for module in ("tools/web_search_tool.py", "websearch/cassette.py"):
+        append(workflow / "tir" / module, "\n# changed\n")
+    assert planned(workflow) == set()  # no benchmark of the laptop's searches the web
+    append(workflow / "tir/tools/python_tool.py", "\n# changed\n")
+    assert {"traces", "rl"} <= rules_of(planned(workflow))
+
+
 def last_step(directory: Path) -> int:
     import yaml
 

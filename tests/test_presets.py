@@ -82,8 +82,8 @@ def test_the_loop_reads_what_the_preset_says():
 def test_a_task_reads_only_its_own_tools():
     tools = configured("upstream").evaluation_tools
     assert set(tools.of("qa")) & {"python", "search", "web_search"} == {"python", "search"}
-    assert set(tools.of("qa")["routes"]) == {"qa"} and tools.cassettes("qa") == []
-    assert tools.cassettes("web") == ["data/web.sqlite"]
+    assert set(tools.of("qa")["routes"]) == {"qa"} and tools.files("qa") == ["index/manifest.json"]
+    assert tools.files("web") == ["data/web.sqlite"]
 
 
 def test_a_setting_of_one_tool_is_no_parameter_of_the_others():

@@ -5,10 +5,9 @@ import time
 
 import pytest
 
-from tir.config import PythonToolConfig
 from tir.errors import ToolUnavailable
 from tir.presets import PRESETS
-from tir.tools.python_tool import PythonTool
+from tir.tools.python_tool import PythonTool, PythonToolConfig
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_another_index_or_another_rule_of_the_reward_is_another_run(run, tmp_pat
         return launch._Run(run.settings, replace(run.inputs, **changes), run.directory, 1.0)._work()
 
     (tmp_path / "manifest.json").write_text("{}")
-    assert work(index=tmp_path)["index"] != work()["index"]
+    assert work(index=tmp_path, endpoint="http://127.0.0.1:1") != work(endpoint="http://127.0.0.1:1")
     assert {"tir/answers/math.py", "tir/tools/python_tool.py", "tir/rl/overrides.py", "tir/rl/agent_loop.py"} <= set(work()["code"])
     assert not any(file.startswith("aspo/") for file in work()["code"])  # grpo
     assert work(operation={"tools": {}}) == work()

@@ -271,7 +271,7 @@ def test_what_a_tool_answers_from_is_part_of_the_work(tmp_path, monkeypatch):
     for name in ("items", "cassette"):
         (tmp_path / name).write_text("1")
     given = SimpleNamespace(items=tmp_path / "items", index=tmp_path / "index", model=tmp_path, params={"task": "qa", "tools": {
-        "routes": {}, "web_search": {"mode": "replay", "cassette": str(tmp_path / "cassette")}}})
+        "routes": {}, "python": {}, "search": {}, "web_search": {"mode": "replay", "cassette": str(tmp_path / "cassette")}}})
 
     def changed(change, *route, mode="replay"):
         given.params["tools"]["routes"]["qa"], given.params["tools"]["web_search"]["mode"] = list(route), mode
@@ -290,7 +290,7 @@ def test_what_a_tool_answers_from_is_part_of_the_work(tmp_path, monkeypatch):
     assert changed(index, "python", "search") and not changed(index, "python", "web_search")
     assert changed(cassette, "web_search") and not changed(cassette, "search")
     assert not changed(cassette, "web_search", mode="record")
-    assert changed(lambda: monkeypatch.setattr("scripts.generate_traces.code_digest", lambda _: "edited"), "python")
+    assert changed(lambda: monkeypatch.setattr("scripts.generate_traces.code_digest", lambda *_: "edited"), "python")
 
 
 def test_a_passing_fault_is_retried_for_its_item_alone(tmp_path, tokenizer, monkeypatch):

@@ -13,11 +13,11 @@ from shared_data import SHARED, needs_shared
 
 from tir.errors import ConfigError, DataError, SearchUnavailable
 from tir.records import canonical_json
-from tir.tools import by_tag, make_tools
+from tir.tools.registry import by_tag, make_tools
 from tir.tools.web_search_tool import WebSearchTool
-from tir.websearch import make_web_search
 from tir.websearch.bing import pages, render_pages
 from tir.websearch.cassette import Cassette, CassetteSearch
+from tir.websearch.modes import make_web_search
 from tir.websearch.tavily import Tavily, as_bing
 
 PARAMETERS = {"max_results": 3, "search_depth": "basic"}

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tir.config import Model
+from tir.schema import Model
 from tir.config.errors import render_errors
 from tir.errors import ConfigError
 

@@ -9,9 +9,7 @@ from tir.config.command_line import typed
 from tir.config.data import Source
 from tir.config.evaluation import HelpersConfig
 from tir.config.experiment import Config, load
-from tir.config.model import Model
-from tir.config.tools import PythonToolConfig, Tools, WebSearchToolConfig
+from tir.config.tools import Tools
 from tir.config.training import Reward, Rl, Sft
 
-__all__ = ["Arm", "Config", "HelpersConfig", "Model", "PythonToolConfig", "Reward", "Rl", "Sft", "Source", "Tools",
-           "WebSearchToolConfig", "load", "typed"]
+__all__ = ["Arm", "Config", "HelpersConfig", "Reward", "Rl", "Sft", "Source", "Tools", "load", "typed"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tir.config.faults import Fault, Faults, not_among
-from tir.config.model import Model
+from tir.schema import Model
 
 
 class Arm(Model):

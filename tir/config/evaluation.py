@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tir.config.model import Model, operational
+from tir.schema import Model, operational
 from tir.config.tools import Tools
 
 

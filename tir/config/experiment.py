@@ -19,7 +19,7 @@ from tir.config.errors import render_errors
 from tir.config.evaluation import Evaluation
 from tir.config.faults import Faults
 from tir.config.judge import Judge
-from tir.config.model import Model, Name, RunName
+from tir.schema import Model, Name, RunName
 from tir.config.retrieval import Retrieval
 from tir.config.tables import FullSize, Statistics, Table, TraceSet
 from tir.config.tools import Tools

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from tir.config.model import NAMES
+from tir.schema import NAMES
 
 KEY = "[key]"  # pydantic's last part of a path where a name itself is at fault
 Path = tuple[str | int, ...]

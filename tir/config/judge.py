@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tir.config.model import Model, Name, Share, operational
+from tir.schema import Model, Name, Share, operational
 
 
 class Judge(Model):

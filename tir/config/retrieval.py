@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from tir.config.model import Model
+from tir.schema import Model
 
 
 class Encoder(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from tir.config.faults import Fault, Faults
-from tir.config.model import Model, Name
+from tir.schema import Model, Name
 
 _MODEL_PATTERN = r"^(published|sft|sft-[a-z]\w*|[A-Za-z][\w.]*@(\d+|first|last))$"
 

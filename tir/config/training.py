@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tir.config.faults import Fault
-from tir.config.model import Model, Share
+from tir.schema import Model, Share
 
 
 class Sft(Model):

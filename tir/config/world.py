@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tir.config.model import Model, Share
+from tir.schema import Model, Share
 
 
 class Made(Model):

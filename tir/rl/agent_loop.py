@@ -41,8 +41,8 @@ from tir.records import read_json
 from tir.reward import Reward, RewardSettings, reward
 from tir.rl.server_engine import ServerEngine, end_ids
 from tir.rollout import RolloutSettings, Trajectory, rollout
-from tir.tools import by_tag, make_tools
 from tir.tools.base import Tool
+from tir.tools.registry import by_tag, make_tools
 
 _ATTEMPTS = 3
 

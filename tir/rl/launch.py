@@ -40,6 +40,7 @@ from tir.rl.metrics import drop_records, read_log
 from tir.rl.overrides import RunFiles, environment, overrides, rollout_dtype
 from tir.rl.settings import RlSettings
 from tir.settings import merged
+from tir.tools.registry import files_of, kind, modules
 from tir.workflow import code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,11 +155,14 @@ class _Run:
         # What runs inside verl's processes, and what they are told; the launcher itself decides no result. The shaping
         # term's name is not written out, so that an arm without one does not depend on its code (see `tir.workflow.code`).
         shaping = [f"{self.settings.estimator}.integration"] if self.settings.estimator != "grpo" else []
-        files = code("tir.rl.agent_loop", "tir.rl.overrides", *shaping)
+        tools = _tools(self.settings, inputs)
+        route = sorted({name for names in tools["routes"].values() for name in names})
+        files = code("tir.rl.agent_loop", "tir.rl.overrides", *shaping, *modules(route))
+        answered_from = files_of([name for name in route if inputs.index or not kind(name).retrieval], tools, inputs.index or "")
         return {"settings": asdict(self.settings), "system_prompt": inputs.system_prompt,
                 "train": file_digest(inputs.train), "validation": file_digest(inputs.validation),
                 "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
-                "index": file_digest(inputs.index / "manifest.json") if inputs.index else None,
+                "answered_from": {file: file_digest(file) for file in answered_from},
                 "code": {file: file_digest(ROOT / file) for file in files}}
 
     def _last_policy(self) -> Path:
@@ -300,11 +304,10 @@ class _Run:
 
 
 def _tools(settings: RlSettings, inputs: RunInputs) -> dict[str, Any]:
-    """The tool settings; without a retrieval server no route leads to search."""
+    """The tool settings; without a retrieval server no route leads to a tool that asks it."""
     tools = merged(settings.tools, inputs.operation.get("tools", {}))
-    if inputs.endpoint:
-        return tools
-    routes = {task: [name for name in names if name != "search"] for task, names in tools["routes"].items()}
+    routes = {task: [name for name in names if inputs.endpoint or not kind(name).retrieval]
+              for task, names in tools.get("routes", {}).items()}
     return {**tools, "routes": routes}
 
 

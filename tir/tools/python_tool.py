@@ -14,16 +14,38 @@ import os
 import queue
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from typing import Any, Literal
+
+from pydantic import Field
 
 from tir.errors import ConfigError, ToolUnavailable
+from tir.schema import Model, operational
 from tir.tools.base import ToolResult, cap
+from tir.tools.registry import ToolKind
 from tir.tools.sandbox import levels
 from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.worker import Worker
 
 _MOST_WORKERS = 16
+
+
+class PythonToolConfig(Model):
+    """Settings of the Python tool."""
+
+    timeout_s: float = Field(5.0, gt=0, le=600, description="seconds; upstream code 5, the paper's text 30")
+    memory_mb: int = Field(2048, ge=256, le=65536, description="MiB of address space")
+    output_chars: int = Field(400, ge=16, le=100_000, description="cap on the payload, both ends kept")
+    empty_output: str = Field("Done", description='payload of code that prints nothing; upstream RL "Done", evaluation ""')
+    timeout_text: str | None = Field(None, description="payload of a call that ran too long; null names the limit")
+    unnamed_errors: Literal["type", "empty"] = Field("type", description="payload of an exception without words")
+    refuse: list[str] = Field([], description="code with one of these strings fails unrun; upstream input( and os.system(")
+    minimum_level: int = Field(2, ge=0, le=3, description="sandbox level below which nothing runs; tir/tools/sandbox/levels.py")
+    workers: int | None = operational(None, ge=1, le=256, description="calls that run at once; null: the job's cores, at most 16")
+    queue_timeout_s: float = operational(300.0, gt=0, le=3600, description="seconds a call may wait for a worker: a fault beyond")
+    recycle_after: int = operational(10_000, ge=1, description="calls after which a worker is replaced")
 
 
 class PythonTool:
@@ -180,3 +202,13 @@ class PythonTool:
 
     def __exit__(self, *_):
         self.close()
+
+
+@contextlib.contextmanager
+def _make(settings: Mapping[str, Any], endpoint: str | None) -> Iterator[PythonTool]:
+    with PythonTool(**settings) as tool:
+        tool.start()  # a machine whose sandbox is too weak is refused now, not at the first call
+        yield tool
+
+
+TOOL = ToolKind("python", PythonToolConfig, _make)

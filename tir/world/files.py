@@ -69,7 +69,7 @@ def write_trajectories(world_directory: str | Path, index_directory: str | Path,
         world_directory: the directory `write_world` wrote; its corpus must be the one `params` describes.
         index_directory: a finished index over the corpus.
         output: the JSON file.
-        params: the `world` section plus `tools` (`python`, `search`, `leading_space`).
+        params: the `world` section plus `tools` (`python`, `search`).
     """
     from tir.retrieval.index import load_index
     from tir.retrieval.render import render_passages
