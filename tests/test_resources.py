@@ -9,7 +9,7 @@ import yaml
 
 from tir.config import load
 from tir.errors import ConfigError
-from tir.needs import Job, minutes, plan, wants_gpu
+from tir.needs import Job, disk_gb, minutes, plan, wants_gpu
 from tir.profile import require_rules
 from tir.resources import collect, write
 
@@ -82,3 +82,14 @@ def test_a_profile_speaks_of_rules_there_are():
         require_rules({"set-resources": ["trace", "rl"], "set-threads": ["judgement"]}, ["rl", "traces"])
     assert "profile: names that no rule has\n  set-resources: trace; did you mean `traces`?\n" in str(caught.value)
     assert "set-threads: judgement; delete it" in str(caught.value)
+
+
+def test_checkpoints_are_counted_while_they_are_kept(paper_config):
+    def checkpoints(*rules: str) -> float:
+        return disk_gb([Job(rule, {}) for rule in rules], paper_config, "cuda")["checkpoints while training"]
+
+    one = 16 * 3  # GB, of 3 B parameters
+    assert checkpoints("traces") == 0 and checkpoints("rl") == 2 * one == checkpoints("rl", "scores")
+    assert checkpoints("sft") == paper_config.sft.epochs * one
+    assert checkpoints(*6 * ["rl"]) == 4 * 2 * one
+    assert checkpoints("sft_smoke") == paper_config.pilot("smoke").epochs * one

@@ -21,6 +21,7 @@ MINUTES_OF = {  # per unit of work: (minutes, unit, where the figure comes from)
 }
 CPU_MINUTES = 2.0  # any other job: mostly its start
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master, gradients' moments and weights
+CHECKPOINTS_KEPT, RUNS_AT_ONCE = 2, 4  # of an RL run; the runs at once are a guess
 IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
 
 
@@ -83,18 +84,22 @@ def parameters(config: Config) -> float:
 
 
 def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, float]:
-    """Disk that the planned jobs fill, by what fills it, in GB. RL checkpoints are counted for runs side by side."""
+    """Disk that the planned jobs fill, by what fills it, in GB. Checkpoints are counted for runs side by side."""
     jobs = list(jobs)
     count = {rule: sum(job.rule == rule for job in jobs) for rule in ("sft", "rl", "index", "image", "fetch_model")}
     weights = parameters(config) * BYTES_PER_PARAMETER["weights"] / 1e9
     checkpoint = parameters(config) * BYTES_PER_PARAMETER["checkpoint"] / 1e9
     rows = config.data.corpus.rows or 0
-    kept = config.rl.steps // config.rl.save_every
+    saved = config.rl.steps // config.rl.save_every
+    planned = {job.rule for job in jobs}
+    epochs = [config.sft.epochs] if "sft" in planned else []
+    epochs += [config.pilot(name).epochs for name in config.sft_pilots if f"sft_{name}" in planned]
+    kept = max(0, *epochs, min(count["rl"], RUNS_AT_ONCE) * min(saved, CHECKPOINTS_KEPT))
     return {
         "images": count["image"] * IMAGE_GB[hardware],
         "corpus and index": count["index"] * rows * (768 * 2 + 650) / 1e9,
-        "models": weights * (count["fetch_model"] + count["sft"] * (config.sft.epochs + 1) + 2 * count["rl"] * kept),
-        "checkpoints while training": checkpoint * max(count["sft"] * config.sft.epochs, min(count["rl"], 4)),
+        "models": weights * (count["fetch_model"] + count["sft"] * (config.sft.epochs + 1) + 2 * count["rl"] * saved),
+        "checkpoints while training": checkpoint * kept,
     }
 
 
