@@ -72,7 +72,7 @@ lint: environments
 	.venv/workflow/bin/snakefmt --check Snakefile rules
 
 clean-results:
-	rm -rf data models index runs traces scores judge n500 results logs benchmarks .snakemake  # cache/ keeps paid verdicts
+	rm -rf data models index runs traces scores judge n500 results logs benchmarks .snakemake  # cache/ keeps what was paid for: verdicts, searches
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo

@@ -4,7 +4,11 @@ WORLD_FILES = [
     "corpus.jsonl",
     "rl_train.parquet",
     "rl_validation.parquet",
-    *(f"benchmarks/{name}.jsonl" for name in cfg.benchmarks),
+    *(
+        f"benchmarks/{name}.jsonl"
+        for name, each in cfg.benchmarks.items()
+        if each.source.kind == "world"
+    ),
 ]
 SOURCES = {
     "sft.json": cfg.data.sft,

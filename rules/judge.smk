@@ -2,7 +2,10 @@
 
 JUDGE_ENDPOINT = SITE.judge_endpoint
 JUDGE_OPERATION = operation(cfg.judge)
-
+# A standing server has its weights where it is: what is known of it is the model's source.
+JUDGE_STANDS = (
+    JUDGE_ENDPOINT != "none" and cfg.judge.model in type(cfg.model).model_fields
+)
 
 JUDGED = {
     (model, each.benchmark)
@@ -22,7 +25,7 @@ rule judge:
     input:
         image=image("eval"),
         words="tir/judge/calibration.yaml",
-        model=f"models/{cfg.judge.model}/manifest.json",
+        model=[] if JUDGE_STANDS else f"models/{cfg.judge.model}/manifest.json",
         traces="traces/{model}/{benchmark}.jsonl",
     output:
         "judge/{model}/{benchmark}.jsonl",
@@ -35,7 +38,13 @@ rule judge:
         container_of("eval")
     params:
         code=code_digest("scripts.judge_traces"),
-        config=lambda w: params(cfg.judge, task=cfg.benchmarks[w.benchmark].task),
+        config=lambda w: params(
+            cfg.judge,
+            task=cfg.benchmarks[w.benchmark].task,
+            **(
+                {"stands": getattr(cfg.model, cfg.judge.model)} if JUDGE_STANDS else {}
+            ),
+        ),
         model=f"models/{cfg.judge.model}",
     shell:
         "{PYTHON[rl]} -m scripts.judge_traces --traces {input.traces} --model {params.model} "

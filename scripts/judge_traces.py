@@ -17,7 +17,7 @@ from tir.workflow import code
 def main() -> None:
     parse = cli.parser(__doc__)
     parse.add_argument("--traces", required=True, help="trace records (JSON Lines)")
-    parse.add_argument("--model", required=True, help="directory of the judge's model, with its manifest")
+    parse.add_argument("--model", required=True, help="directory of the judge's model, with its manifest, unless a server stands")
     parse.add_argument("--endpoint", default="none", help="a server that runs already, or none: start one if needed")
     parse.add_argument("--cache", required=True, help="SQLite file of verdicts")
     parse.add_argument("--output", required=True, help="verdicts to write (JSON Lines)")
@@ -26,7 +26,8 @@ def main() -> None:
     wanted, traces = merged(arguments.params, arguments.operation), read_jsonl(arguments.traces)
     ruled = by_rules(traces, wanted["task"])
     request = {key: wanted[key] for key in ("seed", "max_tokens", "choices")}
-    identity = {"name": wanted["name"], "manifest": read_json(f"{arguments.model}/manifest.json"), **request}
+    manifest = wanted.get("stands") or read_json(f"{arguments.model}/manifest.json")
+    identity = {"name": wanted["name"], "manifest": manifest, **request}
     cache = VerdictCache(arguments.cache, identity)
     own = judge_server(lambda port: command(wanted["engine"], arguments.model, wanted["name"], port, wanted["gpus"]),
                        log_path=arguments.server_log)

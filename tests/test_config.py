@@ -106,6 +106,8 @@ def test_arms_inherit():
     (lambda c: c["arms"].update(q={"base": "aspo", "delta": -2.0}), ["arms.q", "only mode clipped reads delta -2"]),
     (lambda c: c["data"]["sft"].update(repo=None), ["kind hub needs `repo`"]),
     (lambda c: c["data"]["corpus"].update(kind="world"), ["needs a `world:` section"]),
+    (lambda c: c["benchmarks"].update(gsm9k={**c["benchmarks"]["gsm8k"], "source": {"kind": "world"}}) or c.update(world={}),
+     ["benchmarks.gsm9k: the world makes no benchmark gsm9k", "did you mean `gsm8k`"]),
 ])
 def test_a_fault_says_where_why_and_what_to_write(change, words):
     text = fault(change)

@@ -24,8 +24,8 @@ def records(table):
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def facts(names=TASKS):
-    return [{"name": name, "label": name, "task": TASKS[name], "n": 30} for name in names]
+def facts(names=TASKS, kept=True):
+    return [{"name": name, "label": name, "task": TASKS[name], "n": 30, "kept": kept} for name in names]
 
 
 @needs_shared
@@ -75,6 +75,17 @@ def test_spelling_does_not_hide_an_overlap_and_sft_rows_are_read(tmp_path):
     rows = records(tables[""])
     assert [(row["file"], row["overlap"]) for row in rows] == [("sft", 1), ("validation", 0), ("sft", 0)]
     assert records(tables["files"])[0]["duplicates"] == 1
+
+
+def test_a_benchmark_not_kept_from_validation_may_overlap_it(tmp_path):
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "What is 2+2?", "answer": "4"}) + "\n")
+    frame = pd.DataFrame({"question": ["What is 2+2?"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"style": "rule"}]})
+    frame.to_parquet(tmp_path / "validation.parquet")
+    files = Inputs(data=[tmp_path / "validation.parquet", tmp_path / "gsm8k.jsonl"])
+    tables = build("leakage", files, {"benchmarks": facts(["gsm8k"], kept=False), "decontaminated": "validation"})
+    assert [row["overlap"] for row in records(tables[""])] == [1]
+    with pytest.raises(DataError, match="overlaps a benchmark"):
+        build("leakage", files, {"benchmarks": facts(["gsm8k"]), "decontaminated": "validation"})
 
 
 def test_the_papers_impossible_cells_are_named():

@@ -216,6 +216,7 @@ def test_a_benchmark_is_one_entry_and_trains_nothing_if_told(workflow):
     entry = "  later: {label: Later, task: math, metric: em, kept_from_validation: false, source: {kind: local, path: later.jsonl}}\n"
     edit(workflow / "config.yaml", "benchmarks:\n", "benchmarks:\n" + entry)
     assert {"traces", "scores"} <= rules_of(planned(workflow)) and "rl" not in rules_of(planned(workflow))
+    assert "benchmarks/later.jsonl" not in snakemake(workflow, "-n", "--forcerun", "world").partition("rule world:")[2].partition("log:")[0]
     edit(workflow / "config.yaml", "kept_from_validation: false, ", "")  # its questions may be among the validation rows
     assert "rl" in rules_of(planned(workflow))
 

@@ -83,7 +83,7 @@ def test_a_task_reads_only_its_own_tools():
     tools = configured("upstream").evaluation_tools
     assert set(tools.of("qa")) & {"python", "search", "web_search"} == {"python", "search"}
     assert set(tools.of("qa")["routes"]) == {"qa"} and tools.files("qa") == ["index/manifest.json"]
-    assert tools.files("web") == ["data/web.sqlite"]
+    assert tools.files("web") == ["cache/web.sqlite"]
 
 
 def test_a_setting_of_one_tool_is_no_parameter_of_the_others():

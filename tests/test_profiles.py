@@ -57,3 +57,14 @@ def test_the_command_line_states_numbers_inside_a_value_too():
                            "sft_pilots={medium: {max_rows: 800, epochs: 4}}"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sft-epoch4/manifest.json" in done.stdout and "sft-epoch5" not in done.stdout
+
+
+def test_a_standing_judges_weights_are_not_fetched():
+    def models(*more: str) -> set[str]:
+        done = subprocess.run([SNAKEMAKE, "--profile", "slurm", "-n", "judge/published/gsm8k.jsonl", "--quiet", "host", *more],
+                              cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(re.findall(r"output: models/(\w+)/manifest.json", done.stdout))
+
+    assert models() == {"published", "judge"}
+    assert models("--config", "site={judge_endpoint: 'http://127.0.0.1:1'}") == {"published"}

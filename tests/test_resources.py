@@ -26,6 +26,16 @@ def test_rows_hold_gpus_and_hours(tmp_path):
     assert set(rows) == {"rl", "world"}
 
 
+def test_a_larger_samples_jobs_count_for_their_stage(tmp_path):
+    path = tmp_path / "benchmarks/n500/traces/sft/gsm8k.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\th:m:s\tmax_rss\tcpu_time\n3600.0\t1:00:00\t300.0\t1200.0\n")
+    report = tmp_path / "efficiency_report_run.csv"
+    report.write_text("RuleName,CPU Efficiency (%),Memory Usage (%)\nrule_traces_wildcards_n500/_sft_gsm8k,40,50\n")
+    (row,) = collect(tmp_path / "benchmarks", {"traces": "gpu:a10g:1"}, [report])
+    assert (row["stage"], row["job"], row["gpu_hours"], row["cpu_percent"]) == ("traces", "n500/sft/gsm8k", 1.0, 40.0)
+
+
 def test_efficiency_comes_from_the_slurm_plugins_own_report(tmp_path):
     """The report as the plugin writes it, from lines as sacct prints them: a job, and a step that did its work."""
     program = """
@@ -93,3 +103,8 @@ def test_checkpoints_are_counted_while_they_are_kept(paper_config):
     assert checkpoints("sft") == paper_config.sft.epochs * one
     assert checkpoints(*6 * ["rl"]) == 4 * 2 * one
     assert checkpoints("sft_smoke") == paper_config.pilot("smoke").epochs * one
+
+
+def test_a_fetched_model_weighs_what_its_own_name_says(paper_config):
+    fetched = [Job("fetch_model", {"model": name}) for name in ("base", "judge")]
+    assert disk_gb(fetched, paper_config, "cuda")["models"] == 2 * (3 + 72)

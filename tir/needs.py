@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tir.config import Config
+from tir.config import Config, Source
 
 MINUTES_OF = {  # per unit of work: (minutes, unit, where the figure comes from)
     "sft": (95.2 / 161_913, "row and epoch", "Table 8"),
@@ -77,18 +77,19 @@ def minutes(job: Job, config: Config) -> float:
     return CPU_MINUTES
 
 
-def parameters(config: Config) -> float:
-    """Parameters of the base model, read off its name (`Qwen2.5-3B`); 0 where the name does not say."""
-    found = re.search(r"(\d+(?:\.\d+)?)B\b", config.model.base.repo or config.model.base.path or "")
+def parameters(source: Source | None) -> float:
+    """Parameters of a model, read off its name (`Qwen2.5-3B`); 0 where the name does not say."""
+    found = re.search(r"(\d+(?:\.\d+)?)B\b", source and (source.repo or source.path) or "")
     return float(found[1]) * 1e9 if found else 0.0
 
 
 def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, float]:
     """Disk that the planned jobs fill, by what fills it, in GB. Checkpoints are counted for runs side by side."""
     jobs = list(jobs)
-    count = {rule: sum(job.rule == rule for job in jobs) for rule in ("sft", "rl", "index", "image", "fetch_model")}
-    weights = parameters(config) * BYTES_PER_PARAMETER["weights"] / 1e9
-    checkpoint = parameters(config) * BYTES_PER_PARAMETER["checkpoint"] / 1e9
+    count = {rule: sum(job.rule == rule for job in jobs) for rule in ("sft", "rl", "index", "image")}
+    weights = parameters(config.model.base) * BYTES_PER_PARAMETER["weights"] / 1e9
+    checkpoint = parameters(config.model.base) * BYTES_PER_PARAMETER["checkpoint"] / 1e9
+    fetched = sum(parameters(getattr(config.model, job.wildcards["model"])) for job in jobs if job.rule == "fetch_model")
     rows = config.data.corpus.rows or 0
     saved = config.rl.steps // config.rl.save_every
     planned = {job.rule for job in jobs}
@@ -98,7 +99,7 @@ def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, flo
     return {
         "images": count["image"] * IMAGE_GB[hardware],
         "corpus and index": count["index"] * rows * (768 * 2 + 650) / 1e9,
-        "models": weights * (count["fetch_model"] + count["sft"] * (config.sft.epochs + 1) + 2 * count["rl"] * saved),
+        "models": fetched * BYTES_PER_PARAMETER["weights"] / 1e9 + weights * (count["sft"] * (config.sft.epochs + 1) + 2 * count["rl"] * saved),
         "checkpoints while training": checkpoint * kept,
     }
 

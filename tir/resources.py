@@ -20,7 +20,8 @@ def collect(benchmarks: str | os.PathLike, gres: Mapping[str, str], reports: Ite
     """One row per finished job, by stage and name.
 
     Args:
-        benchmarks: directory of benchmark files: `sft.tsv`, `rl/{arm}-seed{seed}.tsv`, `traces/{model}/{benchmark}.tsv`, ...
+        benchmarks: directory of benchmark files: `sft.tsv`, `rl/{arm}-seed{seed}.tsv`, `traces/{model}/{benchmark}.tsv`,
+            `n500/traces/...`, ...
         gres: GPUs per stage as Slurm spells them.
         reports: efficiency reports of Snakemake's Slurm plugin: how much of what a job asked for it used, in percent.
             Empty for a job that Slurm's accounts do not know.
@@ -28,15 +29,17 @@ def collect(benchmarks: str | os.PathLike, gres: Mapping[str, str], reports: Ite
     rows, used = [], _efficiency(reports)
     for path in sorted(Path(benchmarks).rglob("*.tsv")):
         parts = path.relative_to(benchmarks).with_suffix("").parts
+        size = parts[:1] if re.fullmatch(r"n\d+", parts[0]) else ()  # a larger sample's trees repeat the stages
+        stage, *job = parts[len(size) :]
         measured = _last(path)
         if measured is None:
             continue
-        kind, number = Job(parts[0], {}, gres.get(parts[0], "")).gpu
+        kind, number = Job(stage, {}, gres.get(stage, "")).gpu
         seconds = float(measured["s"])
-        rows.append({"stage": parts[0], "job": "/".join(parts[1:]), "gpus": number, "gpu_type": kind,
+        rows.append({"stage": stage, "job": "/".join([*size, *job]), "gpus": number, "gpu_type": kind,
                      "seconds": round(seconds, 1), "gpu_hours": round(number * seconds / 3600, 4),
                      "max_rss_mb": measured.get("max_rss", ""), "cpu_seconds": measured.get("cpu_time", "")}
-                    | used.get(_key(*parts), dict.fromkeys(_USED, "")))
+                    | used.get(_key(stage, *size, *job), dict.fromkeys(_USED, "")))
     return rows
 
 

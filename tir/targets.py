@@ -154,7 +154,7 @@ class Targets:
             return params(judge=self.cfg.judge.name, decides=self.cfg.judge.decides)
         if name == "leakage":
             clean = "validation" if self.cfg.data.validation.decontaminate else None
-            facts = [{"name": each, "label": item.label, "task": item.task, "n": item.n}
+            facts = [{"name": each, "label": item.label, "task": item.task, "n": item.n, "kept": item.kept_from_validation}
                      for each, item in self.cfg.benchmarks.items()]
             return params(benchmarks=facts, decontaminated=clean)
         if name == "figure4":

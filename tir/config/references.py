@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.training import Sft
 from tir.tables.reference import models
+from tir.world.benchmarks import BENCHMARKS as WORLD_BENCHMARKS
 
 if TYPE_CHECKING:
     from tir.config.experiment import Config
@@ -124,6 +125,9 @@ def _world(config: Config) -> Iterator[Fault]:
         yield Fault((*made[0], "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))
     if model.base.kind == "world" and config.tiny_model is None:
         yield Fault(("model", "base", "kind"), "a model of kind world needs a `tiny_model:` section", paste=(("tiny_model",), {"seed": 0}))
+    for name, each in config.benchmarks.items():
+        if each.source.kind == "world" and name not in WORLD_BENCHMARKS:
+            yield not_among(("benchmarks", name), name, WORLD_BENCHMARKS, f"the world makes no benchmark {name}")
     for name in ("published", "judge"):
         source = getattr(model, name)
         if source and source.kind == "world":

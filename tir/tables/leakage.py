@@ -45,7 +45,8 @@ def leakage(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
     """Overlap of every training and validation file with every benchmark, and with each other.
 
     Input `data`: Parquet files of RL, SFT rows (`.json`), benchmark files (`.jsonl`). Params: benchmarks: [{name,
-    label, task, n}]; decontaminated: name of the Parquet file that must be clean, or null.
+    label, task, n, kept}], `kept` from the validation rows; decontaminated: name of the Parquet file that must be clean of
+    those, or null.
 
     Raises `DataError` if the file that must be clean is not.
     """
@@ -58,7 +59,8 @@ def leakage(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
     rows = [_overlap(each, other, known[other.name]) for each in others for other in benchmarks]
     rows += [_overlap(each, other, {}) for number, each in enumerate(others) for other in others[number + 1 :]]
     clean = params.get("decontaminated")
-    leaks = [row for row in rows if row[0] == clean and row[1] in {each["label"] for each in known.values()} and row[3]]
+    kept = {each["label"] for each in known.values() if each["kept"]}
+    leaks = [row for row in rows if row[0] == clean and row[1] in kept and row[3]]
     if leaks:
         raise DataError("the validation set overlaps a benchmark", where=clean, why=f"{leaks[0][3]} rows stand in {leaks[0][1]}",
                         remedy=f"rm data/{clean}.parquet  # then run again; validation.decontaminate makes it clean")

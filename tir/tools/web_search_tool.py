@@ -22,7 +22,7 @@ class WebSearchToolConfig(Model):
     mode: Literal["replay", "record", "live"] = Field(
         "replay", description="replay: the cassette alone, no network; record: the cassette, and what it lacks from the "
                               "provider; live: always the provider")
-    cassette: str = Field("data/web.sqlite", description="recorded answers, by query, provider and parameters")
+    cassette: str = Field("cache/web.sqlite", description="recorded answers, by query, provider and parameters")
     top_k: int = Field(10, ge=1, le=20, description="results per query; upstream 10")
     depth: Literal["basic", "advanced"] = Field("basic", description="Tavily's search_depth; advanced costs twice")
     layout: Literal["titled", "snippets"] = Field(

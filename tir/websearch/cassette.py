@@ -48,7 +48,7 @@ class Cassette:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DataError("a cassette cannot be made here", where=str(path), why=str(error),
-                                remedy="tools: {web_search: {cassette: data/web.sqlite}}") from None
+                                remedy="tools: {web_search: {cassette: cache/web.sqlite}}") from None
         elif not self.path.is_file():
             raise DataError("no cassette to replay", where=str(path),
                             remedy="tools: {web_search: {mode: record}}  # once, with a key; or put the file there")
