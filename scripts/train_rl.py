@@ -54,7 +54,7 @@ def main() -> None:
         shutil.copytree(policy, target)
         write_manifest(target, model_id=name, arm=options.arm, step=step, seed=options.seed)
     write_provenance(directory / "metrics.jsonl", config={"arm": options.arm, **options.coefficients, **options.params},
-                     seed=options.seed, image=None, packages=("verl", "vllm", "torch", "transformers", "ray"),
+                     seed=options.seed, packages=("verl", "vllm", "torch", "transformers", "ray"),
                      model=_model_of(options.model))
     delivered(directory)
 

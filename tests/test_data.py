@@ -134,10 +134,25 @@ def test_writes_are_atomic(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
+def test_provenance_names_the_image_and_its_checksum(tmp_path, monkeypatch):
+    from tir.records import write_provenance
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APPTAINER_NAME", "analysis.sif")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "t.csv").write_text("a,b\n")
+    for build, sha256 in ((None, None), ('{"sha256": "0f"}', "0f")):
+        if build:
+            (tmp_path / "images/analysis.build.json").write_text(build)
+        write_provenance("t.csv", config={})
+        assert json.loads((tmp_path / "t.csv.provenance.json").read_text())["image"] == {"file": "analysis.sif", "sha256": sha256}
+
+
 def test_provenance_names_what_made_a_result(tmp_path):
     from tir.records import write_provenance
 
     (tmp_path / "t.csv").write_text("a,b\n")
     write_provenance(tmp_path / "t.csv", config={"b": 1, "a": 2}, code=[__file__], seed=3, packages=("pytest",))
     made = json.loads((tmp_path / "t.csv.provenance.json").read_text())
+    assert made["image"] is None
     assert made["seed"] == 3 and "pytest" in made["versions"] and len(made["sha256"]) == 64

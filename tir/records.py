@@ -173,15 +173,23 @@ def versions(*distributions: str) -> dict[str, str]:
     return found
 
 
+def _image() -> dict[str, str | None] | None:
+    """The container image this process runs in, with the checksum its build left beside it; None outside of one."""
+    name = os.environ.get("APPTAINER_NAME")
+    if not name:
+        return None
+    build = Path("images", name).with_suffix(".build.json")
+    return {"file": name, "sha256": read_json(build)["sha256"] if build.exists() else None}
+
+
 def write_provenance(result: str | os.PathLike, *, config: Any, code: Iterable[str | os.PathLike] = (),
-                     seed: int | None = None, image: str | None = None, packages: tuple[str, ...] = (), **more: Any) -> None:
-    """Write `<result>.provenance.json`: digests of configuration and code, image, versions, seed.
+                     seed: int | None = None, packages: tuple[str, ...] = (), **more: Any) -> None:
+    """Write `<result>.provenance.json`: digests of configuration, code and image, versions, seed.
 
     Args:
         result: the result file described.
         config: the sub-configuration that produced it (a JSON value; never secrets).
         code: local source files that took part.
-        image: digest of the container image, if one was used.
         packages: distributions whose versions matter.
     """
     sources = sorted(str(path) for path in code)
@@ -191,7 +199,7 @@ def write_provenance(result: str | os.PathLike, *, config: Any, code: Iterable[s
         "config": config,
         "config_digest": digest(config),
         "code_digest": digest({path: file_digest(path) for path in sources}),
-        "image": image or os.environ.get("APPTAINER_NAME"),
+        "image": _image(),
         "versions": versions(*packages),
         "seed": seed,
         **more,

@@ -89,8 +89,8 @@ def make_tiny_model(text: Iterable[str], directory: str | Path, settings: TinyMo
     not fit together.
     """
     if settings.hidden % settings.heads or settings.hidden // settings.heads not in (32, 64, 96, 128):
-        raise ConfigError("head size not served on CPU", where="model.heads",
-                          why=f"hidden {settings.hidden} / heads {settings.heads}", remedy="model: {hidden: 192, heads: 6}")
+        raise ConfigError("head size not served on CPU", where="tiny_model.heads",
+                          why=f"hidden {settings.hidden} / heads {settings.heads}", remedy="tiny_model: {hidden: 192, heads: 6}")
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
