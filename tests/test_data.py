@@ -1,6 +1,10 @@
 """Inputs: real upstream files, and every way a file can be wrong."""
 
 import json
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
@@ -132,6 +136,35 @@ def test_writes_are_atomic(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="No space left"):
         write_jsonl(tmp_path / "b.jsonl", [{"b": 1}])
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A web server of one directory: (directory, its address)."""
+    (tmp_path / "served").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_file_is_taken_out_of_its_archive(tmp_path, served):
+    directory, address = served
+    with zipfile.ZipFile(directory / "corpus.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("wiki.jsonl", '{"id": "0", "contents": "\\"A\\"\\nb"}\n' * 1000)
+    source = {"kind": "url", "url": f"{address}/corpus.zip", "member": "wiki.jsonl", "rows": 1000}
+    fetch_file("corpus.jsonl", source, tmp_path / "data/corpus.jsonl")
+    assert len((tmp_path / "data/corpus.jsonl").read_text().splitlines()) == 1000
+    with pytest.raises(DataError, match="no such file in the archive.*other.jsonl; it holds wiki.jsonl"):
+        fetch_file("corpus.jsonl", {**source, "member": "other.jsonl"}, tmp_path / "data/corpus.jsonl")
+    damaged = bytearray((directory / "corpus.zip").read_bytes())
+    damaged[45:60] = bytes(15)
+    for content, said in ((bytes(damaged), "a damaged zip archive"), (b"{}\n", "(?s)not a zip archive.*member: null")):
+        (directory / "corpus.zip").write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            fetch_file("corpus.jsonl", source, tmp_path / "data/corpus.jsonl")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["corpus.jsonl"]
 
 
 def test_provenance_names_the_image_and_its_checksum(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ class Source(Model):
     file: str | None = Field(None, description="hub: file in the repository; models need none")
     url: str | None = Field(None, description="url: address of the file", pattern=r"^https?://")
     path: str | None = Field(None, description="local: path of the file or model directory")
+    member: str | None = Field(None, description="hub, url: the file inside, where what is fetched is a zip archive")
     sha256: str | None = Field(None, description="checksum of the file, in full or its first 16 digits",
                                pattern=r"^[0-9a-f]{16}([0-9a-f]{48})?$")
     rows: int | None = Field(None, ge=1, description="expected number of rows; another number is an error")
@@ -44,7 +45,7 @@ class Source(Model):
         return self
 
 
-_SOURCE_KEYS = {"hub": {"kind", "repo", "revision", "file", "sha256", "rows"}, "url": {"kind", "url", "sha256", "rows"},
+_SOURCE_KEYS = {"hub": {"kind", "repo", "revision", "file", "member", "sha256", "rows"}, "url": {"kind", "url", "member", "sha256", "rows"},
                 "local": {"kind", "path", "sha256", "rows"}, "world": {"kind"}}
 
 

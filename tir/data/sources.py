@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet
 from pyarrow.lib import ArrowInvalid
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from tir.data.archive import extract
 from tir.errors import DataError, InfrastructureFault
 from tir.records import atomic_path, file_digest, write_json
 
@@ -29,12 +31,19 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
         InfrastructureFault: the hub or the address did not answer.
     """
     with atomic_path(output) as temporary:
+        member = source.get("member")
         if source["kind"] == "local":
             _copy(source["path"], temporary, f"data source of {name}: path")
         elif source["kind"] == "world":
             _copy(Path("data/world") / name, temporary, "data/world")
+        elif source["kind"] == "url" and member:
+            with tempfile.TemporaryDirectory(dir=temporary.parent) as scratch:
+                _download(source["url"], Path(scratch) / "archive")
+                extract(Path(scratch) / "archive", member, temporary, source["url"])
         elif source["kind"] == "url":
             _download(source["url"], temporary)
+        elif member:
+            extract(_hub_file(source), member, temporary, f"{source['repo']}: {source['file']}")
         else:
             _copy(_hub_file(source), temporary, source["repo"])
         check_file(temporary, name, source)
