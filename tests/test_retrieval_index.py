@@ -29,7 +29,8 @@ from tir.retrieval import scan as scan_module
 from tir.retrieval.bm25 import BM25Config
 from tir.retrieval.build import build_index, index_config
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_revision
-from tir.retrieval.index import load_index, read_manifest
+from tir.retrieval.index import load_index
+from tir.retrieval.pieces import read_manifest
 
 # --- encoder ------------------------------------------------------------------------------------------------------
 

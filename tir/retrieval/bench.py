@@ -23,7 +23,8 @@ from tir.records import file_digest, read_json, write_json
 from tir.retrieval.corpus import scan
 from tir.retrieval.dense import DenseIndex
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, resolve_model
-from tir.retrieval.index import FORMAT, MANIFEST, Index
+from tir.retrieval.index import Index
+from tir.retrieval.pieces import FORMAT, MANIFEST
 from tir.retrieval.scan import top
 
 BLOCK_ROWS = 1 << 16

@@ -14,7 +14,7 @@ import numpy as np
 
 from tir.errors import ConfigError, DataError
 from tir.retrieval.corpus import Corpus
-from tir.retrieval.index import REMEDY, index_digest, open_corpus, open_piece
+from tir.retrieval.pieces import REMEDY, index_digest, open_corpus, open_piece
 from tir.retrieval.passage import Passage
 
 DIRECTORY = "bm25"

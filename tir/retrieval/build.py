@@ -23,7 +23,7 @@ from tir.records import atomic_path, digest, file_digest, read_json, write_json
 from tir.retrieval.bm25 import BM25Config, build_bm25
 from tir.retrieval.corpus import Corpus, CorpusScan, scan
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest, model_revision
-from tir.retrieval.index import FORMAT, MANIFEST, VERIFY_BELOW_BYTES, index_digest
+from tir.retrieval.pieces import FORMAT, MANIFEST, VERIFY_BELOW_BYTES, index_digest
 
 CHUNK_ROWS = 2048  # rows encoded, and held as float32, at a time
 

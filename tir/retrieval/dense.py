@@ -12,7 +12,7 @@ import numpy as np
 
 from tir.errors import CheckpointError, DataError
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
-from tir.retrieval.index import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
+from tir.retrieval.pieces import REMEDY, VERIFY_BELOW_BYTES, index_digest, open_array, open_corpus, open_piece
 from tir.retrieval.passage import Passage
 from tir.retrieval.scan import SPARE, CpuScanner, DeviceScanner, rescore, visible_gpus
 
