@@ -6,14 +6,12 @@ trajectory says how often it was helped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tir.engines.base import Sampling
 from tir.protocol import ToolCall
 from tir.tools.base import Tool, ToolResult
-
-if TYPE_CHECKING:
-    from tir.rollout import Trajectory
+from tir.trajectory import Trajectory
 
 
 class Helping(Protocol):

@@ -17,15 +17,15 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tir.engines.base import Completion, Engine, Sampling, request_seed
 from tir.helping import Helpers
 from tir.protocol import STOP_STRINGS, Segment, ToolCall, encode_tool_text, render_result, tool_call
 from tir.tools.base import Tool
+from tir.trajectory import Trajectory
 
-Finish = Literal["answer", "length", "budget"]
 BUDGET_NOTICE = "No tool calls are left. Give the final answer now."
 TAG_NOTICE = "No {tag} calls are left. Use another tool or give the final answer."
 
@@ -72,44 +72,6 @@ class RolloutSettings:
     def cap(self, tag: str) -> int | None:
         """Most tokens of a result of a tag, or None."""
         return self.result_tokens.get(tag) if isinstance(self.result_tokens, Mapping) else self.result_tokens
-
-
-@dataclass
-class Trajectory:
-    """A finished rollout.
-
-    Attributes:
-        segments: model and tool segments in order.
-        finish: `answer` (the model ended its text), `length` (cap reached) or `budget` (it asked for a tool when none
-            was left, and again after being told so).
-        executed: calls that ran, by tag. emitted: calls the model asked for, by tag.
-        helped: interventions of inference-time helpers, by name.
-        seconds: wall time; tool_seconds: the part spent waiting for tools.
-    """
-
-    segments: list[Segment] = field(default_factory=list)
-    finish: Finish = "answer"
-    executed: dict[str, int] = field(default_factory=dict)
-    emitted: dict[str, int] = field(default_factory=dict)
-    helped: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    tool_seconds: float = 0.0
-
-    @property
-    def response_ids(self) -> list[int]:
-        """All ids after the prompt, model and tool."""
-        return [token for segment in self.segments for token in segment.token_ids]
-
-    @property
-    def response_mask(self) -> list[int]:
-        """1 on model tokens, 0 on tool tokens; same length as `response_ids`."""
-        return [int(segment.by == "model") for segment in self.segments for _ in segment.token_ids]
-
-    @property
-    def response_log_probs(self) -> list[float]:
-        """Sampling log-probabilities, 0 on tool tokens; same length as `response_ids`."""
-        return [value for segment in self.segments
-                for value in (segment.log_probs or [0.0] * len(segment.token_ids))]
 
 
 async def rollout(engine: Engine, tokenizer, prompt_ids: list[int], tools: Mapping[str, Tool],

@@ -22,7 +22,8 @@ from tir.helping import Helpers
 from tir.prompts import render_prompt
 from tir.protocol import extract_answer, first_tool_offset
 from tir.records import ResumableWriter
-from tir.rollout import RolloutSettings, Trajectory, rollout
+from tir.rollout import RolloutSettings, rollout
+from tir.trajectory import Trajectory
 from tir.tasks import run_all
 from tir.tools.base import Tool
 

@@ -40,7 +40,8 @@ from tir.prompts import render_prompt
 from tir.records import read_json
 from tir.reward import Reward, RewardSettings, reward
 from tir.rl.server_engine import ServerEngine, end_ids
-from tir.rollout import RolloutSettings, Trajectory, rollout
+from tir.rollout import RolloutSettings, rollout
+from tir.trajectory import Trajectory
 from tir.tools.base import Tool
 from tir.tools.registry import by_tag, make_tools
 
