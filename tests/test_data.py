@@ -1,5 +1,6 @@
 """Inputs: real upstream files, and every way a file can be wrong."""
 
+import gzip
 import json
 import threading
 import zipfile
@@ -14,6 +15,7 @@ from tir.data.benchmarks import load_items
 from tir.data.sources import fetch_file
 from tir.data.validation import fold, load_parquet, select_validation
 from tir.errors import DataError, InfrastructureFault
+from tir.records import read_jsonl
 
 ROWS = {"gsm8k": 1319, "math500": 500, "aime24": 30, "aime25": 30, "hotpotqa": 200, "2wiki": 200, "bamboogle": 125,
         "musique": 200, "webwalker": 200}
@@ -111,6 +113,26 @@ def test_corrupt_benchmarks_name_the_line(tmp_path, name, content, words):
         load_items(tmp_path / name)
 
 
+@pytest.mark.parametrize(("content", "words"), [
+    ('{"question": "q"}\n{"question": "caf\xe9"}\n'.encode("latin-1"), "x.jsonl:2: not UTF-8: byte 0xe9 at position 18 of the line"),
+    ('{"question": "q"}\n'.encode("utf-16"), "x.jsonl:1: not UTF-8: it looks like UTF-16"),
+    (gzip.compress(b'{"question": "q"}\n', mtime=0), "x.jsonl:1: not UTF-8: it looks like gzip"),
+    (b'{"question": "q"}\n["q"]\n', "x.jsonl:2: not a JSON object: the line is [\"q\"]"),
+    (b"12\n", "x.jsonl:1: not a JSON object: the line is 12"),
+    (b"[" * 100_000, "x.jsonl:1: not valid JSON Lines"),
+])
+def test_lines_that_are_no_records_are_named(tmp_path, content, words):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_jsonl(tmp_path / "x.jsonl")
+    assert words in str(caught.value), str(caught.value)
+
+
+def test_only_a_line_feed_ends_a_record(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes('{"a": "\u2028"}\r\n\n{"a": "b"}'.encode())
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"a": "\u2028"}, {"a": "b"}]
+
+
 def test_corrupt_parquet(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="Parquet"):
@@ -121,7 +143,7 @@ def test_corrupt_parquet(tmp_path):
 
 
 def test_writes_are_atomic(tmp_path, monkeypatch):
-    from tir.records import atomic_path, read_jsonl, write_jsonl
+    from tir.records import atomic_path, write_jsonl
 
     write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.jsonl") as temporary:

@@ -92,18 +92,41 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> None:
 
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
     """Read JSON Lines; raises `DataError` naming file and line of the first fault."""
-    rows = []
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: str | os.PathLike) -> Iterator[dict]:
+    """The rows of JSON Lines one by one, for files that memory does not hold; raises `DataError` as `read_jsonl` does."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:  # decoded line by line: a text file decodes ahead, and its faults have no line
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    rows.append(json.loads(line))
+                    yield _json_row(line, path, number)
     except OSError as error:
         raise DataError("cannot read file", where=str(path), why=error.strerror or str(error)) from None
-    except ValueError as error:
-        raise DataError("not valid JSON Lines", where=f"{path}:{number}", why=str(error),
-                        remedy=f"rm {path}  # then run again; it is made anew") from None
-    return rows
+
+
+def _json_row(line: bytes, path: str | os.PathLike, number: int) -> dict:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        what, why = "not UTF-8", _other_encoding(line, error)
+    except (ValueError, RecursionError) as error:
+        what, why = "not valid JSON Lines", str(error)
+    else:
+        if isinstance(row, dict):
+            return row
+        what, why = "not a JSON object", f"the line is {line.decode('utf-8').strip()[:80]}"
+    raise DataError(what, where=f"{path}:{number}", why=why, remedy=f"rm {path}  # then run again; it is made anew")
+
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def _other_encoding(text: bytes, error: UnicodeDecodeError) -> str:
+    """What the bytes are instead, where they say so themselves."""
+    kind = next((kind for magic, kind in _MAGIC.items() if text.startswith(magic)), None)
+    return f"it looks like {kind}" if kind else f"byte {text[error.start]:#04x} at position {error.start + 1} of the line"
 
 
 class ResumableWriter:
