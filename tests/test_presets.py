@@ -1,14 +1,22 @@
 """Compatibility presets: each flag by name, laid under the configuration, read alike by training and evaluation."""
 
+import contextlib
 import copy
+import re
+import textwrap
 
 import pytest
 import yaml
+from pydantic import Field
 from test_config import PAPER, ROOT, fault, merged
 
 from tir.config import Config, load
 from tir.presets import PRESETS, overlay
 from tir.rollout import RolloutSettings
+from tir.schema import Model
+from tir.tools import registry
+from tir.tools.base import ToolResult
+from tir.tools.registry import ToolKind
 
 
 def configured(preset: str, **changes) -> Config:
@@ -97,18 +105,27 @@ def test_mistakes_are_named():
     assert "same tag" in both
 
 
+def documented() -> list[str]:
+    """The indented blocks of docs/tools.md."""
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^(?: {4}.*)?\n)*^ {4}.*\n", (ROOT / "docs/tools.md").read_text(), re.M)]
+
+
 def test_the_documented_overlays_are_valid():
-    """Every YAML block of docs/tools.md, laid over the paper's configuration; its other blocks are commands."""
-    text, blocks = (ROOT / "docs/tools.md").read_text(), []
-    for line in text.splitlines():
-        if line.startswith("    "):
-            blocks[-1:] = [[*blocks[-1], line[4:]]] if blocks and blocks[-1] is not None else [[line[4:]]]
-        elif blocks and blocks[-1] is not None:
-            blocks.append(None)
-    overlays = [yaml.safe_load("\n".join(block)) for block in blocks if block]
-    overlays = [value for value in overlays if isinstance(value, dict)]
+    """Every YAML block, laid over the paper's configuration; the others are commands, and one tool with its section."""
+    blocks = [block for block in documented() if "ToolKind(" not in block and "day:" not in block]
+    overlays = [value for value in map(yaml.safe_load, blocks) if isinstance(value, dict)]
     assert [set(value) for value in overlays] == [{"tools", "evaluation", "judge"}, {"tools"}, {"evaluation", "site"}]
     for value in overlays:
         config = load(overlay(PAPER, value), ["config.yaml"])
     assert config.evaluation.helpers.debugger.uses == 1
     assert load(overlay(PAPER, overlays[1]), ["config.yaml"]).benchmarks["webwalker"].task == "web"
+
+
+def test_the_documented_tool_takes_its_documented_section():
+    source, section = (next(block for block in documented() if word in block) for word in ("ToolKind(", "day: {"))
+    given = {"contextlib": contextlib, "Field": Field, "Model": Model, "ToolKind": ToolKind, "ToolResult": ToolResult}
+    exec(source, given)
+    settings = given["TOOL"].settings(**yaml.safe_load(section)["tools"]["day"]).model_dump()
+    with given["TOOL"].make(settings, None) as tool:
+        assert settings == {"language": "de"} and callable(tool.call)
+    assert given["TOOL"].tag == registry.kind("web_search").tag  # whose place the section gives it
