@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 
 from tir.cli import parser, run
+from tir.data.alpaca import read_alpaca
 from tir.errors import DataError
-from tir.records import read_json, write_text
+from tir.records import write_text
 
 
 def main() -> None:
@@ -13,7 +14,7 @@ def main() -> None:
     arguments.add_argument("--sft", required=True, help="Alpaca rows, JSON")
     arguments.add_argument("--output", required=True)
     options = arguments.parse_args()
-    prompt, _ = Counter(row["instruction"] for row in read_json(options.sft)).most_common(1)[0]
+    prompt, _ = Counter(row["instruction"] for row in read_alpaca(options.sft)).most_common(1)[0]
     prompt = prompt.strip()
     wanted, found = options.params.get("sha256"), hashlib.sha256(prompt.encode()).hexdigest()
     if wanted and wanted != found:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 import zipfile
 from functools import partial
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 from shared_data import SHARED, needs_shared
 
+from tir.data.alpaca import read_alpaca
 from tir.data.benchmarks import load_items
 from tir.data.sources import fetch_file
 from tir.data.validation import fold, load_parquet, select_validation
@@ -89,6 +92,62 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_output(tmp_path):
             fetch_file("sft.json", {"kind": "local", "path": str(tmp_path / path)}, tmp_path / "out/sft.json")
         assert words in str(caught.value) and ".sft.json" not in str(caught.value), str(caught.value)
         assert not list((tmp_path / "out").iterdir())
+
+
+SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("benchmarks/x.jsonl", "", "benchmarks/x.jsonl: no items"),
+    ("benchmarks/x.jsonl", "<!doctype html>\n<html></html>\n", "benchmarks/x.jsonl:1: not valid JSON Lines"),
+    ("benchmarks/x.jsonl", '{"question": "q", "answer": "a"}\n["q", "a"]\n', "benchmarks/x.jsonl:2: not a JSON object"),
+    ("benchmarks/x.jsonl", '{"question": "q", "answer": ["a", null]}\n', "benchmarks/x.jsonl:1: an answer is neither a text nor a number"),
+    ("corpus.jsonl", "", "corpus.jsonl: no rows"),
+    ("corpus.jsonl", "<html>\n", "corpus.jsonl:1: not a corpus row"),
+    ("corpus.jsonl", '{"id": 0, "contents": "a"}\n{"id": 1, "text": "b"}\n', "corpus.jsonl:2: not a corpus row: KeyError: 'contents'"),
+    ("sft.json", "[]", "sft.json: not a list of rows: the list is empty"),
+    ("sft.json", json.dumps([SFT, {"input": "q"}]), "sft.json: row 1: not an Alpaca row"),
+    ("rl_train.parquet", "<html>", "rl_train.parquet: cannot read parquet"),
+])
+def test_what_a_later_stage_would_refuse_is_refused_where_it_enters(tmp_path, name, content, words):
+    with pytest.raises(DataError) as caught:
+        fetch_file(name, source(tmp_path, content), tmp_path / "out" / name)
+    said = str(caught.value)
+    assert words in said and f"try: correct {tmp_path}/in.jsonl, or its source in config.yaml" in said, said
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"ability": "chess"}, "row 1: ability: no reward rule for this row: 'chess'"),
+    ({"ability": None}, "row 1: ability"), ({"question": None}, "row 1: question: no question"),
+    ({"reward_model": {"ground_truth": None}}, "row 1: reward_model.ground_truth: no gold answer"),
+    ({"reward_model": None}, "row 1: reward_model.ground_truth"),
+])
+@pytest.mark.parametrize("name", ["rl_train.parquet", "rl_validation.parquet"])
+def test_rl_rows_are_checked_before_a_gpu_waits_for_them(tmp_path, name, change, words):
+    row = {"data_source": "x", "question": "q", "ability": "qa", "reward_model": {"ground_truth": "a"}, "extra_info": {"index": 0}}
+    pd.DataFrame([row, row | change]).to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(DataError, match=rf"^{name}: {words}"):
+        fetch_file(name, {"kind": "local", "path": str(tmp_path / "in.parquet")}, tmp_path / "out" / name)
+    pd.DataFrame([row]).drop(columns="ability").to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(DataError, match=f"^{name}:ability: column is missing"):
+        fetch_file(name, {"kind": "local", "path": str(tmp_path / "in.parquet")}, tmp_path / "out" / name)
+
+
+def test_half_a_character_is_replaced_where_a_text_enters(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"question": "q\\ud83d", "answer": ["a\\ud83d"]}\n')
+    item = load_items(tmp_path / "x.jsonl")[0]
+    assert (item.question, item.gold) == ("q\ufffd", ["a\ufffd"])
+    (tmp_path / "sft.json").write_text(json.dumps([SFT | {"output": "a\ud83d"}]))
+    assert read_alpaca(tmp_path / "sft.json") == [SFT | {"output": "a\ufffd"}]
+
+
+@pytest.mark.parametrize(("rows", "words"), [([], "not a list of rows"), ([{"input": "q", "output": "a"}], "row 0: not an Alpaca row")])
+def test_a_system_prompt_needs_rows_with_an_instruction(tmp_path, rows, words):
+    (tmp_path / "sft.json").write_text(json.dumps(rows))
+    done = subprocess.run([sys.executable, "-m", "scripts.extract_prompt", "--sft", tmp_path / "sft.json", "--output", tmp_path / "p.txt"],
+                          text=True, capture_output=True)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

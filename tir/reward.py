@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tir.data.rl_rows import ABILITIES
 from tir.errors import DataError
 from tir.protocol import TOOLS, Segment, executed_tools, extract_answer, format_fault
 from tir.answers.math import math_equal
 from tir.answers.qa import token_f1
 
 BROKEN = -1.0
-ABILITIES = ("math", "qa")
 ASSISTANT_HEADER = "<|im_start|>assistant\n"
 
 

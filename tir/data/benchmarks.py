@@ -12,6 +12,7 @@ from typing import Any
 
 from tir.errors import DataError
 from tir.records import read_jsonl
+from tir.surrogates import whole_text
 
 _QUESTION_KEYS = ("question", "problem", "Question")
 
@@ -41,8 +42,11 @@ def _item(row: dict[str, Any], number: int, path: str | os.PathLike) -> Item:
     if answer is None or answer == []:
         raise DataError("an item has no answer", where=f"{path}:{number + 1}", why=f"keys are {', '.join(row)}")
     golds = answer if isinstance(answer, list) else [answer]
+    for gold in golds:
+        if not isinstance(gold, str | int | float) or isinstance(gold, bool):
+            raise DataError("an answer is neither a text nor a number", where=f"{path}:{number + 1}", why=f"{answer!r}"[:80])
     # The row number leads: ids of upstream's files are missing, repeated or restart.
-    return Item(f"{number}", question, [_gold(gold) for gold in golds])
+    return Item(f"{number}", whole_text(question), [whole_text(_gold(gold)) for gold in golds])
 
 
 def _gold(answer: Any) -> str:

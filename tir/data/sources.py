@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-from pyarrow.lib import ArrowInvalid
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from tir.data.archive import extract
+from tir.data.rows import count_rows
 from tir.errors import DataError, InfrastructureFault
 from tir.records import atomic_path, file_digest, write_json
 
@@ -50,35 +48,23 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
 
 
 def check_file(path: str | os.PathLike, name: str, source: dict[str, Any]) -> None:
-    """Check a file against its source's checksum and row count, and that its format can be read at all."""
+    """Check a file against its source's checksum and row count, and every row as its kind of data needs it."""
     wanted = source.get("sha256")
     if wanted:
         found = file_digest(path)
         if not found.startswith(wanted):
             raise DataError("wrong checksum", where=name, why=f"expected sha256 {wanted[:16]}.., found {found[:16]}..",
                             remedy=f"get the right file, or pin this one in config.yaml: sha256: {found}")
-    rows = count_rows(path, name)
+    rows = count_rows(path, name, _origin(source))
     if source.get("rows") and rows != source["rows"]:
         raise DataError("wrong number of rows", where=name, why=f"expected {source['rows']:,}, found {rows:,}")
 
 
-def count_rows(path: str | os.PathLike, name: str) -> int:
-    """Rows of a JSON, JSON Lines or Parquet file, by the ending of `name`; `DataError` if it cannot be read."""
-    if name.endswith(".parquet"):
-        try:
-            return pyarrow.parquet.read_metadata(path).num_rows
-        except (ArrowInvalid, OSError) as error:
-            raise DataError("not a readable Parquet file", where=name, why=str(error)) from None
-    if name.endswith(".json"):
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:  # of the source: the file itself is a temporary copy
-            raise DataError("not valid JSON", where=name, why=str(error), remedy="correct its source in config.yaml") from None
-        if not isinstance(value, list):
-            raise DataError("not a list of rows", where=name, why=f"it holds a {type(value).__name__}")
-        return len(value)
-    with open(path, "rb") as file:
-        return sum(1 for line in file if line.strip())
+def _origin(source: dict[str, Any]) -> str:
+    """Where a file comes from, in words."""
+    if source["kind"] == "hub":
+        return f"{source['repo']}: {source['file']}"
+    return source.get("path") or source.get("url") or "data/world"
 
 
 def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:

@@ -7,7 +7,6 @@ corpus are 10-14 GB of text: they stay in the page cache, only their byte offset
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tir.data.corpus_rows import corpus_row
 from tir.errors import DataError
-from tir.surrogates import whole_text
 
 _NAME_ONE = "name a JSON Lines file of {id, contents}"
-_EACH_LINE = 'each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}'
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,7 @@ class Corpus:
     def row(self, number: int) -> tuple[str, str]:
         """`(id, contents)` of one row; raises `DataError` naming the line if it is not what a corpus holds."""
         line = self._bytes[self.offsets[number] : self.offsets[number + 1]]
-        try:
-            row = json.loads(line)
-            identifier, contents = row["id"], row["contents"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError("not a corpus row", where=f"{self.path}:{number + 1}",
-                            why=f"{type(error).__name__}: {error}",
-                            remedy=_EACH_LINE) from None
-        if not isinstance(contents, str):
-            raise DataError("contents is not text", where=f"{self.path}:{number + 1}", why=type(contents).__name__, remedy=_EACH_LINE)
-        return whole_text(str(identifier)), whole_text(contents)
+        return corpus_row(line, f"{self.path}:{number + 1}")
 
     def contents(self, start: int, stop: int) -> Iterator[str]:
         """Contents of rows `start` to `stop` (exclusive)."""

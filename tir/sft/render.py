@@ -21,13 +21,11 @@ from typing import Literal
 
 import numpy as np
 
-from tir.errors import DataError
+from tir.data.alpaca import read_alpaca
 from tir.protocol import encode_tool_text, render_result, split_output
-from tir.records import read_json
 
 IGNORE = -100
 UPSTREAM_SYSTEM = "You are a helpful assistant."
-FIELDS = ("instruction", "input", "output")
 _END = "<|im_end|>"
 
 
@@ -111,18 +109,6 @@ def split_holdout(rows: int, share: float, seed: int) -> tuple[list[int], list[i
     """(training, held-out) row numbers, each ascending; ceil(share * rows) rows are held out, as scikit-learn counts."""
     held = set(random.Random(seed).sample(range(rows), math.ceil(share * rows)))
     return [row for row in range(rows) if row not in held], sorted(held)
-
-
-def read_alpaca(path: str | Path, max_rows: int | None = None) -> list[dict]:
-    """Rows of an Alpaca JSON file; raises `DataError` naming the first row without its three text fields."""
-    rows = read_json(path)
-    if not isinstance(rows, list) or not rows:
-        raise DataError("not a list of rows", where=str(path), why=type(rows).__name__)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in FIELDS) or not row["output"]:
-            raise DataError("not an Alpaca row", where=f"{path}: row {number}", why=f"{str(row)[:80]}",
-                            remedy=f"each row needs the texts {', '.join(FIELDS)}")
-    return rows[:max_rows]
 
 
 def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: str | Path, settings: RenderSettings, *,
