@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 from tir.cli import parser, run
-from tir.data.sources import write_manifest
-from tir.model_files import check_weights
+from tir.model_files import check_weights, write_manifest
 from tir.records import read_json, write_provenance
 from tir.retrieval.sidecar import retrieval_server
 from tir.rl.collect import delivered
@@ -52,7 +51,7 @@ def main() -> None:
         target = Path(options.models_dir) / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(policy, target)
-        write_manifest(target, model_id=name, arm=options.arm, step=step, seed=options.seed)
+        write_manifest(target, model=name, arm=options.arm, step=step, seed=options.seed)
     write_provenance(directory / "metrics.jsonl", config={"arm": options.arm, **options.coefficients, **options.params},
                      seed=options.seed, packages=("verl", "vllm", "torch", "transformers", "ray"),
                      model=_model_of(options.model))

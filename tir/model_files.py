@@ -6,12 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from tir.errors import CheckpointError
-from tir.records import read_json
+from tir.records import file_digest, read_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(directory: str | Path, **facts: Any) -> None:
+    """Write `manifest.json` of a model directory: facts, and the sha256 of every weights file. Written last, atomically.
+
+    Raises `CheckpointError` if there are no weights.
+    """
+    directory = Path(directory)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError("no weights", where=str(directory), why="no *.safetensors in it")
+    write_json(directory / MANIFEST, {**facts, "sha256": {file.name: file_digest(file) for file in weights}})
 
 
 def read_model_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a model directory; raises `CheckpointError` if it is missing or names other weights' files."""
-    path = Path(directory) / "manifest.json"
+    path = Path(directory) / MANIFEST
     if not path.exists():
         raise CheckpointError("not a finished model", where=str(directory), why="no manifest.json")
     manifest = read_json(path)
@@ -34,8 +48,13 @@ def weights_fault(file: Path) -> str | None:
 
 
 def check_weights(directory: str | Path) -> None:
-    """Raise `CheckpointError` unless every weights file of a model directory is whole (headers and lengths, not digests)."""
+    """Raise `CheckpointError` unless every weights file of a model directory is there and whole (headers and lengths, not digests)."""
     directory = Path(directory)
+    index = directory / "model.safetensors.index.json"
+    named = read_json(index)["weight_map"].values() if index.exists() else ()
+    for name in sorted(set(named)):
+        if not (directory / name).exists():
+            raise CheckpointError("weights missing", where=str(directory / name), why=f"{index.name} names them", remedy=_remedy(directory))
     files = sorted(directory.glob("*.safetensors"))
     if not files and not list(directory.glob("*.bin")):
         raise CheckpointError("no weights", where=str(directory), why="no *.safetensors in it", remedy=_remedy(directory))

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tir.errors import ConfigError
-from tir.records import file_digest, write_json
+from tir.model_files import write_manifest
+from tir.records import file_digest
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -98,9 +99,7 @@ def make_tiny_model(text: Iterable[str], directory: str | Path, settings: TinyMo
         made.mkdir()
         _write_tokenizer(train_tokenizer(text, settings.vocab_size), made, settings)
         _write_model(made, settings)
-        write_json(made / "manifest.json", {"model": "base", "sha256": file_digest(made / "model.safetensors"),
-                                            "tokenizer_sha256": file_digest(made / "tokenizer.json"),
-                                            "settings": asdict(settings)})
+        write_manifest(made, model="base", tokenizer_sha256=file_digest(made / "tokenizer.json"), settings=asdict(settings))
         if directory.exists():
             shutil.rmtree(directory)
         made.rename(directory)

@@ -11,9 +11,10 @@ from typing import Any
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from tir.data.archive import extract
+from tir.data.hub import hub_file
 from tir.data.rows import count_rows
 from tir.errors import DataError, InfrastructureFault
-from tir.records import atomic_path, file_digest, write_json
+from tir.records import atomic_path, file_digest
 
 
 def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
@@ -41,9 +42,9 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
         elif source["kind"] == "url":
             _download(source["url"], temporary)
         elif member:
-            extract(_hub_file(source), member, temporary, f"{source['repo']}: {source['file']}")
+            extract(hub_file(source), member, temporary, f"{source['repo']}: {source['file']}")
         else:
-            _copy(_hub_file(source), temporary, source["repo"])
+            _copy(hub_file(source), temporary, source["repo"])
         check_file(temporary, name, source)
 
 
@@ -57,7 +58,8 @@ def check_file(path: str | os.PathLike, name: str, source: dict[str, Any]) -> No
                             remedy=f"get the right file, or pin this one in config.yaml: sha256: {found}")
     rows = count_rows(path, name, _origin(source))
     if source.get("rows") and rows != source["rows"]:
-        raise DataError("wrong number of rows", where=name, why=f"expected {source['rows']:,}, found {rows:,}")
+        raise DataError("wrong number of rows", where=name, why=f"expected {source['rows']:,}, found {rows:,}",
+                        remedy=f"get the right file, or expect what this one has, in its source in config.yaml: rows: {rows}")
 
 
 def _origin(source: dict[str, Any]) -> str:
@@ -65,34 +67,6 @@ def _origin(source: dict[str, Any]) -> str:
     if source["kind"] == "hub":
         return f"{source['repo']}: {source['file']}"
     return source.get("path") or source.get("url") or "data/world"
-
-
-def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
-    """Bring a model directory to `output` and write its manifest last.
-
-    The manifest holds the sha256 of every weight file, so that a later stage can tell a damaged checkpoint.
-    """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    if source["kind"] == "local":
-        origin = Path(source["path"])
-        if not (origin / "config.json").is_file():
-            raise DataError("not a model directory", where=f"model.{name}.path", why=f"{origin} has no config.json")
-        for file in origin.iterdir():
-            if file.is_file():
-                shutil.copy2(file, output / file.name)
-    else:
-        _hub_model(source, output)
-    write_manifest(output, model_id=name, source={key: value for key, value in source.items() if value is not None})
-
-
-def write_manifest(directory: str | os.PathLike, **facts: Any) -> None:
-    """Write `manifest.json` of a model directory: facts, and the sha256 of its weights. Written last, atomically."""
-    directory = Path(directory)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise DataError("no weights", where=str(directory), why="there is no .safetensors file")
-    write_json(directory / "manifest.json", {**facts, "weights": {file.name: file_digest(file) for file in weights}})
 
 
 def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
@@ -121,28 +95,3 @@ def _download(url: str, target: Path) -> None:
     except httpx.HTTPError as error:
         raise InfrastructureFault("cannot download", where=url, why=str(error) or type(error).__name__,
                                   remedy="check the network, or fetch the file by hand and name it with kind: local") from error
-
-
-def _hub_file(source: dict[str, Any]) -> str:
-    from huggingface_hub import hf_hub_download
-
-    return _from_hub(source, lambda: hf_hub_download(source["repo"], source["file"], revision=source.get("revision"),
-                                                     repo_type="dataset"))
-
-
-def _hub_model(source: dict[str, Any], output: Path) -> None:
-    from huggingface_hub import snapshot_download
-
-    _from_hub(source, lambda: snapshot_download(source["repo"], revision=source.get("revision"), local_dir=output,
-                                                ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
-
-
-def _from_hub(source: dict[str, Any], download) -> Any:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return download()
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InfrastructureFault(
-            "cannot fetch from the hub", where=source["repo"], why=str(error).splitlines()[0],
-            remedy="check the network and HF_TOKEN, or download by hand and use kind: local") from error

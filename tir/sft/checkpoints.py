@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tir.errors import CheckpointError
-from tir.model_files import weights_fault
-from tir.records import file_digest, write_json
+from tir.model_files import weights_fault, write_manifest
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _MODEL_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
@@ -79,6 +78,6 @@ def export_checkpoint(checkpoint: Path, base: Path, target: Path, manifest: dict
         raise CheckpointError("checkpoint without weights or config", where=str(checkpoint),
                               why=", ".join(sorted(path.name for path in checkpoint.iterdir())),
                               remedy=f"rm -r {checkpoint}  # then run again; training goes on from the one before")
-    write_json(scratch / "manifest.json", manifest | {"sha256": {path.name: file_digest(path) for path in weights}})
+    write_manifest(scratch, **manifest)
     shutil.rmtree(target, ignore_errors=True)
     scratch.rename(target)
