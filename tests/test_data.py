@@ -55,6 +55,23 @@ def test_upstreams_validation_file_leaks_and_its_head_is_qa():
     assert set(head["ability"]) == {"qa"}
 
 
+def test_the_index_of_a_file_does_not_double_its_rows(tmp_path):
+    rows = pd.DataFrame({"data_source": "x", "question": [f"q {number}" for number in range(40)], "ability": ["math", "qa"] * 20,
+                         "reward_model": [{"ground_truth": "a"}] * 40, "extra_info": [{"index": 0}] * 40}, index=[0] * 40)
+    rows.to_parquet(tmp_path / "in.parquet")
+    chosen, report = select_validation(load_parquet(tmp_path / "in.parquet"), [], count=10, select="stratified", decontaminate=True, seed=0)
+    assert len(set(chosen["question"])) == 10 == report["kept"] and report["kept_math"] == 5
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("What is 3+4?", "what is 3 + 4", True), ("What is 3+4?", "What is 3-4?", False), ("x^2 = 4", "x*2 = 4", False),
+    ("A well-known city?", "a well known city", True), ("Solve $x < 3$.", "Solve $x > 3$.", False), ("a_b", "a b", True),
+    ("It's—there", "it s there", True), ("{", "}", True),
+])
+def test_questions_are_compared_by_words_and_signs(one, other, same):
+    assert (fold(one) == fold(other)) == same
+
+
 @needs_shared
 def test_the_paper_config_pins_the_real_files(tmp_path):
     import yaml
@@ -194,10 +211,10 @@ def test_only_a_line_feed_ends_a_record(tmp_path):
 
 def test_corrupt_parquet(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match="Parquet"):
+    with pytest.raises(DataError, match="cannot read parquet"):
         load_parquet(tmp_path / "x.parquet")
     pd.DataFrame({"question": ["q"]}).to_parquet(tmp_path / "y.parquet")
-    with pytest.raises(DataError, match="ability, data_source, reward_model"):
+    with pytest.raises(DataError, match="y.parquet:data_source: column is missing: the file has question"):
         load_parquet(tmp_path / "y.parquet")
 
 

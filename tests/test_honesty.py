@@ -68,7 +68,7 @@ def test_the_selected_validation_set_is_clean_and_the_head_is_not(tmp_path):
 def test_spelling_does_not_hide_an_overlap_and_sft_rows_are_read(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "What is  2+2?", "answer": "4"}) + "\n")
     (tmp_path / "sft.json").write_text(json.dumps([{"instruction": "i", "input": "WHAT is 2 + 2", "output": ""}] * 2))
-    frame = pd.DataFrame({"question": ["other"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"style": "rule"}]})
+    frame = pd.DataFrame({"question": ["other"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"ground_truth": "4"}]})
     frame.to_parquet(tmp_path / "validation.parquet")
     files = [tmp_path / name for name in ("sft.json", "validation.parquet", "gsm8k.jsonl")]
     tables = build("leakage", Inputs(data=files), {"benchmarks": facts(["gsm8k"])})
@@ -79,7 +79,7 @@ def test_spelling_does_not_hide_an_overlap_and_sft_rows_are_read(tmp_path):
 
 def test_a_benchmark_not_kept_from_validation_may_overlap_it(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": "What is 2+2?", "answer": "4"}) + "\n")
-    frame = pd.DataFrame({"question": ["What is 2+2?"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"style": "rule"}]})
+    frame = pd.DataFrame({"question": ["What is 2+2?"], "ability": ["math"], "data_source": ["x"], "reward_model": [{"ground_truth": "4"}]})
     frame.to_parquet(tmp_path / "validation.parquet")
     files = Inputs(data=[tmp_path / "validation.parquet", tmp_path / "gsm8k.jsonl"])
     tables = build("leakage", files, {"benchmarks": facts(["gsm8k"], kept=False), "decontaminated": "validation"})

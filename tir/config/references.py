@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from tir.config.data import Source
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.training import Sft
 from tir.tables.reference import models
@@ -26,9 +27,8 @@ TAKEN = {*(f"table{number}" for number in (2, 3, 4, 7, 8, 9, 10, 13)), *(f"figur
 def faults(config: Config) -> Iterator[Fault]:
     """All faults between sections, each of which is valid by itself."""
     yield from _pilots(config)
-    there = config.data.rl_train.rows
-    if there and config.rl.rows > there:
-        yield Fault(("rl", "rows"), f"{config.rl.rows} is more than the {there} rows of data.rl_train", paste=(("rl", "rows"), there))
+    yield from _hub_files(config)
+    yield from _rl_rows(config)
     if not any(table.in_all for table in config.tables.values()):
         yield Fault(("tables",), "none of them is made by default; one needs rows and no in_all: false")
     rules = TAKEN | {f"{kind}_{name}" for kind in ("sft", "select") for name in config.sft_pilots}
@@ -51,6 +51,27 @@ def faults(config: Config) -> Iterator[Fault]:
     yield from _judge(config)
     yield from _judged_metrics(config)
     yield from _world(config)
+
+
+def _rl_rows(config: Config) -> Iterator[Fault]:
+    """RL reads no more rows than its source has: a file's number may be left open, a generated one's is known."""
+    source = config.data.rl_train
+    there, where = (config.world.rl_train_rows, "world.rl_train_rows") if source.kind == "world" and config.world else (source.rows, "data.rl_train")
+    if there and config.rl.rows > there:
+        yield Fault(("rl", "rows"), f"{config.rl.rows} is more than the {there} rows of {where}", paste=(("rl", "rows"), there))
+
+
+def _files(config: Config) -> dict[Path, Source]:
+    """The sources of all input files, models aside."""
+    sources: dict[Path, Source] = {("data", name): getattr(config.data, name) for name in ("sft", "rl_train", "rl_validation", "corpus")}
+    return sources | {("benchmarks", name, "source"): each.source for name, each in config.benchmarks.items()}
+
+
+def _hub_files(config: Config) -> Iterator[Fault]:
+    """A data set's repository holds many files; a model's is taken whole."""
+    for path, source in _files(config).items():
+        if source.kind == "hub" and not source.file:
+            yield Fault((*path, "file"), f"missing key: which file of {source.repo} it is")
 
 
 def _pilots(config: Config) -> Iterator[Fault]:
@@ -116,10 +137,8 @@ def _judged_metrics(config: Config) -> Iterator[Fault]:
 
 def _world(config: Config) -> Iterator[Fault]:
     """Sources of kind world need the world; the first of them is named."""
-    data, model = config.data, config.model
-    sources = {("data", name): getattr(data, name) for name in ("sft", "rl_train", "rl_validation", "corpus")}
-    sources |= {("benchmarks", name, "source"): each.source for name, each in config.benchmarks.items()}
-    sources[("model", "base")] = model.base
+    model = config.model
+    sources = _files(config) | {("model", "base"): model.base}
     made = [path for path, source in sources.items() if source.kind == "world"]
     if made and config.world is None:
         yield Fault((*made[0], "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))

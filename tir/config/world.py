@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from tir.config.faults import Fault, Faults
 from tir.schema import Model, Share
+from tir.world.problems import KINDS
 
 
 class Made(Model):
@@ -35,12 +37,23 @@ class Trajectories(Model):
     mix: dict[Literal["python_only", "search_only", "no_tools", "mixed"], Share] = Field(
         default={"python_only": 0.5, "search_only": 0.44, "no_tools": 0.06}, description="share of each category; they add up to 1")
     two_hop: Share = Field(0.35, description="share of two-hop questions among search trajectories")
-    problems: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    problems: dict[Literal[*KINDS], Annotated[float, Field(ge=0)]] = Field(
         default={"story:1": 3, "story:2": 4, "story:3": 3, "solve:2": 2, "fraction:3": 2, "expand:3": 1, "nested:1": 2,
                  "nested:2": 3, "nested:3": 1, "remainder:1": 1, "remainder:2": 1},
         min_length=1, description="weight of each family:operations among Python trajectories")
     instruction: str = Field("Use tools.", description="the system prompt, stored in every row")
     habits: Habits = Habits()
+
+    @model_validator(mode="after")
+    def _weights(self) -> Trajectories:
+        faults = []
+        if abs(sum(self.mix.values()) - 1) > 1e-6:
+            faults.append(Fault(("mix",), f"the shares add up to {sum(self.mix.values()):g}, not to 1"))
+        if not sum(self.problems.values()):
+            faults.append(Fault(("problems",), "every weight is 0"))
+        if faults:
+            raise Faults(faults)
+        return self
 
 
 class World(Made):

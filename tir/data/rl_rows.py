@@ -9,7 +9,7 @@ from typing import Any
 from tir.errors import DataError
 
 ABILITIES = ("math", "qa")
-COLUMNS = ("data_source", "question", "ability", "reward_model", "extra_info")
+COLUMNS = ("data_source", "question", "ability", "reward_model")
 
 
 def read_rl_rows(path: str | os.PathLike, limit: int | None = None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from tir.data.rl_rows import read_rl_rows
 from tir.errors import DataError
 
 
@@ -56,17 +57,11 @@ def _stratified(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 
 def fold(question: str) -> str:
-    """A question as compared for overlap: letters and digits, lower case."""
-    return re.sub(r"[\W_]+", " ", question.lower()).strip()
+    """A question as compared for overlap: its words, digits and arithmetic signs, lower case; a hyphen is none."""
+    text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])|_", " ", question.lower())
+    return " ".join(re.findall(r"\w+|[-+*/^=<>]", text))
 
 
 def load_parquet(path: str | os.PathLike) -> pd.DataFrame:
-    """Read an RL file; `DataError` if it is not Parquet or lacks an upstream column."""
-    try:
-        rows = pd.read_parquet(path)
-    except Exception as error:  # pyarrow's errors share no base class
-        raise DataError("not a readable Parquet file", where=str(path), why=str(error).splitlines()[0]) from None
-    missing = {"data_source", "question", "ability", "reward_model"} - set(rows.columns)
-    if missing:
-        raise DataError("missing columns", where=str(path), why=", ".join(sorted(missing)))
-    return rows
+    """Read an RL file, its rows numbered from 0; `DataError` as `read_rl_rows`."""
+    return pd.DataFrame(read_rl_rows(path))

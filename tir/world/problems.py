@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
+from tir.errors import ConfigError
 from tir.world.names import GIVEN
 
 THINGS = "books cards coins cups eggs pens toys".split()
@@ -195,19 +196,30 @@ def _remainder(random: Random, operations: int) -> Problem:
 FAMILIES: dict[str, Callable[[Random, int], Problem]] = {
     "story": _story, "solve": _solve, "fraction": _fraction, "expand": _expand, "nested": _nested, "remainder": _remainder,
 }
+_GRADES = {"story": (1, 2, 3), "solve": (2,), "fraction": (3,), "expand": (3,), "nested": (1, 2, 3), "remainder": (1, 2, 3)}
+KINDS = tuple(f"{family}:{grade}" for family, grades in _GRADES.items() for grade in grades)
+_PATIENCE = 20_000  # draws without a new problem; the rarest split has one of 25 expressions
 
 
 def draw(random: Random, mix: dict[str, float], split: str, count: int) -> list[Problem]:
     """`count` problems of a split with distinct questions.
 
     Args:
-        mix: weight of each `family:operations`, for example `{"story:1": 2, "remainder:3": 1}`.
+        mix: weight of each of `KINDS`, `family:operations`, for example `{"story:1": 2, "remainder:3": 1}`.
+
+    Raises `ConfigError` if there are not as many.
     """
     kinds, weights = list(mix), list(mix.values())
     problems: dict[str, Problem] = {}
+    fruitless = 0
     while len(problems) < count:
         family, _, operations = random.choices(kinds, weights)[0].partition(":")
         problem = FAMILIES[family](random, int(operations))
-        if split_of(problem.code) == split:
-            problems.setdefault(problem.question, problem)
+        fruitless += 1
+        if split_of(problem.code) == split and problem.question not in problems:
+            problems[problem.question] = problem
+            fruitless = 0
+        if fruitless > _PATIENCE:
+            raise ConfigError("too few different problems", where="world", why=f"of {', '.join(kinds)} the split {split} has "
+                              f"{len(problems)}, {count} are asked for", remedy="ask for fewer rows, or add a kind: story:3")
     return list(problems.values())
