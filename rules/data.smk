@@ -70,7 +70,11 @@ if cfg.world:
 rule fetch:
     """One input file, checked against its checksum and row count."""
     input:
-        lambda w: f"data/world/{w.file}" if SOURCES[w.file].kind == "world" else [],
+        lambda w: (
+            f"data/world/{w.file}"
+            if SOURCES[w.file].kind == "world"
+            else SOURCES[w.file].local_files()
+        ),
     output:
         "data/{file}",
     log:

@@ -29,6 +29,8 @@ if cfg.model.base.kind == "world":
 
 rule fetch_model:
     """A model that others trained."""
+    input:
+        lambda w: getattr(cfg.model, w.model).local_files(),
     output:
         "models/{model}/manifest.json",
     log:

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tir.workflow import code
 
@@ -288,3 +289,22 @@ def last_step(directory: Path) -> int:
     import yaml
 
     return yaml.safe_load((directory / "profiles/laptop/tiny.yaml").read_text())["rl"]["steps"]
+
+
+def test_an_edited_local_file_is_taken_again(workflow):
+    mine = workflow / "mine.jsonl"
+    mine.write_text('{"question": "q", "answer": "a"}\n')
+    model = workflow / "mine"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    overlay = yaml.safe_load((workflow / "profiles/laptop/tiny.yaml").read_text())
+    overlay["benchmarks"]["gsm8k"]["source"] = {"kind": "local", "path": "mine.jsonl"}
+    overlay["model"]["base"] = {"kind": "local", "path": "mine"}
+    (workflow / "profiles/laptop/tiny.yaml").write_text(yaml.safe_dump(overlay))
+    finish(workflow)
+    append(mine, '{"question": "r", "answer": "b"}\n')
+    again = planned(workflow)
+    assert "fetch:benchmarks/gsm8k.jsonl" in again and "fetch_model:base" not in again
+    finish(workflow)
+    (model / "model.safetensors").write_bytes(b"")
+    assert "fetch_model:base" in planned(workflow)

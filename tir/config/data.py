@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -43,6 +44,12 @@ class Source(Model):
         if needed and getattr(self, needed) is None:
             raise ValueError(f"a source of kind {self.kind} needs `{needed}`")
         return self
+
+    def local_files(self) -> list[str]:
+        """Files of a source on this machine, so that an edit of one is seen; none where they are missing, which fetching names."""
+        path = Path(self.path) if self.kind == "local" and self.path else None
+        files = sorted(path.iterdir()) if path and path.is_dir() else [path] if path else []
+        return [str(file) for file in files if file.is_file()]
 
 
 _SOURCE_KEYS = {"hub": {"kind", "repo", "revision", "file", "member", "sha256", "rows"}, "url": {"kind", "url", "member", "sha256", "rows"},
