@@ -146,3 +146,10 @@ def test_a_model_that_is_not_whole_is_refused_and_named_at_its_source(tmp_path, 
     refused = fetch(output, local(tmp_path / "bad", bad))
     assert refused.returncode and words in refused.stderr and f"{tmp_path}/bad" in refused.stderr, refused.stderr
     assert there(output) == whole
+    (tmp_path / "bad/extra.safetensors").write_bytes(b"half")
+    assert fetch(output, {"kind": "local", "path": str(tmp_path / "bad")}).returncode
+    for path in (tmp_path / "bad").iterdir():
+        path.unlink()
+    for name, data in whole.items():
+        (tmp_path / "bad" / name).write_bytes(data)
+    assert fetch(output, {"kind": "local", "path": str(tmp_path / "bad")}).returncode == 0 and there(output) == whole

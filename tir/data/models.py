@@ -49,6 +49,8 @@ def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike) ->
 def _copy_model(name: str, origin: Path, gathered: Path) -> None:
     if not (origin / "config.json").is_file():
         raise DataError("not a model directory", where=f"model.{name}.path", why=f"{origin} has no config.json")
+    for left in gathered.iterdir():  # of an attempt that was refused: the source may have been mended since
+        left.unlink()
     for file in origin.iterdir():
         if file.is_file() and file.name != MANIFEST:
             shutil.copy2(file, gathered / file.name)
@@ -67,6 +69,9 @@ def _download_model(source: dict[str, Any], gathered: Path) -> str:
         raise InfrastructureFault("the download stopped half-way", where=source["repo"], why=f"{missing[0]} is not there",
                                   remedy="give the same command again: it goes on where it stopped")
     shutil.rmtree(gathered / ".cache", ignore_errors=True)
+    for file in gathered.iterdir():  # a branch may have moved since an attempt that stopped
+        if file.name not in wanted:
+            file.unlink()
     return known.sha
 
 
