@@ -237,17 +237,25 @@ def test_server_process(bm25_directory, tmp_path):
     second = start_server(bm25_directory, "--port", str(endpoint["port"]))
     message = second.communicate(timeout=30)[1]
     assert second.returncode == 1 and "port taken" in message and "--port 0" in message and "Traceback" not in message
-    client, answers = SearchClient(endpoint_file, top_k=3, retry_budget_s=0.1), []
-    asking = [threading.Thread(target=lambda part=part: answers.append(client.batch_search_sync([f"{part} king {n}" for n in range(4000)])))
-              for part in range(3)]
+    answers, sent = [], threading.Semaphore(0)
+
+    def ask(part: int) -> None:
+        def trace(event, _):
+            if event == "http11.send_request_body.complete":
+                sent.release()
+
+        body = {"query": [f"{part} king {number}" for number in range(4000)], "top_n": 3}
+        with httpx.Client(timeout=60) as client:
+            answers.append(client.post(f"http://127.0.0.1:{endpoint['port']}/batch_search", json=body, extensions={"trace": trace}))
+
+    asking = [threading.Thread(target=ask, args=(part,)) for part in range(3)]
     for thread in asking:
         thread.start()
-    time.sleep(0.5)
-    assert not answers  # all three are in flight
+    assert all(sent.acquire(timeout=30) for _ in asking) and not answers  # all three are in flight
     server.send_signal(signal.SIGTERM)
     for thread in asking:
         thread.join()
-    assert [len(found) for found in answers] == [4000] * 3
+    assert [len(answer.json()) for answer in answers] == [4000] * 3
     assert server.wait(15) == 0
     assert not endpoint_file.exists()
     server.stderr.close()
