@@ -286,8 +286,6 @@ def test_a_tools_code_makes_only_what_calls_it(workflow):
 
 
 def last_step(directory: Path) -> int:
-    import yaml
-
     return yaml.safe_load((directory / "profiles/laptop/tiny.yaml").read_text())["rl"]["steps"]
 
 

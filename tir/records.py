@@ -92,16 +92,9 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[dict]) -> None:
 
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
     """Read JSON Lines; raises `DataError` naming file and line of the first fault."""
-    return list(iterate_jsonl(path))
-
-
-def iterate_jsonl(path: str | os.PathLike) -> Iterator[dict]:
-    """The rows of JSON Lines one by one, for files that memory does not hold; raises `DataError` as `read_jsonl` does."""
     try:
         with open(path, "rb") as file:  # decoded line by line: a text file decodes ahead, and its faults have no line
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _json_row(line, path, number)
+            return [_json_row(line, path, number) for number, line in enumerate(file, 1) if line.strip()]
     except OSError as error:
         raise DataError("cannot read file", where=str(path), why=error.strerror or str(error)) from None
 

@@ -29,8 +29,8 @@ def from_hub(source: dict[str, Any], ask: Callable[[], Answer]) -> Answer:
         InfrastructureFault: it did not answer.
     """
     # HTTPError is the hub's own client's, whichever that is: its faults of the network are no OSErrors.
-    from huggingface_hub.errors import (EntryNotFoundError, GatedRepoError, HFValidationError, HTTPError, LocalEntryNotFoundError,
-                                        RepositoryNotFoundError, RevisionNotFoundError)
+    from huggingface_hub.errors import (GatedRepoError, HFValidationError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError,
+                                        RevisionNotFoundError)
 
     repo = source["repo"]
     try:
@@ -46,10 +46,10 @@ def from_hub(source: dict[str, Any], ask: Callable[[], Answer]) -> Answer:
     except RevisionNotFoundError:
         raise DataError("the repository has no such revision", where=repo, why=f"revision {source.get('revision')}",
                         remedy="correct its source in config.yaml") from None
-    except (LocalEntryNotFoundError, HTTPError, OSError) as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise DataError("the repository has no such file", where=repo, why=f"{source.get('file')} at revision {source.get('revision') or 'main'}",
-                            remedy="correct its source in config.yaml") from None
+    except RemoteEntryNotFoundError:
+        raise DataError("the repository has no such file", where=repo, why=f"{source.get('file')} at revision {source.get('revision') or 'main'}",
+                        remedy="correct its source in config.yaml") from None
+    except (HTTPError, OSError) as error:
         raise InfrastructureFault(
             "cannot fetch from the hub", where=repo, why=_line(error),
             remedy="check the network, or download by hand and use kind: local") from error
