@@ -1,36 +1,76 @@
-# make demo   the whole study at laptop scale: results/table5.csv, figures, report
-# make test   the tests
-# make cluster  the graph and its faults on a real Slurm with images (needs TIR_CLUSTER=DIR, root, Debian 12)
-# make bench-tools  sandbox, retrieval and rollout loop, each beside what it is compared with (bench-aspo, bench-graph: the others)
-# make plan   what the paper's scale would run, without a cluster, GPU or container tool
+# make demo       run the whole study at laptop scale: results/table5.csv, figures, report
+# make test       run the tests
+# make cluster    run the graph and injected faults on a real Slurm with images (needs TIR_CLUSTER=DIR, root, Debian 12)
+# make plan       show the jobs of the paper's scale; needs no cluster, GPU or container tool
+# make preflight  plan the paper's scale, and check that this machine can run it
+# make images-check   import what the GPU stages import, from the locks of envs/cuda, without images and without a GPU
+# make rehearsal  run every stage on the paper's real files, at its lengths, with a model of tiny width; needs no GPU
+# make smoke PROFILE=profiles/slurm   try every stage on a machine with GPUs, in under one GPU-hour; run this first
+# make docs       build the documentation site in site/
+# make readme     write the result blocks of README.md and docs/tour.md, and the pictures of the tour, from results/
+# make schema     write config/schema.json from the models in tir/config/
+# make lint       check formatting and style
+# make lock       resolve envs/cpu/*.in into hashed locks
+# make bench-aspo, bench-coverage, bench-graph, bench-kill, bench-retrieval, bench-rl, bench-scoring, bench-tools   run the benchmarks in bench/
+# make snakemake-versions   test the graph with the oldest, a middle and the newest supported Snakemake
 
 PYTHON ?= python3
 PROFILE ?= profiles/laptop
 TARGETS ?= all
-# CPU builds of torch: an index of wheels, unless this site already has a folder or index of its own.
+WORKERS ?= 2  # processes of `make test`; the tests of one file stay in one process
+# Package index with CPU builds of torch; none if PIP_FIND_LINKS names a folder or index that has them.
 TORCH_INDEX ?= $(if $(PIP_FIND_LINKS),,https://download.pytorch.org/whl/cpu)
 
+# cuda: environments of the GPU stages from envs/cuda, in .venv/cuda-sft and .venv/cuda-rl, for profiles/workstation.
+HARDWARE ?= cpu
 VENVS := workflow sft rl
+ENVIRONMENTS := $(if $(filter cuda,$(HARDWARE)),workflow cuda-sft cuda-rl,$(VENVS))
 UV := .venv/uv/bin/uv
 SNAKEMAKE := .venv/workflow/bin/snakemake
-# Compiled once here, not by every job: importing torch and transformers is three times as fast where nothing is written.
+# Compile bytecode at installation: in a read-only environment, torch and transformers then import three times faster.
 INSTALL_FLAGS := --compile-bytecode --require-hashes --no-deps $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
 	$(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
 endif
+export TORCH_INDEX  # used by tests/packaging
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo test cluster plan environments machine lint lock clean-results bench-aspo bench-graph bench-tools
+.PHONY: demo rehearsal smoke test cluster plan preflight images-check snakemake-versions environments machine docs readme schema lint lock clean-results bench-aspo bench-coverage bench-graph bench-kill bench-retrieval bench-rl bench-scoring bench-tools
 
 demo: environments
-	@$(SNAKEMAKE) --profile $(PROFILE) $(TARGETS)
+	@mkdir -p logs
+	@PYTHONPATH=$(CURDIR)/envs/plugins $(SNAKEMAKE) --logger stages --profile $(PROFILE) $(TARGETS) > logs/demo.log
 	@$(if $(filter all,$(TARGETS)),$(SNAKEMAKE) --profile $(PROFILE) --report results/report.html --quiet all)
 	@.venv/workflow/bin/python -m scripts.show_results
 
+# Rehearsal and smoke run in a copy of the workflow, so that the results of other runs stay.
+COPY ?= $@
+define copy
+	@mkdir -p $(COPY) && cp -R Snakefile config.yaml rules scripts tir aspo profiles envs containers docs $(COPY)/ && \
+	  ln -sfn $(abspath .venv) $(COPY)/.venv
+endef
+
+# FILES: configuration files on top of the profile's, e.g. profiles/rehearsal/reduced.yaml.
+FILES ?=
+rehearsal: environments .venv/qwen/qwen.tiktoken
+	$(copy)
+	@cd $(COPY) && .venv/workflow/bin/snakemake --profile profiles/rehearsal \
+	  --configfile profiles/rehearsal/real.yaml profiles/laptop/site.yaml $(FILES) \
+	  -- $(if $(filter all,$(TARGETS)),results/table5.csv,$(TARGETS))
+
+# MORE: further arguments of Snakemake, e.g. -n.
+smoke: .venv/workflow/.complete
+	$(copy)
+	@cd $(COPY) && .venv/workflow/bin/python -m scripts.smoke --profile $(PROFILE) -- $(MORE)
+
+.venv/qwen/qwen.tiktoken: envs/qwen.txt | $(UV)
+	@rm -rf .venv/qwen && $(UV) -q pip install --python $(PYTHON) --target .venv/qwen/package --no-deps --require-hashes -r $<
+	@mv .venv/qwen/package/qwen_agent/utils/qwen.tiktoken $@ && rm -r .venv/qwen/package
+
 test: environments
-	.venv/rl/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/rl/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 cluster: environments
 	.venv/rl/bin/python -m pytest tests/cluster --durations 0 $(PYTEST_ARGS)
@@ -38,7 +78,34 @@ cluster: environments
 plan: .venv/workflow/.complete
 	$(SNAKEMAKE) --profile slurm -n results/table5.csv
 
-environments: machine $(VENVS:%=.venv/%/.complete)
+preflight: .venv/workflow/.complete
+	@$(SNAKEMAKE) --profile slurm -n results/table5.csv --quiet --cores 1000  # by default a plan gives each job one core
+	@.venv/workflow/bin/python -m scripts.preflight
+
+IMAGES ?= sft rl eval retrieval
+
+# One environment of 6 GB at a time; it is removed after its test, the packages stay in uv's cache.
+images-check: | $(UV)
+	@for name in $(IMAGES); do \
+	  venv=$(CURDIR)/.venv/check-$$name; rm -rf $$venv; \
+	  $(UV) -q venv --python $(PYTHON) $$venv && \
+	  $(UV) -q pip install --python $$venv/bin/python --require-hashes --no-deps -r envs/cuda/$$name.txt && \
+	  env -u CUDA_HOME PATH=$$venv/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 python3 -m tir.workflow.image_test $$name; \
+	  status=$$?; rm -rf $$venv; test $$status = 0 || exit 1; \
+	done
+
+SNAKEMAKE_VERSIONS := 9.20.0 9.24.0 9.27.1
+
+snakemake-versions: environments
+	@for version in $(SNAKEMAKE_VERSIONS); do \
+	  echo "Snakemake $$version"; venv=.venv/snakemake-$$version; \
+	  test -x $$venv/bin/snakemake || { $(UV) -q venv --python $(PYTHON) $$venv && sed "s/^snakemake==.*/snakemake==$$version/" \
+	    envs/cpu/workflow.in | $(UV) -q pip install --python $$venv/bin/python -r -; } || exit 1; \
+	  TIR_SNAKEMAKE=$(CURDIR)/$$venv/bin/snakemake .venv/rl/bin/python -m pytest tests/workflow/test_engine.py \
+	    tests/workflow/test_profiles.py tests/workflow/test_incremental.py tests/workflow/test_images.py || exit 1; \
+	done
+
+environments: machine $(ENVIRONMENTS:%=.venv/%/.complete)
 
 machine:
 	@$(PYTHON) scripts/check_machine.py
@@ -48,8 +115,15 @@ $(UV):
 	@$(PYTHON) -m venv .venv/uv || { echo "python3-venv is missing.  try: apt-get install python3-venv"; exit 1; }
 	@.venv/uv/bin/pip install -q uv==0.13.9
 
+# CUDA wheels come from the package index alone, with the CUDA libraries that they need; only the driver must be there.
+.venv/cuda-%/.complete: envs/cuda/%.txt | $(UV)
+	@echo "installing environment: cuda-$* (some gigabytes)"
+	@rm -rf .venv/cuda-$* && $(UV) -q venv --seed --python $(PYTHON) .venv/cuda-$*
+	@$(UV) -q pip install --python .venv/cuda-$*/bin/python --compile-bytecode --require-hashes --no-deps -r $<
+	@touch $@
+
 .venv/%/.complete: envs/cpu/%.txt | $(UV)
-	@echo "environment: $*"
+	@echo "installing environment: $*"
 	@rm -rf .venv/$* && $(UV) -q venv --seed --python $(PYTHON) .venv/$*
 	@$(UV) -q pip install --python .venv/$*/bin/python $(INSTALL_FLAGS) -r $<
 	@case $* in \
@@ -58,27 +132,52 @@ $(UV):
 	esac
 	@touch $@
 
-# Resolve envs/*.in anew into hashed locks.
 lock: | $(UV)
-	@for name in $(VENVS); do \
+	@for name in $(VENVS) docs; do \
 	  $(UV) -q pip compile envs/cpu/$$name.in -o envs/cpu/$$name.txt --generate-hashes --no-header --no-annotate \
 	    $$(test -f envs/cpu/$$name.overrides && echo --override envs/cpu/$$name.overrides) \
 	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
 	    --no-emit-find-links --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 || exit 1; \
 	done
 
-lint: environments
-	.venv/workflow/bin/ruff check .
-	.venv/workflow/bin/snakefmt --check Snakefile rules
+docs: .venv/docs/.complete
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict  # with --quiet, --strict ignores warnings
+	@echo "documentation: site/index.html"
+
+readme: .venv/workflow/.complete
+	@.venv/workflow/bin/python -m scripts.write_results_pages
+
+schema: .venv/workflow/.complete
+	@.venv/workflow/bin/python -m scripts.write_schema
+
+lint: .venv/workflow/.complete .venv/docs/.complete
+	@.venv/docs/bin/pre-commit run --all-files
 
 clean-results:
-	rm -rf data models index runs traces scores judge n500 results logs benchmarks .snakemake  # cache/ keeps what was paid for: verdicts, searches
+	rm -rf data models index runs traces scores judge n500 sampled results identity logs benchmarks .snakemake  # not cache/: judge verdicts and web searches cost money
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo
 
+bench-coverage: .venv/workflow/.complete
+	@OMP_NUM_THREADS=1 .venv/workflow/bin/python -m bench.coverage
+
 bench-graph: .venv/workflow/.complete
 	@.venv/workflow/bin/python -m bench.graph
+
+bench-kill: .venv/workflow/.complete
+	@.venv/workflow/bin/python -m bench.kill --profile $(PROFILE) --kills $(or $(KILLS),20) --folder $(or $(FOLDER),/tmp/tir-kill/copy)
+
+bench-rl: environments
+	@$(SNAKEMAKE) --profile $(PROFILE) --quiet all models/sft/manifest.json index/manifest.json data/rl_train.parquet \
+	  data/validation.parquet data/system_prompt.txt
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.rl
+
+bench-scoring: .venv/rl/.complete
+	@PYTHONPATH=tests .venv/rl/bin/python -m bench.scoring $(if $(QUICK),--quick)
+
+bench-retrieval: .venv/rl/.complete
+	@.venv/rl/bin/python -m bench.retrieval_scan $(if $(ROWS),--rows $(ROWS)) $(if $(VECTORS),--vectors $(VECTORS) --queries $(QUERIES))
 
 bench-tools: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.tools $(if $(QUICK),--quick) $(if $(CORPUS),--corpus $(CORPUS))

@@ -5,57 +5,97 @@ snakemake --profile slurm results/table5.csv           the paper's scale, on a c
 snakemake --profile slurm -n results/table5.csv        what that would run
 """
 
+import os
 import sys
 
 from snakemake.utils import min_version, update_config
 
-min_version("9.0")
+min_version("9.20")
 sys.path.insert(0, workflow.basedir)
 
-from tir.config import load, typed
-from tir.errors import ConfigError
-from tir.site import load_site
-from tir.workflow import code_digest, operation, params
+if not os.path.exists("config.yaml"):
+    raise WorkflowError(
+        f"{os.getcwd()} is not the folder of this workflow: cd {workflow.basedir}"
+    )
+
+from tir.common.errors import ConfigError
+from tir.config.command_line import typed
+from tir.config.experiment import load
+from tir.config.params import operational_params, params, without
+from tir.config.site import load_site
+from tir.config.yaml_files import refuse_repeated_keys
+from tir.workflow import routes
+from tir.workflow.digests import code_digest
+from tir.workflow.cost import gpus_of_job
+from tir.workflow.engine import (
+    config_files,
+    machine_gpus,
+    record_identities,
+    rerun_changed,
+    stated_config,
+)
 
 
 configfile: "config.yaml"
 
 
-files = ["config.yaml", *map(str, workflow.config_settings.configfiles)]
-stated = typed(dict(workflow.config_settings.config))
+files = ["config.yaml", *config_files(workflow)]
+stated = typed(stated_config(workflow))
 update_config(config, stated)
 try:
+    refuse_repeated_keys(files)
     SITE = load_site(config.get("site"), files, stated)
     cfg = load(config, files, stated)
 except ConfigError as error:
     raise WorkflowError(str(error))
 
-# What the machine is like, from the profile: interpreters, container images, a standing retrieval server.
+# Settings of this machine, from the profile: Python interpreters, container images, endpoints of running servers.
 PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.python}
-# Small rules without a stack: downloads, selections, image builds.
+# Python of the rules that run outside the images: downloads, selections, image builds.
 HOST = sys.executable
-ENDPOINT = SITE.retrieval_endpoint
+# On a machine with GPUs and no Slurm (`--resources gpu=N`), each job asks for some of them and gets its own.
+GPUS = machine_gpus(workflow)
+ON_GPUS = "{HOST} -m scripts.with_gpus {resources.gpu} " if GPUS else ""
 HELPER_ENDPOINT = SITE.helper_endpoint
+
+
+# All downloads come before the jobs with a GPU: a download has a higher priority and takes the whole resource
+# `downloads`, of which a job with a GPU takes one. The profile states how much there is.
+DOWNLOADS = 100
+
+
+def gpus(rule):
+    """Resources of a rule with a GPU: `gpu` on such a machine (elsewhere the profile states `gres`), and `downloads`."""
+    return {"downloads": 1} | (
+        {"gpu": gpus_of_job(rule, cfg, GPUS, SITE)} if GPUS else {}
+    )
+
+
+def download(source):
+    """The resource `downloads` of a job that fetches a source: all of it if it comes from a network."""
+    return DOWNLOADS if source.kind in ("hub", "url") else 0
 
 
 report: "docs/captions/workflow.rst"
 
 
-# Ctrl-C, and SIGTERM where a job is cancelled or preempted, reach every process of a job: the stage saves, says so and
-# ends (tir/cli.py); its shell and `tee` must outlive it.
+# Ctrl-C, or SIGTERM when a job is cancelled or preempted, reaches every process of a job. The Python process saves its
+# state, prints a message and exits (tir/common/cli.py); its shell and `tee` ignore the signals until then.
 shell.prefix("set -euo pipefail; trap '' INT TERM; ")
 
 
 wildcard_constraints:
-    model=r"published|sft|sft-epoch\d+|sft-(?!epoch)[a-z]\w*|[A-Za-z][\w.]*-step\d+-seed\d+",
+    model="|".join(cfg.models).replace(".", r"\.")
+    + r"|sft(-\w+)?|[A-Za-z][\w.]*-step\d+-seed\d+",
     benchmark="|".join(cfg.benchmarks),
     arm="|".join(sorted(cfg.arms)).replace(".", r"\."),
     seed=r"\d+",
-    size=r"(n\d+/)?",
+    size=r"(n\d+/)?(sampled/)?",
 
 
 include: "rules/containers.smk"
 include: "rules/data.smk"
+include: "rules/models.smk"
 include: "rules/retrieval.smk"
 include: "rules/sft.smk"
 include: "rules/rl.smk"
@@ -69,7 +109,6 @@ include: "rules/plan.smk"
 localrules:
     all,
     fetch,
-    fetch_model,
     system_prompt,
     validation_set,
     select_checkpoint,
@@ -87,3 +126,15 @@ rule all:
         ],
         expand("results/{figure}.png", figure=TARGETS.figures),
         "results/retrieval_smoke.csv",
+
+
+# Results are checked against identity/ (tir/workflow/identity.py), because Snakemake's own metadata can get lost.
+def show_changed(changed):
+    for path, reason in sorted(changed.items())[:10]:
+        print(f"made again: {path}: {reason}", file=sys.stderr)
+    if len(changed) > 10:
+        print(f"made again: {len(changed) - 10} more", file=sys.stderr)
+
+
+record_identities(workflow)
+rerun_changed(workflow, accept="TIR_ACCEPT" in os.environ, report=show_changed)

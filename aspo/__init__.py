@@ -1,9 +1,9 @@
-"""Advantage shaping for multi-tool reasoning (ASPO): the shaping term, what it reads, and how verl runs it.
+"""Advantage shaping for multi-tool reasoning (ASPO): the shaping term, the features it uses, and a verl trainer.
 
-    advantage    the equations: phi, its three terms, and the shaped advantage
-    detection    structural features of a trajectory, from token tensors or from segments
-    diagnostics  what phi does to a batch: firing rates, share of |A|, sign flips
-    integration  registration with verl, by import
+advantage    the equations: phi, its three terms, and the shaped advantage (read this first)
+detection    structural features of a trajectory, from token tensors or from segments
+diagnostics  the effect of phi on a batch: firing rates, share of |A|, sign flips
+integration  a verl trainer mode, registered by importing the module
 """
 
 from aspo.advantage import ASPOConfig, compute_aspo_advantage, shaping_term, shaping_terms

@@ -11,13 +11,13 @@ gives one constant, k = 5. With raw offsets (medians 776 and 1016 characters) an
 zero, so the offset is normalised by the length of the policy's text: u = offset / policy characters, in [0, 1], and
 `psi_k` is the decay over u. Lin & Xu use the letter k for their clip ratio; here that is `clip_kappa`.
 
-What is and is not true of phi. Equation 1 adds lam * phi to the advantage of every token the policy wrote, so its
-expected gradient is that of the objective E[normalised reward + lam * phi]: phi is a reward in all but name, and it
-moves the optimum whenever phi differs between trajectories of equal reward, or outweighs a reward gap. It is not
-potential-based (it depends on the whole trajectory and does not telescope), so the invariance theorem for reward
-shaping does not apply. Two weaker statements do hold and are tested: in `clipped` mode the shift never exceeds
-clip_kappa * |A| with clip_kappa < 1, so no advantage changes its sign (Lin & Xu, section 3.3); in `centered` mode phi
-has zero mean within a group, so a group's mean advantage stays zero and phi adds no drift common to its members.
+Properties of phi. Equation 1 adds lam * phi to the advantage of every policy token, so its expected gradient is that of
+the objective E[normalised reward + lam * phi]. Phi therefore acts as a reward: it moves the optimum whenever it differs
+between trajectories of equal reward, or outweighs a reward gap. Phi is not potential-based (it depends on the whole
+trajectory and does not telescope), so the invariance theorem for reward shaping does not apply. Two weaker properties
+hold and are tested. In `clipped` mode the shift never exceeds clip_kappa * |A| with clip_kappa < 1, so no advantage
+changes its sign (Lin & Xu, section 3.3). In `centered` mode phi has zero mean within a group, so the group's mean
+advantage stays zero.
 """
 
 from __future__ import annotations
@@ -31,8 +31,14 @@ import torch
 from aspo.detection import StructuralFeatures
 
 _RANGES = {
-    "lam": (0.0, 10.0), "alpha": (0.0, 10.0), "beta": (0.0, 10.0), "gamma": (0.0, 10.0), "psi_k": (0.0, 1000.0),
-    "clip_kappa": (0.0, 1.0), "correct_from": (-10.0, 10.0), "delta": (-100.0, 0.0),
+    "lam": (0.0, 10.0),
+    "alpha": (0.0, 10.0),
+    "beta": (0.0, 10.0),
+    "gamma": (0.0, 10.0),
+    "psi_k": (0.0, 1000.0),
+    "clip_kappa": (0.0, 1.0),
+    "correct_from": (-10.0, 10.0),
+    "delta": (-100.0, 0.0),
 }
 _CHOICES = {"psi": ("exp", "sigmoid", "rational", "linear"), "mode": ("additive", "clipped", "centered")}
 
@@ -42,20 +48,22 @@ class ASPOConfig:
     """Coefficients of the shaping term. Defaults are the paper's (section 5.6).
 
     Attributes:
-        lam: weight of phi against A_GRPO, which has unit variance within a group.
-        alpha: reward of a trajectory that ends python -> answer.
-        beta: penalty of a trajectory that contains python -> think.
-        gamma: weight of an early first tool on math.
-        psi_k: decay of psi over the normalised offset u.
+        lam: weight of phi relative to A_GRPO, which has unit variance within a group.
+        alpha: bonus for a trajectory that ends python -> answer.
+        beta: penalty for a trajectory that contains python -> think.
+        gamma: weight of the bonus for an early first tool call in a math task.
+        psi_k: decay rate of psi over the normalised offset u.
         psi: shape of psi.
         mode: `additive` (equation 1), `clipped` (Lin & Xu: correct code-bearing responses only, |shift| <=
             clip_kappa |A|), `centered` (phi minus its group mean).
         clip_kappa: bound of the clipped shift as a share of |A|, in (0, 1).
         require_correct: shape correct trajectories only.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO).
-        correct_from: a summed reward of at least this counts as correct (the paper's F1 >= 0.5 for QA). Bonuses that the
-            reward adds for format or tools count too.
-        delta: in `clipped` mode, use Lin & Xu's own shift delta * (p - mean p) / mean L in place of phi; negative.
+        correct_from: a trajectory is correct if its summed reward is at least this (the paper's F1 >= 0.5 for QA). The
+            sum includes bonuses for format or tool use.
+        delta: negative number; in `clipped` mode, replaces phi by Lin & Xu's shift delta * (p - mean p) / mean L.
+
+    Raises `ValueError` for a value of the wrong type or out of range, and for `delta` without `clipped`.
     """
 
     lam: float = 0.5
@@ -80,13 +88,18 @@ class ASPOConfig:
                 if not number or not low <= value <= high:
                     raise ValueError(f"ASPOConfig.{field.name} = {value!r}: must be a number in [{low:g}, {high:g}]")
             if field.name in _CHOICES and value not in _CHOICES[field.name]:
-                raise ValueError(f"ASPOConfig.{field.name} = {value!r}: must be one of {', '.join(_CHOICES[field.name])}")
+                raise ValueError(
+                    f"ASPOConfig.{field.name} = {value!r}: must be one of {', '.join(_CHOICES[field.name])}"
+                )
             if field.name in ("require_correct", "norm_by_std") and not isinstance(value, bool):
                 raise ValueError(f"ASPOConfig.{field.name} = {value!r}: must be true or false")
         if not 0.0 < self.clip_kappa < 1.0:
             raise ValueError(f"ASPOConfig.clip_kappa = {self.clip_kappa!r}: must lie strictly between 0 and 1")
         if self.delta is not None and self.mode != "clipped":
-            raise ValueError(f"ASPOConfig.delta = {self.delta!r}: only mode 'clipped' reads it, mode is {self.mode!r}")
+            raise ValueError(
+                f"ASPOConfig.delta = {self.delta!r}: only mode 'clipped' uses delta, and mode is {self.mode!r}; "
+                "set mode to 'clipped' or leave delta out"
+            )
 
 
 # --- the terms of equation 2, each (B,) ----------------------------------------------------------------------------
@@ -144,44 +157,54 @@ def shaping_term(features: StructuralFeatures, is_math: torch.Tensor, config: AS
 def grpo_advantage(scores: torch.Tensor, groups: list[torch.Tensor], epsilon: float, norm_by_std: bool) -> torch.Tensor:
     """A_GRPO, (B,): each score minus its group's mean, over its unbiased standard deviation plus epsilon.
 
-    A group of one keeps its score (mean 0, deviation 1), as verl and Tool-Star do. Mean and deviation are taken group by
-    group, because a batched deviation rounds differently in double precision; the rest is done for all rows at once.
+    A group of one keeps its score (mean 0, deviation 1), as in verl and Tool-Star. Mean and deviation are computed per
+    group, because a batched deviation rounds differently in double precision; all other steps are vectorised over rows.
     """
     advantage = torch.empty_like(scores)
-    alone = [rows for rows in groups if len(rows) == 1]
-    if alone:
-        rows = torch.cat(alone)
-        # single precision whatever the rewards are, as verl has it: 1 + epsilon rounds differently in double
+    singletons = [rows for rows in groups if len(rows) == 1]
+    if singletons:
+        rows = torch.cat(singletons)
+        # verl adds epsilon to 1 in single precision for every reward dtype; the sum rounds differently in double.
         advantage[rows] = scores[rows] / (torch.ones(()) + epsilon) if norm_by_std else scores[rows]
-    several = [rows for rows in groups if len(rows) > 1]
-    if several:
-        rows, sizes = torch.cat(several), [len(members) for members in several]
+    larger = [rows for rows in groups if len(rows) > 1]
+    if larger:
+        rows, sizes = torch.cat(larger), [len(group) for group in larger]
         ordered = scores[rows]
-        members = ordered.split(sizes)
-        each = torch.tensor(sizes, device=scores.device)
-        relative = ordered - torch.stack([group.mean() for group in members]).repeat_interleave(each)
+        by_group = ordered.split(sizes)
+        repeats = torch.tensor(sizes, device=scores.device)
+        relative = ordered - torch.stack([group.mean() for group in by_group]).repeat_interleave(repeats)
         if norm_by_std:
-            relative = relative / (torch.stack([group.std() for group in members]) + epsilon).repeat_interleave(each)
+            deviation = torch.stack([group.std() for group in by_group])
+            relative = relative / (deviation + epsilon).repeat_interleave(repeats)
         advantage[rows] = relative
     return advantage
 
 
 def group_rows(index: Sequence) -> list[torch.Tensor]:
-    """Rows of each group, in row order. Groups need not be contiguous: verl's balancing reorders a batch."""
+    """Row numbers of each group, ascending. Groups need not be contiguous: verl's load balancing reorders a batch."""
     rows: dict = {}
     for row, label in enumerate(index.tolist() if hasattr(index, "tolist") else index):
         rows.setdefault(label, []).append(row)
     return [torch.tensor(members) for members in rows.values()]
 
 
-def shaping_shift(advantage: torch.Tensor, scores: torch.Tensor, groups: list[torch.Tensor],
-                  features: StructuralFeatures, is_math: torch.Tensor, config: ASPOConfig) -> torch.Tensor:
-    """What is added to A_GRPO under the configured mode, (B,)."""
+def shaping_shift(
+    advantage: torch.Tensor,
+    scores: torch.Tensor,
+    groups: list[torch.Tensor],
+    features: StructuralFeatures,
+    is_math: torch.Tensor,
+    config: ASPOConfig,
+) -> torch.Tensor:
+    """The term added to A_GRPO in the configured mode, (B,)."""
     correct = scores >= config.correct_from
     if config.mode == "clipped":
         eligible = correct & (features.n_python > 0)
-        raw = (_relative_position(eligible, groups, features) * config.delta if config.delta is not None
-               else shaping_term(features, is_math, config))
+        raw = (
+            _relative_position(eligible, groups, features) * config.delta
+            if config.delta is not None
+            else shaping_term(features, is_math, config)
+        )
         bound = config.clip_kappa * advantage.abs()
         return torch.minimum(torch.maximum(config.lam * raw, -bound), bound) * eligible
     phi = shaping_term(features, is_math, config)
@@ -194,10 +217,12 @@ def shaping_shift(advantage: torch.Tensor, scores: torch.Tensor, groups: list[to
     return config.lam * phi
 
 
-def _relative_position(eligible: torch.Tensor, groups: list[torch.Tensor], features: StructuralFeatures) -> torch.Tensor:
+def _relative_position(
+    eligible: torch.Tensor, groups: list[torch.Tensor], features: StructuralFeatures
+) -> torch.Tensor:
     """(p_i - mean p) / mean L over a group's eligible members, in characters; zero elsewhere (Lin & Xu, section 3.3).
 
-    p is where the code begins; a search before it does not count.
+    p is the offset of the first `<python>`; a `<search>` before it is ignored.
     """
     position = torch.zeros(len(eligible), device=eligible.device)
     for rows in groups:
@@ -209,19 +234,25 @@ def _relative_position(eligible: torch.Tensor, groups: list[torch.Tensor], featu
 
 
 @torch.no_grad()
-def compute_aspo_advantage(token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: Sequence,
-                           features: StructuralFeatures, is_math: torch.Tensor, config: ASPOConfig,
-                           epsilon: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_aspo_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Sequence,
+    features: StructuralFeatures,
+    is_math: torch.Tensor,
+    config: ASPOConfig,
+    epsilon: float = 1e-6,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The shaped advantage, broadcast over policy tokens.
 
     Args:
-        token_level_rewards: (B, L) rewards, summed over a row to its score.
+        token_level_rewards: (B, L) rewards; a row's score is their sum.
         response_mask: (B, L), 1 on policy tokens.
         index: (B,) group label of each row (its prompt).
-        features: structural features, fields (B,).
-        is_math: (B,) whether the row's task is math.
+        features: structural features; each field is (B,).
+        is_math: (B,) bool; true where the row's task is math.
         config: coefficients.
-        epsilon: added to the group's deviation.
+        epsilon: added to the group's standard deviation.
 
     Returns:
         (advantages, returns), both (B, L) and equal, as outcome-supervised estimators return them. With `lam` 0

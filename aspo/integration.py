@@ -1,15 +1,16 @@
-"""ASPO in verl, by import: nothing of verl is edited.
+"""ASPO in verl without editing verl.
 
-Importing this module registers the trainer mode `aspo`, a synchronous PPO trainer whose advantage is shaped. A verl
-user needs one environment variable, one override, and the coefficients:
+Importing this module registers the trainer mode `aspo`: verl's synchronous PPO trainer with the shaped advantage. A run
+needs one environment variable, one override, and the coefficients:
 
     VERL_USE_EXTERNAL_MODULES=aspo.integration python -m verl.trainer.main_ppo \\
         trainer.v1.trainer_mode=aspo +algorithm.aspo.lam=0.5 +algorithm.aspo.alpha=1.0 ...
 
 verl's registry of advantage estimators does not suffice: an estimator receives rewards, mask and group index, but
-neither the response tokens nor the task. The trainer has both in its queue of trajectories.
+neither the response tokens nor the task. The trainer can read both from its transfer queue.
 
-The data set must carry the task of a row in `ability` ("math", or anything else), as Multi-Tool-RL-10K does.
+Each row of the data set must name its task in the column `ability` ("math", or anything else), as in
+Multi-Tool-RL-10K.
 """
 
 from __future__ import annotations
@@ -32,42 +33,51 @@ _MATH_ABILITIES = frozenset({"math"})
 
 @register_trainer("aspo")
 class ASPOTrainer(PPOTrainerSync):
-    """verl's synchronous trainer with the shaped advantage; every other step is the base class's."""
+    """verl's synchronous trainer with the shaped advantage; all other steps are unchanged."""
 
     def _build_replay_buffer(self):
-        # verl chooses buffers by the name of the mode; this one trains synchronously like its base class.
+        # verl selects the buffer by the mode's name; `aspo` trains synchronously and needs the buffer of `sync`.
         self.trainer_mode = "sync"
         return super()._build_replay_buffer()
 
     def _compute_advantage(self, batch, metrics: dict):
-        """GRPO's advantage by verl, then the shaped one in its place; diagnostics go to `metrics`."""
+        """Let verl compute GRPO's advantage, replace it by the shaped one, and add the diagnostics to `metrics`."""
         batch = super()._compute_advantage(batch, metrics=metrics)
         config = aspo_config(self.config.algorithm)
         data = transfer_queue.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id,
-            select_fields=["uid", "responses", "response_mask", "rm_scores", "ability"])
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["uid", "responses", "response_mask", "rm_scores", "ability"],
+        )
         lengths = data["response_mask"].offsets().diff().tolist()
-        responses, mask, rewards = (data[name].to_padded_tensor(0) for name in ("responses", "response_mask", "rm_scores"))
+        responses, mask, rewards = (
+            data[name].to_padded_tensor(0) for name in ("responses", "response_mask", "rm_scores")
+        )
         is_math = torch.tensor([value in _MATH_ABILITIES for value in data.get("ability").tolist()])
         index = data.get("uid").tolist()
         features = detect_structural_features(responses, mask, self.tokenizer)
         advantages, _ = compute_aspo_advantage(rewards, mask, index, features, is_math, config)
-        metrics.update(shaping_diagnostics(rewards.sum(-1), index, features, is_math, config))
-        nested = torch.nested.as_nested_tensor([row[:n] for row, n in zip(advantages, lengths, strict=True)],
-                                               layout=torch.jagged)
+        real = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])  # verl fills up a short batch
+        labels = [label for label, keep in zip(index, real.tolist(), strict=True) if keep]
+        scores = rewards.sum(-1)[real]
+        metrics.update(shaping_diagnostics(scores, labels, features.select(real), is_math[real], config))
+        nested = torch.nested.as_nested_tensor(
+            [row[:n] for row, n in zip(advantages, lengths, strict=True)], layout=torch.jagged
+        )
         fields = TensorDict({"advantages": nested, "returns": nested.clone()}, batch_size=len(lengths))
         return transfer_queue.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
 
 def aspo_config(algorithm) -> ASPOConfig:
-    """The coefficients under `algorithm.aspo` of a verl configuration; `norm_by_std` follows verl's own switch.
+    """The coefficients under `algorithm.aspo` of a verl configuration.
 
-    Raises `ValueError` for an unknown name or a value out of range.
+    `norm_by_std` defaults to verl's `algorithm.norm_adv_by_std_in_grpo`. Raises `ValueError` for an unknown name or a
+    value out of range.
     """
     values = OmegaConf.to_container(algorithm.aspo, resolve=True) if "aspo" in algorithm else {}
     known = [field.name for field in fields(ASPOConfig)]
     for name in values:
         if name not in known:
-            raise ValueError(f"algorithm.aspo.{name}: no such coefficient; there are {', '.join(known)}")
+            raise ValueError(f"algorithm.aspo.{name}: unknown coefficient; the known ones are {', '.join(known)}")
     values.setdefault("norm_by_std", bool(algorithm.get("norm_adv_by_std_in_grpo", True)))
     return ASPOConfig(**values)

@@ -1,4 +1,4 @@
-"""Measured figures of one run as one table, whoever measured them."""
+"""Print measured values as one table, and time functions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        subject: what was measured: the code, and its setting.
+        subject: the measured code and its settings.
         measure: the quantity, with its unit.
-        value: the figure.
-        goal: the bar it is held against, e.g. `<= 25`; printed beside the figure, never asserted.
+        value: the measured value.
+        goal: the required value, e.g. `<= 25`; printed beside the value, never asserted.
     """
 
     subject: str
@@ -25,21 +25,22 @@ class Figure:
     goal: str = ""
 
 
-_COLUMNS = 76, 36, 9  # of the longest subject, measure and value that are printed as they come
+_WIDTHS = 76, 36, 9  # columns of subject, measure and value
 
 
-def show(parts: Iterable[tuple[str, Iterable[Figure]]]) -> None:
-    """Print one table of several parts, each figure as soon as it is measured."""
+def show(sections: Iterable[tuple[str, Iterable[Figure]]]) -> None:
+    """Print a table of (title, figures) sections; each row is printed as soon as it is measured."""
     _row("", "measure", "value", "goal")
-    for title, figures in parts:
+    for title, figures in sections:
         print(title, flush=True)
         for row in figures:
             _row(f"  {row.subject}", row.measure, _number(row.value), row.goal)
 
 
 def _row(subject: str, measure: str, value: str, goal: str) -> None:
-    of_subject, of_measure, of_value = _COLUMNS
-    print(f"{subject:<{of_subject}}  {measure:<{of_measure}}  {value:>{of_value}}  {goal}".rstrip(), flush=True)
+    subject_width, measure_width, value_width = _WIDTHS
+    line = f"{subject:<{subject_width}}  {measure:<{measure_width}}  {value:>{value_width}}  {goal}"
+    print(line.rstrip(), flush=True)
 
 
 def _number(value: float) -> str:
@@ -47,10 +48,9 @@ def _number(value: float) -> str:
     return f"{value:,.{min(digits, 4)}f}"
 
 
-def seconds(function: Callable[[], object], repeats: int, warm: int = 1) -> list[float]:
-    """Wall time of each of several calls, sorted."""
-    for _ in range(warm):
-        function()
+def seconds(function: Callable[[], object], repeats: int) -> list[float]:
+    """Wall times of `repeats` calls after one warm-up call, sorted."""
+    function()
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -60,7 +60,7 @@ def seconds(function: Callable[[], object], repeats: int, warm: int = 1) -> list
 
 
 def interleaved(functions: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Wall times of several functions called in turn, so that a busy machine hits all of them alike; each sorted."""
+    """Sorted wall times of several functions, called in turn so that a busy machine affects all of them alike."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
         function()
@@ -69,9 +69,9 @@ def interleaved(functions: Sequence[Callable[[], object]], rounds: int) -> list[
             started = time.perf_counter()
             function()
             times[number].append(time.perf_counter() - started)
-    return [sorted(found) for found in times]
+    return [sorted(function_times) for function_times in times]
 
 
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """A value of a sorted list by its rank."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def quantile(values: Sequence[float], share: float) -> float:
+    """The quantile `share` (0 to 1) of a sorted list, without interpolation."""
+    return values[min(len(values) - 1, int(share * len(values)))]

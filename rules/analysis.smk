@@ -1,39 +1,44 @@
-# Tables and figures from raw records. What a target reads is in tir/targets.py, by its name.
+# Tables and figures from raw records. tir/workflow/targets.py defines the inputs of each.
 
 import re
-from pathlib import Path
 
-from tir.figures import module as figure_module
-from tir.tables import module as table_module
-from tir.targets import Targets
+from tir.workflow.digests import ROOT
+from tir.workflow.targets import Targets
 
 TARGETS = Targets(cfg)
-# Directory of a target and of its records: the configured sizes, or the full test sets.
+# Folders of targets and their records: "" for the configured sizes, "n500/" for the full test sets.
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
 CHECKS = ("judgements", "leakage", "arithmetic")
 
 
+def rule_name(name, size):
+    """Name of the rule that makes a table: `table5`, or `table5_n500` from the full test sets."""
+    return f"{name}_{size.strip('/')}" if size else name
+
+
 def caption(name):
-    """A target's caption in the report; tables that a configuration adds share one."""
-    path = Path(workflow.basedir, "docs/captions", f"{name}.rst")
+    """Path of a target's caption in the report; tables that a user adds have a common one."""
+    path = ROOT / "docs/captions" / f"{name}.rst"
     return str(path if path.exists() else path.with_name("table.rst"))
 
 
 def title(name, size=""):
-    """What the report calls a target. Of two spaces HTML shows one, and Table 2 comes before Table 10."""
+    """Title of a target in the report. Two spaces before one digit sort Table 2 before Table 10; HTML shows one."""
     words = re.sub(r"^(table|figure)(\d+)$", r"\1 \2", name).replace("_", " ")
     words = re.sub(r" (\d)$", r"  \1", words)
     return words[0].upper() + words[1:] + (", full test sets" if size else "")
 
 
+# One rule per table and figure, instead of one with a wildcard: they differ in the number of output files, which a
+# wildcard cannot express, and in the code digest.
 for each, size in MADE:
     target = TARGETS.target(each, size)
 
     rule:
         name:
-            f"{each}{size.strip('/') and '_' + size.strip('/')}"
+            rule_name(each, size)
         input:
             *target.files,
             image=image("analysis"),
@@ -54,7 +59,7 @@ for each, size in MADE:
         container:
             container_of("analysis")
         params:
-            code=code_digest("scripts.make_table", table_module(each)),
+            code=code_digest("scripts.make_table", target.module),
             config=target.params,
             options=target.options,
             table=each,
@@ -67,11 +72,11 @@ target = TARGETS.claims()
 
 
 rule claims:
-    """The paper's claims, recomputed from raw records: holds, does not hold, or not distinguishable at this n."""
+    """Check the paper's claims on raw records: holds, does not hold, or not distinguishable at this sample size."""
     input:
         *target.files,
         image=image("analysis"),
-        claims="tir/claims/claims.yaml",
+        claims="tir/analysis/claims/claims.yaml",
     output:
         "results/claims.json",
         "results/claims.csv",
@@ -101,7 +106,7 @@ for each in TARGETS.figures:
 
     rule:
         name:
-            f"{each}"
+            each
         input:
             *target.files,
             image=image("analysis"),
@@ -119,7 +124,7 @@ for each in TARGETS.figures:
         container:
             container_of("analysis")
         params:
-            code=code_digest("scripts.make_figure", figure_module(each)),
+            code=code_digest("scripts.make_figure", target.module),
             config=target.params,
             options=target.options,
             figure=each,

@@ -1,9 +1,10 @@
-# Images. A stage names its image in `container:`, and among its inputs the image's identity: a small file that says what
-# the image is made of. A rebuild from the same sources writes the same bytes, so it reruns nothing.
+# Container images. The inputs of a rule include its image's identity, a small file with the digests of the image's
+# sources. A rebuild from the same sources writes the same identity, so it reruns nothing.
 
 import shutil
 
-import tir.images
+import tir.workflow.images
+from tir.workflow.engine import is_plan
 
 
 localrules:
@@ -11,29 +12,30 @@ localrules:
     image,
 
 
-IMAGE_SITE = params(SITE.images)
+IMAGE_SITE = params(images=SITE.images)
 HAS_TOOL = bool(shutil.which("apptainer") or shutil.which("singularity"))
 
 
 def same(name):
-    """The image that serves as `name` on this site."""
+    """The image that this site uses as `name` (`site.images.same`)."""
     return SITE.images.same.get(name, name)
 
 
 def image(name):
+    """Identity of the image, an input of every rule that runs in it; empty at a site without images."""
     return [f"images/{same(name)}.json"] if SITE.containers else []
 
 
 def container_of(name):
-    """The image a stage runs in. A plan can be made where no container tool is; a run is refused there (`onstart`)."""
-    only_plan = workflow.is_main_process and not HAS_TOOL
-    return f"images/{same(name)}.sif" if SITE.containers and not only_plan else None
+    """Path of the image. None in a plan on a machine without a container tool, because Snakemake would reject it."""
+    omitted = is_plan(workflow) and not HAS_TOOL
+    return f"images/{same(name)}.sif" if SITE.containers and not omitted else None
 
 
 rule base_image:
-    """The layer below every image."""
+    """Base layer of all images."""
     input:
-        tir.images.sources("base", SITE.images.hardware),
+        tir.workflow.images.sources("base", SITE.images.hardware),
     output:
         "images/base.sif",
         "images/base.build.json",
@@ -41,15 +43,15 @@ rule base_image:
     log:
         "logs/images/base.log",
     params:
-        config=params(SITE.images.base, hardware=SITE.images.hardware),
+        config=params(base=SITE.images.base, hardware=SITE.images.hardware),
     shell:
         "{HOST} -m scripts.build_image --name base --output {output[0]} --params {IMAGE_SITE:q} 2>&1 | tee {log}"
 
 
 rule image:
-    """One image: the base and the requirements of its lock."""
+    """One image: the base layer and the packages of its lock."""
     input:
-        lambda w: tir.images.sources(w.image, SITE.images.hardware),
+        lambda w: tir.workflow.images.sources(w.image, SITE.images.hardware),
         base="images/base.json",
     output:
         "images/{image}.sif",
@@ -60,6 +62,6 @@ rule image:
     benchmark:
         "benchmarks/images/{image}.tsv"
     wildcard_constraints:
-        image="|".join(tir.images.RECIPES),
+        image="|".join(tir.workflow.images.RECIPES),
     shell:
         "{HOST} -m scripts.build_image --name {wildcards.image} --output {output[0]} --params {IMAGE_SITE:q} 2>&1 | tee {log}"

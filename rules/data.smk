@@ -1,4 +1,4 @@
-# Inputs, each from the source its configuration names: a hub, an address, a local file, or the generated world.
+# Input files, each from its configured source: the Hugging Face Hub, a URL, a local file, or the generated world.
 
 WORLD_FILES = [
     "corpus.jsonl",
@@ -24,7 +24,7 @@ SOURCES = {
 if cfg.world:
 
     rule world:
-        """The generated world: passages, benchmarks and RL rows in the upstream formats."""
+        """Generate the world: passages, benchmarks and RL rows in the upstream formats."""
         input:
             image=image("eval"),
         output:
@@ -37,12 +37,12 @@ if cfg.world:
             container_of("eval")
         params:
             code=code_digest("scripts.make_world"),
-            config=params(cfg.world.stated()),
+            config=params(world=without(cfg.world, "trajectories")),
         shell:
             "{PYTHON[rl]} -m scripts.make_world --output-dir data/world --params {params.config:q} 2>&1 | tee {log}"
 
     rule world_trajectories:
-        """SFT trajectories of the world, their results made by running the tools."""
+        """Generate SFT trajectories of the world; the tools run to produce their results."""
         input:
             image=image("eval"),
             world="data/world/corpus.jsonl",
@@ -59,16 +59,35 @@ if cfg.world:
         params:
             code=code_digest("scripts.make_trajectories"),
             config=params(
-                cfg.world.stated(),
-                tools={"python": cfg.tools.python, "search": cfg.tools.search},
+                world=cfg.world, python=cfg.tools.python, search=cfg.tools.search
             ),
         shell:
             "{PYTHON[rl]} -m scripts.make_trajectories --world data/world --index index --output {output} "
             "--params {params.config:q} 2>&1 | tee {log}"
 
 
+if cfg.data.sft.kind == "rehearsal":
+
+    rule rehearsal_rows:
+        """Make SFT rows of the published format from the RL rows, the benchmarks and the passages."""
+        input:
+            rl="data/rl_train.parquet",
+            benchmarks=expand("data/benchmarks/{name}.jsonl", name=cfg.benchmarks),
+            corpus="data/corpus.jsonl",
+        output:
+            "data/sft.json",
+        log:
+            "logs/rehearsal_rows.log",
+        params:
+            code=code_digest("scripts.make_rehearsal_rows"),
+            config=lambda w: params(rows=cfg.data.sft.rows, instruction=cfg.data.prompt),
+        shell:
+            "{HOST} -m scripts.make_rehearsal_rows --rl {input.rl} --benchmarks {input.benchmarks} "
+            "--corpus {input.corpus} --output {output} --params {params.config:q} 2>&1 | tee {log}"
+
+
 rule fetch:
-    """One input file, checked against its checksum and row count."""
+    """Fetch one input file; check its checksum and row count."""
     input:
         lambda w: (
             f"data/world/{w.file}"
@@ -80,33 +99,42 @@ rule fetch:
     log:
         "logs/fetch/{file}.log",
     wildcard_constraints:
-        file="|".join(SOURCES).replace(".", r"\."),
+        file="|".join(
+            name for name, source in SOURCES.items() if source.kind != "rehearsal"
+        ).replace(".", r"\."),
+    priority: 1
+    resources:
+        downloads=lambda w: download(SOURCES[w.file]),
     params:
         code=code_digest("scripts.fetch_data"),
-        source=lambda w: params(SOURCES[w.file]),
+        source=lambda w: params(source=SOURCES[w.file]),
     shell:
         "{HOST} -m scripts.fetch_data --name {wildcards.file} --output {output} "
         "--params {params.source:q} 2>&1 | tee {log}"
 
 
 rule system_prompt:
-    """The system prompt: the instruction column of the SFT data, checked by its hash."""
+    """Write the system prompt: the configured text, or the instruction column of the SFT data (checked by sha256)."""
     input:
-        sft="data/sft.json",
+        sft=[] if cfg.data.prompt else "data/sft.json",
     output:
         "data/system_prompt.txt",
     log:
         "logs/system_prompt.log",
     params:
         code=code_digest("scripts.extract_prompt"),
-        config=params(sha256=cfg.data.prompt_sha256),
+        # A function, because Snakemake would read braces in a prompt (\boxed{42}) as wildcards.
+        config=lambda w: params(
+            prompt=cfg.data.prompt,
+            sha256=None if cfg.data.prompt else cfg.data.prompt_sha256,
+        ),
     shell:
         "{HOST} -m scripts.extract_prompt --sft {input.sft} --output {output} "
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
 rule validation_set:
-    """The validation rows of RL: stratified, seeded, without benchmark questions."""
+    """Select the validation rows of RL: a stratified, seeded sample without benchmark questions."""
     input:
         rows="data/rl_validation.parquet",
         benchmarks=[
@@ -120,7 +148,7 @@ rule validation_set:
         "logs/validation_set.log",
     params:
         code=code_digest("scripts.select_validation"),
-        config=params(cfg.data.validation),
+        config=params(validation=cfg.data.validation),
     shell:
         "{HOST} -m scripts.select_validation --rows {input.rows} --benchmarks {input.benchmarks} "
         "--output {output} --params {params.config:q} 2>&1 | tee {log}"

@@ -1,52 +1,40 @@
-# What the judge says of trajectories. The cache is no output: it outlives results, and a rerun asks nothing twice.
+# Verdicts of the judge. The cache of verdicts is not an output, so Snakemake keeps it and a rerun repeats no request.
 
 JUDGE_ENDPOINT = SITE.judge_endpoint
-JUDGE_OPERATION = operation(cfg.judge)
-# A standing server has its weights where it is: what is known of it is the model's source.
-JUDGE_STANDS = (
-    JUDGE_ENDPOINT != "none" and cfg.judge.model in type(cfg.model).model_fields
-)
-
-JUDGED = {
-    (model, each.benchmark)
-    for each in cfg.judged()
-    for model in cfg.model_ids(each.model)
-}
-
-
-def judgement(wildcards):
-    """The verdicts a score file reads: none where the judge is not asked."""
-    asked = (wildcards.model, wildcards.benchmark) in JUDGED and not wildcards.size
-    return [f"judge/{wildcards.model}/{wildcards.benchmark}.jsonl"] if asked else []
+JUDGE_OPERATIONAL = operational_params(judge=cfg.judge)
+# With a judge server that already runs, no weights are fetched; the model's source is then a parameter of the rule.
+JUDGE_STANDS = JUDGE_ENDPOINT != "none" and cfg.judge.model in cfg.models
 
 
 rule judge:
-    """Verdicts of the judge where rules do not settle an answer; its own server, or one that the site keeps."""
+    """Judge the answers that rules cannot decide; the job starts a server unless `site.judge_endpoint` names one."""
     input:
         image=image("eval"),
-        words="tir/judge/calibration.yaml",
+        words="tir/scoring/judge/calibration.yaml",
         model=[] if JUDGE_STANDS else f"models/{cfg.judge.model}/manifest.json",
-        traces="traces/{model}/{benchmark}.jsonl",
+        traces="{size}traces/{model}/{benchmark}.jsonl",
     output:
-        "judge/{model}/{benchmark}.jsonl",
-        "judge/{model}/{benchmark}.jsonl.report.json",
+        "{size}judge/{model}/{benchmark}.jsonl",
+        "{size}judge/{model}/{benchmark}.jsonl.report.json",
     log:
-        "logs/judge/{model}/{benchmark}.log",
+        "logs/{size}judge/{model}/{benchmark}.log",
     benchmark:
-        "benchmarks/judge/{model}/{benchmark}.tsv"
+        "benchmarks/{size}judge/{model}/{benchmark}.tsv"
     container:
         container_of("eval")
+    resources:
+        **gpus("judge"),
     params:
         code=code_digest("scripts.judge_traces"),
         config=lambda w: params(
-            cfg.judge,
+            # `decides` is a parameter of the tables, not of this rule.
+            judge=without(cfg.judge, "decides"),
             task=cfg.benchmarks[w.benchmark].task,
-            **(
-                {"stands": getattr(cfg.model, cfg.judge.model)} if JUDGE_STANDS else {}
-            ),
+            stands=cfg.models[cfg.judge.model] if JUDGE_STANDS else None,
         ),
         model=f"models/{cfg.judge.model}",
     shell:
-        "{PYTHON[rl]} -m scripts.judge_traces --traces {input.traces} --model {params.model} "
+        ON_GPUS
+        + "{PYTHON[rl]} -m scripts.judge_traces --traces {input.traces} --model {params.model} "
         "--endpoint {JUDGE_ENDPOINT:q} --cache cache/judge.sqlite --server-log {log}.server --output {output[0]} "
-        "--params {params.config:q} --operation {JUDGE_OPERATION:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operational {JUDGE_OPERATIONAL:q} 2>&1 | tee {log}"

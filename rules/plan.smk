@@ -1,39 +1,30 @@
-# What keeps a plan (`-n`) of ten thousand jobs short. Nothing here touches a run. Figures: make bench-graph.
+# Cost of jobs: `snakemake -n` ends with a table of jobs, GPU-hours and disk; a run writes the resources that each job
+# used to results/resources.csv.
 
-import ast
 import atexit
-import gc
+from pathlib import Path
 
-# What differs between the jobs of a rule.
-PER_JOB = {"wildcards", "input", "threads"}
-
-
-def reads(expression):
-    """Names in an expression; none in a text that is no expression, which Snakemake takes as it stands."""
-    try:
-        tree = ast.parse(expression, mode="eval")
-    except SyntaxError:
-        return set()
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+from tir.workflow.cost import plan
+from tir.workflow.engine import is_plan, planned_jobs
 
 
-def settled(resource, rule):
-    """The resource with its value, where all jobs of a plan have the same; else as it is."""
-    text = resource.raw
-    evaluable = resource.is_evaluable() and isinstance(text, str)
-    if not evaluable or PER_JOB & reads(text):
-        return resource
-    return resource.evaluate(
-        None, input=[], attempt=1, threads=1, rulename=rule, async_run=None
-    )
+def show_plan():
+    """Print the totals of a plan, and write the input of `make preflight`."""
+    jobs = planned_jobs(workflow)
+    if jobs:
+        write_preflight(jobs)
+        print("\n" + plan(jobs, cfg, SITE.images.hardware), file=sys.stderr)
 
 
-if workflow.output_settings.dryrun:
-    # A profile's texts are Python to Snakemake, run anew for every job: half the time of a large plan. In a plan all jobs
-    # are at their first attempt and on this machine, so that most have one value per rule.
-    for each in workflow.rules:
-        for name, resource in list(each.resources.items()):
-            each.resources[name] = settled(resource, each.name)
-    # A plan keeps all it makes until it ends: nothing to collect on the way, nor at the end.
-    gc.disable()
-    atexit.register(gc.freeze)
+if is_plan(workflow):
+    # Snakemake calls onstart, onsuccess and onerror only in real runs.
+    atexit.register(show_plan)
+
+
+onsuccess:
+    if Path("benchmarks").is_dir():
+        shell(
+            "{HOST} -m scripts.collect_resources --benchmarks benchmarks --output results/resources.csv "
+            "--reports {reports:q}",
+            reports=list(Path("results").glob("efficiency_report_*.csv")),
+        )

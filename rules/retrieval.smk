@@ -1,12 +1,57 @@
-# The index over the corpus. The server that reads it is a sidecar of the jobs that need it, not a rule: Snakemake's
-# service rules would force all its consumers onto one node.
+# The retrieval index, and the server with which the jobs of a run search (tir/retrieval/standing.py). A Snakemake service
+# rule would force all of these jobs onto one node.
+
+from tir.retrieval import standing
+from tir.workflow.engine import container_command
+
+# Only this rule needs the encoder: it copies the encoder into the index, where the servers find it.
+ENCODER = f"models/{cfg.retrieval.encoder.model}"
+
+ENDPOINT = SITE.retrieval_endpoint
+SERVER = SITE.retrieval_server
+SHARED = SERVER.runs_on != "none" and ENDPOINT == "none"
+RUN_FOLDER = standing.run_folder() if SHARED else "none"
+# How a job finds its server. Nothing of this determines a result.
+RETRIEVAL = params(
+    endpoint=ENDPOINT, run=RUN_FOLDER, queue_s=SERVER.queue_s, start_s=SERVER.start_s
+)
+
+
+def searches(job):
+    """Whether a planned job queries the retrieval server."""
+    if job.rule == "traces":
+        return routes.asks_retrieval(
+            cfg.evaluation_tools, cfg.benchmarks[job.wildcards["benchmark"]].task
+        )
+    return job.rule == "retrieval_smoke" or job.rule == "rl" and RL_INDEX != "none"
+
+
+def start_retrieval_server(jobs):
+    """Start the program that starts the run's server at the first search."""
+    if SHARED and any(map(searches, jobs)):
+        image = container_of("retrieval")
+        host = "0.0.0.0" if SERVER.runs_on == "slurm" else "127.0.0.1"
+        script = standing.script(
+            PYTHON["rl"],
+            RUN_FOLDER,
+            SERVER.idle_s,
+            host,
+            inside=container_command(workflow, image) if image else "",
+            gpus=SERVER.gpus if SERVER.runs_on == "local" else None,
+        )
+        standing.start(
+            RUN_FOLDER,
+            {**SERVER.model_dump(include={"runs_on", "sbatch", "queue_s", "start_s"})}
+            | {"script": script},
+        )
 
 
 rule index:
-    """Passages encoded into a memory-mapped matrix; resumes shard by shard."""
+    """Encode the passages into a memory-mapped matrix; an interrupted job resumes at the next shard."""
     input:
         image=image("retrieval"),
         corpus="data/corpus.jsonl",
+        encoder=f"{ENCODER}/manifest.json" if cfg.retrieval.backend == "dense" else [],
     output:
         "index/manifest.json",
     log:
@@ -16,16 +61,19 @@ rule index:
     container:
         container_of("retrieval")
     threads: 8
+    resources:
+        **gpus("index"),
     params:
         code=code_digest("scripts.build_index"),
-        config=params(cfg.retrieval, device=cfg.device),
+        config=params(retrieval=cfg.retrieval, device=cfg.device),
     shell:
-        "{PYTHON[rl]} -m scripts.build_index --corpus {input.corpus} --output index "
+        ON_GPUS
+        + "{PYTHON[rl]} -m scripts.build_index --corpus {input.corpus} --encoder {ENCODER} --output index "
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
 rule retrieval_smoke:
-    """Three questions to a server over the index: titles and latencies (paper, appendix A.5)."""
+    """Send three questions to a retrieval server; record titles and latencies (paper, appendix A.5)."""
     input:
         image=image("retrieval"),
         index="index/manifest.json",
@@ -39,5 +87,5 @@ rule retrieval_smoke:
     params:
         code=code_digest("scripts.retrieval_smoke"),
     shell:
-        "{PYTHON[rl]} -m scripts.retrieval_smoke --index index --endpoint {ENDPOINT:q} --output {output} "
+        "{PYTHON[rl]} -m scripts.retrieval_smoke --index index --retrieval {RETRIEVAL:q} --output {output} "
         "--log {log}.server 2>&1 | tee {log}"

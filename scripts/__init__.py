@@ -1,1 +1,1 @@
-"""Thin command-line entries, one per rule: arguments in, one call, an atomic write."""
+"""Command-line scripts, one per rule: each parses its arguments, makes one call, and writes its output atomically."""

@@ -1,13 +1,13 @@
-"""Recompute the paper's claims from raw records: JSON at --output, a table (CSV, Markdown, LaTeX) beside it."""
+"""Test the paper's claims on raw records: JSON at --output, a table (CSV, Markdown, LaTeX, HTML) beside it."""
 
 from pathlib import Path
 
-from tir import cli
-from tir.claims.report import check, table
-from tir.records import write_json, write_provenance
-from tir.tables.inputs import Inputs
-from tir.tables.files import write_tables
-from tir.workflow import code
+from tir.analysis.claims.report import check, table
+from tir.analysis.tables.files import write_tables
+from tir.analysis.tables.inputs import Inputs
+from tir.common import cli
+from tir.common.records import write_json, write_provenance
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
@@ -17,11 +17,15 @@ def main() -> None:
     arguments = parse.parse_args()
     records = check(Inputs.from_arguments(arguments), arguments.params)
     write_json(arguments.output, records)
-    facts = {"config": arguments.params, "packages": ("numpy", "scipy", "statsmodels"), "code": code("scripts.check_claims")}
-    write_provenance(arguments.output, **facts)
-    written = table(records)
-    write_tables({"": written}, Path(arguments.output).with_suffix(".csv"), **facts)
-    print(written.notes[0])
+    provenance = {
+        "config": arguments.params,
+        "packages": ("numpy", "pandas", "scipy", "statsmodels"),
+        "code": code_digest("scripts.check_claims"),
+    }
+    write_provenance(arguments.output, **provenance)
+    claims = table(records)
+    write_tables({"": claims}, Path(arguments.output).with_suffix(".csv"), **provenance)
+    print(claims.notes[0])
 
 
 if __name__ == "__main__":

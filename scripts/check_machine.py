@@ -1,6 +1,6 @@
-"""Name the system libraries that this machine lacks. Run by `make` before anything is installed, with any Python.
+"""List missing system libraries. `make` runs this first, with any Python, before it installs anything.
 
-Wheels carry all of their libraries but these: without them a run would fail half-way, in words that do not say so.
+The wheels contain all other libraries. Without these two a run would fail later with an unrelated error message.
 """
 
 import ctypes
@@ -11,22 +11,24 @@ LIBRARIES = {"libnuma.so.1": ("libnuma1", "vLLM on a CPU"), "libseccomp.so.2": (
 
 
 def missing() -> dict[str, str]:
-    """Debian package and use of each library that cannot be loaded."""
-    found = {}
+    """Debian package -> name and use, of each library that cannot be loaded."""
+    packages = {}
     for name, (package, use) in LIBRARIES.items():
         try:
             ctypes.CDLL(name)
         except OSError:
-            found[package] = f"{name} ({use})"
-    return found
+            packages[package] = f"{name} ({use})"
+    return packages
 
 
 def main() -> None:
-    """Exit with the line to paste if something is missing."""
+    """Exit with an error and the command to paste if a library is missing."""
     if platform.system() != "Linux":
-        sys.exit(f"{platform.system()} found; this needs Linux")
-    if lacks := missing():
-        sys.exit(f"missing: {', '.join(lacks.values())}\n  try: apt-get install {' '.join(lacks)}")
+        sys.exit(f"this workflow needs Linux; this machine runs {platform.system()}")
+    if packages := missing():
+        sys.exit(
+            f"missing system libraries: {', '.join(packages.values())}\n  try: apt-get install {' '.join(packages)}"
+        )
 
 
 if __name__ == "__main__":

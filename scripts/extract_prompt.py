@@ -1,26 +1,37 @@
-"""The system prompt, taken from the instruction column of the SFT data and checked by its hash."""
+"""Write the system prompt: the configured text, or the most frequent instruction of the SFT data."""
 
 import hashlib
 from collections import Counter
 
-from tir.cli import parser, run
+from tir.common.cli import parser, run
+from tir.common.errors import DataError
+from tir.common.records import write_text
+from tir.config.params import read
 from tir.data.alpaca import read_alpaca
-from tir.errors import DataError
-from tir.records import write_text
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--sft", required=True, help="Alpaca rows, JSON")
-    arguments.add_argument("--output", required=True)
+    arguments.add_argument("--sft", nargs="?", help="Alpaca rows, JSON; may be left empty if --params has a prompt")
+    arguments.add_argument("--output", required=True, help="text file to write")
     options = arguments.parse_args()
-    prompt, _ = Counter(row["instruction"] for row in read_alpaca(options.sft)).most_common(1)[0]
-    prompt = prompt.strip()
-    wanted, found = options.params.get("sha256"), hashlib.sha256(prompt.encode()).hexdigest()
-    if wanted and wanted != found:
-        raise DataError("not the expected system prompt", where=f"{options.sft}: instruction",
-                        why=f"sha256 is {found}, config.yaml says {wanted}", remedy=f"data:\n    prompt_sha256: {found}")
-    write_text(options.output, prompt)
+    given = read(options, prompt=str | None, sha256=str | None)
+    prompt = given.prompt or instruction(options.sft, given.sha256)
+    write_text(options.output, prompt.strip())
+
+
+def instruction(sft: str, expected: str | None) -> str:
+    """The most frequent instruction of the SFT data; raises `DataError` if its sha256 is not the expected one."""
+    prompt, _ = Counter(row["instruction"] for row in read_alpaca(sft)).most_common(1)[0]
+    actual = hashlib.sha256(prompt.strip().encode()).hexdigest()
+    if expected and expected != actual:
+        raise DataError(
+            "the SFT data has another system prompt than the configured one",
+            where=f"{sft}: instruction",
+            why=f"its sha256 is {actual}, data.prompt_sha256 is {expected}",
+            remedy=f"data:\n    prompt_sha256: {actual}",
+        )
+    return prompt
 
 
 if __name__ == "__main__":

@@ -2,20 +2,26 @@
 
 import asyncio
 import contextlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from tir.cli import parser, run
+from tir.common.cli import parser, run
+from tir.common.records import file_digest, read_json
+from tir.common.schema import Device, Task
+from tir.config.evaluation import Evaluation
+from tir.config.params import read
+from tir.config.tools import Tools
 from tir.data.benchmarks import load_items
-from tir.engines import make_engine
-from tir.engines.base import Sampling
-from tir.helpers import make_helpers
-from tir.records import file_digest, read_json
-from tir.retrieval.sidecar import starting_server
-from tir.rollout import RolloutSettings
-from tir.settings import merged
+from tir.retrieval.sidecar import RETRIEVAL_HELP, retrieval
+from tir.rollout.engines import make_engine
+from tir.rollout.engines.base import Sampling
+from tir.rollout.helpers import make_helpers, models_asked
+from tir.rollout.loop import RolloutSettings
+from tir.rollout.traces import TraceJob, generate_traces
 from tir.tools.registry import asks_retrieval, by_tag, files_of, make_tools, modules
-from tir.traces import TraceJob, generate_traces
-from tir.workflow import code_digest
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
@@ -24,44 +30,68 @@ def main() -> None:
     arguments.add_argument("--items", required=True, help="benchmark file")
     arguments.add_argument("--system-prompt", required=True, help="text file")
     arguments.add_argument("--index", required=True, help="index directory")
-    arguments.add_argument("--endpoint", default="none", help="a standing retrieval server, or none")
+    arguments.add_argument("--retrieval", type=json.loads, default={}, help=RETRIEVAL_HELP)
     arguments.add_argument("--helper-endpoint", default="none", help="an OpenAI-compatible server for helpers, or none")
-    arguments.add_argument("--output", required=True)
+    arguments.add_argument("--models", default="models", help="directory that has the helpers' models, by name")
+    arguments.add_argument("--output", required=True, help="trace records to write (JSON Lines)")
     options = arguments.parse_args()
     asyncio.run(generate(options))
 
 
 async def generate(options) -> None:
-    wanted = merged(options.params, options.operation)
-    tools, names = wanted["tools"], wanted["tools"]["routes"][wanted["task"]]
+    kinds = {"evaluation": Evaluation, "tools": Tools, "device": Device, "task": Task, "n": int}
+    given = read(options, **kinds, helper_models=dict[str, Any])
+    evaluation, tools, names = given.evaluation, given.tools, given.tools.routes[given.task]
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
-    prompt = f"\n{prompt}\n" if wanted["prompt_newlines"] else prompt
+    prompt = f"\n{prompt}\n" if evaluation.prompt_newlines else prompt
     job = TraceJob(
-        task=wanted["task"], system_prompt=prompt, samples=wanted["samples"], concurrency=wanted["concurrency"],
-        settings=RolloutSettings.of(tools, wanted["max_response_tokens"]),
-        sampling=Sampling(wanted["temperature"], wanted["top_p"], wanted["repetition_penalty"], wanted["seed"]))
+        task=given.task,
+        system_prompt=prompt,
+        settings=RolloutSettings(tools, evaluation.max_response_tokens),
+        sampling=Sampling(evaluation.temperature, evaluation.top_p, evaluation.repetition_penalty, evaluation.seed),
+        samples=evaluation.samples,
+        concurrency=evaluation.concurrency,
+    )
+    own_helpers = models_asked(evaluation.helpers) if options.helper_endpoint == "none" else []
     async with contextlib.AsyncExitStack() as stack:
         endpoint = None
         if asks_retrieval(names):
-            endpoint = stack.enter_context(starting_server(
-                options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
-                log_path=f"{options.output}.retrieval.log"))
-        engine = make_engine(wanted["engine"]["kind"], options.model, device=wanted["device"],
-                             dtype=wanted["engine"]["dtype"], max_batch=wanted["engine"]["max_batch"])
+            endpoint = stack.enter_context(
+                retrieval(options.index, log_path=f"{options.output}.retrieval.log", **options.retrieval)
+            )
+        engine = make_engine(evaluation.engine, options.model, device=given.device)
         stack.push_async_callback(engine.close)
-        toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint and endpoint())), names)
-        helpers = stack.enter_context(make_helpers(wanted["helpers"], options.helper_endpoint))
-        await generate_traces(engine, engine.tokenizer, toolbox, load_items(options.items, wanted["n"]), job,
-                              options.output, work=the_work(options, prompt), helpers=helpers)
+        toolbox = by_tag(stack.enter_context(make_tools(names, tools, endpoint)), names)
+        helpers = stack.enter_context(
+            make_helpers(evaluation.helpers, options.helper_endpoint, options.models, f"{options.output}.helper.log")
+        )
+        await generate_traces(
+            engine,
+            engine.tokenizer,
+            toolbox,
+            load_items(options.items, given.n),
+            job,
+            options.output,
+            work=resume_key(options, tools, given.task, prompt, own_helpers),
+            helpers=helpers,
+        )
 
 
-def the_work(options, prompt: str) -> dict:
-    """Names the work for resuming: all that decides a trajectory; of the tools only what the task's route calls."""
-    params, tools = options.params, options.params["tools"]
-    route = tools["routes"][params["task"]]
+def resume_key(options, tools: Tools, task: str, prompt: str, own_helpers: Iterable[str] = ()) -> dict:
+    """Everything that determines a trajectory. Records of an interrupted job are kept only if this is unchanged.
+
+    Of the tools, only those of the task's route count; of the helpers' models, those that the job serves itself.
+    """
+    route = tools.routes[task]
+    models = [options.model, *(f"{options.models}/{name}" for name in own_helpers)]
     files = [options.items, *files_of(route, tools, options.index)]
-    return {"params": params, "prompt": prompt, "model": read_json(Path(options.model) / "manifest.json"),
-            "files": [file_digest(file) for file in files], "code": code_digest("scripts.generate_traces", *modules(route))}
+    return {
+        "params": options.params,
+        "prompt": prompt,
+        "models": [read_json(Path(model) / "manifest.json") for model in models],
+        "files": [file_digest(file) for file in files],
+        "code": code_digest("scripts.generate_traces", *modules(route)),
+    }
 
 
 if __name__ == "__main__":

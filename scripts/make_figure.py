@@ -1,10 +1,10 @@
-"""Draw one figure from raw records: PNG at --output, the same as SVG beside it."""
+"""Draw one figure from raw records: PNG at --output, SVG beside it."""
 
-from tir import cli
-from tir.figures import draw, module
-from tir.plot_style import save
-from tir.tables.inputs import Inputs
-from tir.workflow import code
+from tir.analysis.figures import draw, kind
+from tir.analysis.plot_style import save
+from tir.analysis.tables.inputs import Inputs
+from tir.common import cli
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
@@ -14,7 +14,12 @@ def main() -> None:
     Inputs.add_arguments(parse)
     arguments = parse.parse_args()
     figure = draw(arguments.figure, Inputs.from_arguments(arguments), arguments.params)
-    save(figure, arguments.output, config=arguments.params, code=code("scripts.make_figure", module(arguments.figure)))
+    save(
+        figure,
+        arguments.output,
+        config=arguments.params,
+        code=code_digest("scripts.make_figure", kind(arguments.figure).module),
+    )
 
 
 if __name__ == "__main__":

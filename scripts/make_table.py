@@ -1,15 +1,15 @@
-"""Build one table from raw records: CSV at --output, Markdown and LaTeX beside it, companions as {stem}_{name}.csv."""
+"""Build one table from raw records: CSV at --output; Markdown, LaTeX, HTML and its companions' CSV beside it."""
 
-from tir import cli
-from tir.tables import build, module
-from tir.tables.inputs import Inputs
-from tir.tables.files import write_tables
-from tir.workflow import code
+from tir.analysis.tables import build, kind
+from tir.analysis.tables.files import write_tables
+from tir.analysis.tables.inputs import Inputs
+from tir.common import cli
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
     parse = cli.parser(__doc__)
-    parse.add_argument("--table", required=True, help="table1, table2, ...; another name has Table 5's layout")
+    parse.add_argument("--table", required=True, help="table1, table2, ...; any other name gets Table 5's layout")
     parse.add_argument("--output", required=True, help="CSV file to write")
     Inputs.add_arguments(parse)
     arguments = parse.parse_args()
@@ -18,9 +18,9 @@ def main() -> None:
         tables,
         arguments.output,
         config=arguments.params,
-        packages=("numpy", "scipy", "statsmodels"),
+        packages=("numpy", "pandas", "scipy", "statsmodels"),
         seed=arguments.params.get("statistics", {}).get("seed"),
-        code=code("scripts.make_table", module(arguments.table)),
+        code=code_digest("scripts.make_table", kind(arguments.table).module),
     )
 
 

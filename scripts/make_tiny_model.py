@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tir import cli
-from tir.settings import from_params
-from tir.tiny_model import TinyModelSettings, make_tiny_model
+from tir.common import cli
+from tir.config.params import read
+from tir.config.world import TinyModelSettings
 from tir.world.files import tokenizer_text
+from tir.world.tiny_model import make_tiny_model
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
     parse.add_argument("--sft", required=True, help="the world's trajectories, Alpaca JSON")
     parse.add_argument("--output", required=True, help="model directory to write")
     arguments = parse.parse_args()
-    settings = from_params(TinyModelSettings, arguments.params, "tiny_model")
+    settings = read(arguments, tiny_model=TinyModelSettings).tiny_model
     make_tiny_model(tokenizer_text(arguments.corpus, arguments.sft), arguments.output, settings)
 
 

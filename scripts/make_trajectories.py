@@ -1,8 +1,12 @@
-"""Write the world's supervised trajectories as Alpaca JSON, their tool results made by running the tools."""
+"""Write the world's SFT trajectories as Alpaca JSON, with results of executed tools."""
 
 from __future__ import annotations
 
-from tir import cli
+from tir.common import cli
+from tir.config.params import read
+from tir.config.world import WorldSettings
+from tir.tools.python_tool import PythonToolConfig
+from tir.tools.search_tool import SearchToolConfig
 from tir.world.files import write_trajectories
 
 
@@ -12,7 +16,10 @@ def main() -> None:
     parse.add_argument("--index", required=True, help="directory of the index over its corpus")
     parse.add_argument("--output", required=True, help="JSON file to write")
     arguments = parse.parse_args()
-    write_trajectories(arguments.world, arguments.index, arguments.output, arguments.params)
+    given = read(arguments, world=WorldSettings, python=PythonToolConfig, search=SearchToolConfig)
+    write_trajectories(
+        arguments.world, arguments.index, arguments.output, given.world, python=given.python, search=given.search
+    )
 
 
 if __name__ == "__main__":

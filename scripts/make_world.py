@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tir import cli
+from tir.common import cli
+from tir.config.params import read
+from tir.config.world import WorldSettings
 from tir.world.files import write_world
 
 
@@ -10,7 +12,7 @@ def main() -> None:
     parse = cli.parser(__doc__)
     parse.add_argument("--output-dir", required=True, help="directory to write the world into")
     arguments = parse.parse_args()
-    write_world(arguments.output_dir, arguments.params)
+    write_world(arguments.output_dir, read(arguments, world=WorldSettings).world)
 
 
 if __name__ == "__main__":

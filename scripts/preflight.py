@@ -1,17 +1,18 @@
-"""Check in seconds, without a GPU, that a long run can work here; print one table."""
+"""Check in seconds, without a GPU, what a long run needs from this machine; print the findings as a table."""
 
-from tir.cli import parser, run
-from tir.preflight import preflight, require, table
-from tir.records import read_json
+from tir.common.cli import parser, run
+from tir.common.records import read_json
+from tir.workflow.findings import require, table
+from tir.workflow.preflight import preflight
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--needs", required=True, help="JSON file: what to look at")
+    arguments.add_argument("--needs", default=".snakemake/preflight.json", help="JSON file that a plan or a run writes")
     findings = preflight(read_json(arguments.parse_args().needs))
     print(table(findings), flush=True)
     require(findings)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, host=True)

@@ -1,23 +1,22 @@
-"""Ask a retrieval server three questions; write titles and latency of each (paper, appendix A.5)."""
+"""Send three questions to a retrieval server; write titles and latency of each (paper, appendix A.5)."""
 
 from __future__ import annotations
 
-from tir.cli import parser, run
-from tir.retrieval.sidecar import retrieval_server
+import json
+
+from tir.common.cli import parser, run
+from tir.retrieval.sidecar import RETRIEVAL_HELP, retrieval
 from tir.retrieval.smoke import smoke
 
 
 def main() -> None:
     parse = parser(__doc__)
-    parse.add_argument("--index", help="index directory; a server is started for it")
-    parse.add_argument("--endpoint", default="none", help="a running server instead, or none")
-    parse.add_argument("--log", default="retrieval.log", help="the started server's log")
-    parse.add_argument("--output", required=True, help="CSV")
+    parse.add_argument("--index", required=True, help="index directory")
+    parse.add_argument("--retrieval", type=json.loads, default={}, help=RETRIEVAL_HELP)
+    parse.add_argument("--log", default="retrieval.log", help="log file of the started server")
+    parse.add_argument("--output", required=True, help="CSV file to write")
     arguments = parse.parse_args()
-    endpoint = None if arguments.endpoint == "none" else arguments.endpoint
-    if not (arguments.index or endpoint):
-        parse.error("give --index or --endpoint")
-    with retrieval_server(arguments.index, endpoint=endpoint, log_path=arguments.log) as endpoint:
+    with retrieval(arguments.index, log_path=arguments.log, **arguments.retrieval) as endpoint:
         smoke(endpoint, arguments.output)
 
 

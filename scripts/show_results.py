@@ -1,14 +1,22 @@
-"""Print Table 5 and where the time went, by stage."""
+"""Print Tables 5 and 6, and the time of each stage."""
 
 import csv
 from collections import defaultdict
 from pathlib import Path
 
-from tir.cli import run
-from tir.resources import collect
+from tir.analysis.numbers import fixed
+from tir.common.cli import run
+from tir.workflow.resources import collect
 
-_STAGES = {"world": "data", "world_trajectories": "data", "tiny_model": "data", "index": "retrieval index", "sft": "SFT",
-           "rl": "RL", "traces": "traces"}
+_STAGES = {
+    "world": "data",
+    "world_trajectories": "data",
+    "tiny_model": "data",
+    "index": "retrieval index",
+    "sft": "SFT",
+    "rl": "RL",
+    "traces": "traces",
+}
 
 
 def main() -> None:
@@ -20,28 +28,34 @@ def main() -> None:
                 print_aligned(list(csv.reader(file)))
     stages = stage_seconds(Path("benchmarks"))
     if stages:
-        print("\nwhere the time went (jobs may run side by side)")
-        print_aligned([["stage", "jobs", "minutes"],
-                       *([name, str(count), f"{seconds / 60:.1f}"] for name, (count, seconds) in stages.items())])
+        print("\ntime by stage (summed over jobs, which may run concurrently)")
+        print_aligned(
+            [
+                ["stage", "jobs", "minutes"],
+                *([name, str(count), fixed(seconds / 60, 1)] for name, (count, seconds) in stages.items()),
+            ]
+        )
 
 
 def stage_seconds(directory: Path) -> dict[str, tuple[int, float]]:
     """(jobs, seconds) by stage, from Snakemake's benchmark files."""
-    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
-    for job in collect(directory, {}):
+    totals: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for job in collect(directory):
         name = _STAGES.get(job["stage"], job["stage"])
-        count, seconds = found[name]
-        found[name] = (count + 1, seconds + job["seconds"])
+        count, seconds = totals[name]
+        totals[name] = (count + 1, seconds + job["seconds"])
     order = list(dict.fromkeys(_STAGES.values()))
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return dict(sorted(totals.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
 def print_aligned(rows: list[list[str]]) -> None:
-    """Columns padded to their widest cell, numbers to the right."""
+    """Print rows as columns: the first flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        cells = [cell.ljust(width) if column == 0 else cell.rjust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         print("  " + "  ".join(cells).rstrip())
 
 

@@ -1,4 +1,4 @@
-"""Train one arm with one seed in verl; write its metrics, and a model directory per saved step."""
+"""Train one arm with one seed in verl; write its metrics and one model directory per saved step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any, Literal
 
-from tir.cli import parser, run
-from tir.model_files import check_weights, write_manifest
-from tir.records import read_json, write_provenance
-from tir.retrieval.sidecar import retrieval_server
+from tir.common.cli import parser, run
+from tir.common.model_files import check_weights, write_manifest
+from tir.common.records import read_json, write_provenance
+from tir.common.schema import Device
+from tir.config.params import read
+from tir.config.rl import Rl
+from tir.config.tools import Tools
+from tir.retrieval.sidecar import RETRIEVAL_HELP, retrieval
 from tir.rl.collect import delivered
 from tir.rl.launch import RunInputs, train
-from tir.rl.settings import rl_settings
+from tir.rl.run import RlRun
+from tir.tools.registry import modules
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
@@ -23,28 +30,35 @@ def main() -> None:
     arguments.add_argument("--validation", required=True, help="parquet of validation rows")
     arguments.add_argument("--system-prompt", required=True, help="text file")
     arguments.add_argument("--index", required=True, help="index directory, or none")
-    arguments.add_argument("--endpoint", default="none", help="a standing retrieval server, or none")
+    arguments.add_argument("--retrieval", type=json.loads, default={}, help=RETRIEVAL_HELP)
     arguments.add_argument("--run-dir", required=True, help="directory of the run")
-    arguments.add_argument("--models-dir", required=True, help="where ARM-stepN-seedS directories go")
-    arguments.add_argument("--arm", required=True)
-    arguments.add_argument("--seed", required=True, type=int)
-    arguments.add_argument("--coefficients", type=json.loads, default={"estimator": "grpo"},
-                           help="the arm: estimator and its coefficients, JSON")
+    arguments.add_argument("--models-dir", required=True, help="directory for the models ARM-stepN-seedS")
+    arguments.add_argument("--arm", required=True, help="name of the arm")
+    arguments.add_argument("--seed", required=True, type=int, help="seed of the run")
     options = arguments.parse_args()
-    settings = rl_settings(options.params, seed=options.seed, **options.coefficients)
+    given = read(
+        options, rl=Rl, tools=Tools, device=Device, estimator=Literal["grpo", "aspo"], coefficients=dict[str, Any]
+    )
+    rl_run, routes = RlRun(**dict(given), seed=options.seed), given.tools.routes.values()
     check_weights(options.model)
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
     directory = Path(options.run_dir)
     with contextlib.ExitStack() as stack:
         endpoint = None
-        if options.index != "none" or options.endpoint != "none":
+        if options.index != "none":
             directory.mkdir(parents=True, exist_ok=True)
-            endpoint = stack.enter_context(retrieval_server(
-                options.index, endpoint=None if options.endpoint == "none" else options.endpoint,
-                log_path=f"{directory}.retrieval.log"))
-        inputs = RunInputs(Path(options.model), Path(options.train), Path(options.validation), prompt, endpoint,
-                           None if options.index == "none" else Path(options.index), options.operation)
-        policies = train(settings, inputs, directory)
+            endpoint = stack.enter_context(
+                retrieval(options.index, log_path=f"{directory}.retrieval.log", **options.retrieval)
+            )
+        inputs = RunInputs(
+            Path(options.model),
+            Path(options.train),
+            Path(options.validation),
+            prompt,
+            endpoint,
+            None if options.index == "none" else Path(options.index),
+        )
+        policies = train(rl_run, inputs, directory)
     for policy in policies:
         step = int(policy.name.removeprefix("step"))
         name = f"{options.arm}-step{step}-seed{options.seed}"
@@ -52,9 +66,14 @@ def main() -> None:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(policy, target)
         write_manifest(target, model=name, arm=options.arm, step=step, seed=options.seed)
-    write_provenance(directory / "metrics.jsonl", config={"arm": options.arm, **options.coefficients, **options.params},
-                     seed=options.seed, packages=("verl", "vllm", "torch", "transformers", "ray"),
-                     model=_model_of(options.model))
+    write_provenance(
+        directory / "metrics.jsonl",
+        config={"arm": options.arm, **options.params},
+        code=code_digest("scripts.train_rl", *rl_run.shaping, *modules(name for route in routes for name in route)),
+        seed=options.seed,
+        packages=("verl", "vllm", "torch", "transformers", "ray"),
+        model=_model_of(options.model),
+    )
     delivered(directory)
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A real Apptainer in a private prefix, without touching the system's libc.
+# Install Apptainer under a prefix, without changing the system's libc.
 #
-#   tests/cluster/apptainer.sh PREFIX     install if PREFIX/bin/apptainer does not run yet; prints its version
+#   tests/cluster/apptainer.sh PREFIX     install if PREFIX/bin/apptainer does not run yet; print its version
 #
-# Debian 12 has no apptainer and its libc is too old for the one in unstable. The package is relocatable: it is
-# unpacked beside a newer libc and told, by patchelf, to use that one. The mirror is the one this machine already uses.
+# Debian 12 has no apptainer, and its libc is too old for the package in unstable. The package is relocatable: this
+# script unpacks it beside a newer libc and makes it use that one (patchelf). Packages come from this machine's mirror.
 set -euo pipefail
 prefix=$(realpath -m "${1:?prefix}")
 "$prefix/bin/apptainer" --version 2>/dev/null && exit 0
@@ -19,13 +19,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 
-# package SUITE NAME: download one package of another Debian release, with an apt state of its own
+# package SUITE NAME: download one package of another Debian release, with a separate apt state
 package() {
   mkdir -p "$work/$1/lists/partial" "$work/$1/archives/partial"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$work/$1/sources.list"
   local options=(-o "Dir::Etc::sourcelist=$work/$1/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/$1/lists"
     -o "Dir::Cache::archives=$work/$1/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root
-    -o Acquire::Check-Valid-Until=false)  # a mirror that is a snapshot
+    -o Acquire::Check-Valid-Until=false)  # the mirror may be a snapshot
   [ -n "$(ls "$work/$1/lists" | grep -v partial)" ] || apt-get "${options[@]}" update -qq
   (cd "$work" && apt-get "${options[@]}" download -qq "$2" >/dev/null)
 }
@@ -45,6 +45,6 @@ for program in "$prefix/bin/apptainer" "$prefix/lib/x86_64-linux-gnu/apptainer/b
   patchelf --set-interpreter "$prefix/glibc/ld-linux-x86-64.so.2" --force-rpath \
     --set-rpath "$prefix/glibc:/usr/lib/x86_64-linux-gnu" "$program"
 done
-# rootless builds map a range of ids
+# Rootless builds need a range of user and group ids.
 for file in /etc/subuid /etc/subgid; do grep -q "^$(id -un):" $file 2>/dev/null || echo "$(id -un):100000:65536" >>$file; done
 "$prefix/bin/apptainer" --version

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Print the `site` section of this machine: what a build needs to see to reach the packages this machine reaches.
+# Print the `site` section of this machine: mirror, proxies and certificates for image builds.
 #
 #   tests/cluster/site.sh >.cluster/site.yaml
 set -euo pipefail
@@ -8,10 +8,14 @@ cat <<YAML
 site:
   containers: true
   preflight: true
+  retrieval_server:
+    runs_on: slurm
+    sbatch: [--partition=gpu, "--gres=gpu:h200:1", --cpus-per-task=16, --mem=64G, --time=1-00:00:00]
+    queue_s: 20
   images:
     hardware: cpu
     base: {bootstrap: debootstrap, mirror: "$mirror"}
-    same: {eval: rl, retrieval: rl}          # one CPU stack serves all three; 1 GB instead of 3
+    same: {eval: rl, retrieval: rl}          # on a CPU one image serves all three stages; 1 GB instead of 3
     compression: [-comp, zstd, -Xcompression-level, "1"]
     cache: $(.venv/uv/bin/uv cache dir)
     environment:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A real Slurm on one machine, with virtual nodes of the paper's GPU types: h100:8, h200:1, a10g:4, and a CPU node.
+# Run Slurm on one machine, with virtual nodes of the paper's GPU types: h100:8, h200:1, a10g:4, and a CPU node.
 #
 #   tests/cluster/slurm.sh up DIR     install if needed (Debian, root), start, wait until all nodes are idle
-#   tests/cluster/slurm.sh down DIR   stop what `up DIR` started
+#   tests/cluster/slurm.sh down DIR   stop the daemons that `up DIR` started
 #
-# GPUs are empty files that Slurm counts: jobs are scheduled by type and number for real, and compute on the CPU.
-# Every daemon's state lies in DIR; a second `up` of a running cluster does nothing.
+# A GPU is an empty file: Slurm schedules jobs by GPU type and number, and the jobs compute on the CPU.
+# The state of all daemons is in DIR; `up` does nothing if the cluster is running.
 set -euo pipefail
 action=${1:?up or down} root=$(realpath -m "${2:?directory for the state}")
 export SLURM_CONF=$root/slurm.conf
@@ -66,12 +66,12 @@ up() {
   fi
   if [ -f "$root/slurm.conf" ] && sinfo >/dev/null 2>&1; then echo "already up"; sinfo; return; fi
   configure
-  # munged insists on a private key, socket and log of its own user
+  # munged requires that its user owns the key, the socket and the log.
   install -d -o munge -g munge -m 0755 "$root/munge"
   [ -f "$root/munge/key" ] || { dd if=/dev/urandom of="$root/munge/key" bs=1024 count=1 status=none; chown munge:munge "$root/munge/key"; chmod 400 "$root/munge/key"; }
   chmod go-w "$root"
-  runuser -u munge -- test -x "$root/munge" || { echo "$root: the user munge cannot reach it.  try: a directory that others may enter" >&2; exit 1; }
-  # Snakemake's jobs drop SLURM_* before they call srun, so the configuration must stand where Slurm looks by itself.
+  runuser -u munge -- test -x "$root/munge" || { echo "$root: the user munge cannot enter this directory.  try: chmod o+x it and its parents" >&2; exit 1; }
+  # Snakemake's jobs unset SLURM_* before they call srun, so the configuration must be at Slurm's default path.
   mkdir -p /etc/slurm
   if [ ! -e /etc/slurm/slurm.conf ] || [ -L /etc/slurm/slurm.conf ]; then ln -sfn "$root/slurm.conf" /etc/slurm/slurm.conf; fi
   runuser -u munge -- munged --force --key-file="$root/munge/key" --socket="$root/munge/socket" \
@@ -83,7 +83,7 @@ up() {
     [ "$(sinfo -h -N -o %T | grep -c '^idle$')" -ge 4 ] && { sinfo -N -o "%N %T %G"; return; }
     sleep 0.5
   done
-  echo "the nodes did not become idle within 30 s; see $root/log" >&2
+  echo "not all nodes are idle after 30 s; see $root/log" >&2
   sinfo -R -N -o "%N %T %E" >&2
   exit 1
 }

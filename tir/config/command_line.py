@@ -1,4 +1,4 @@
-"""What `snakemake --config` states: Snakemake reads whole numbers, truth values and null inside a value as text."""
+"""Types of values in `snakemake --config`: inside a value, Snakemake parses integers, booleans and null as strings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def typed(stated: Any) -> Any:
-    """The same, with text that spells a whole number, a truth value or null as what it spells; a float may stay text.
+    """Convert strings that are integers, booleans or null. Strings of floats remain; the models convert these.
 
     Args:
-        stated: what Snakemake parsed: `--config "rl={steps: 3}"` is `{"rl": {"steps": "3"}}`.
+        stated: the value as Snakemake parsed it: `--config "rl={steps: 3}"` is `{"rl": {"steps": "3"}}`.
     """
     if isinstance(stated, dict):
         return {key: typed(value) for key, value in stated.items()}

@@ -1,10 +1,9 @@
-"""Configuration errors a person can act on: file:key, the reason, the nearest valid name, and the YAML to paste."""
+"""Text of configuration errors: file and key, the reason, the nearest valid name, and the YAML to paste."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,17 +11,21 @@ from pydantic import BaseModel, ValidationError
 
 from tir.config.command_line import OPTION
 from tir.config.faults import Fault, faults_of, value_at
+from tir.config.yaml_files import content
 
 
-def render_errors(error: ValidationError, root: type[BaseModel], given: Any, files: list[str], stated: Mapping[str, Any],
-                  *at: str) -> str:
-    """All faults of a validation as one text, one block per fault.
+def render_errors(
+    error: ValidationError, root: type[BaseModel], given: Any, files: list[str], stated: Mapping[str, Any], *at: str
+) -> str:
+    """All faults of a validation as text, one block per fault.
 
     Args:
-        error: what the validation of `given` by the model `root` raised.
-        files: the YAML files that `given` was merged from, first to last.
-        stated: what `--config` laid over them.
-        at: the key under which the files have it, where that is a section of its own.
+        error: the error of validating `given` with the model `root`.
+        root: the model.
+        given: the merged configuration.
+        files: the YAML files that were merged, in order.
+        stated: values of `--config`, which override the files.
+        at: keys above `given` in the files, if it is only a section of them.
     """
     faults = faults_of(error, root, given)
     faults = [fault for fault in faults if not _inherited(fault, given)] or faults
@@ -31,7 +34,7 @@ def render_errors(error: ValidationError, root: type[BaseModel], given: Any, fil
 
 
 def _inherited(fault: Fault, given: Any) -> bool:
-    """Whether an arm only inherits the faulty key; the arm that states it reports it."""
+    """Whether the fault is in a key that an arm inherits; it is reported for the arm that sets the key."""
     path = fault.path
     if len(path) < 3 or path[0] != "arms":
         return False
@@ -51,17 +54,20 @@ def _block(fault: Fault, files: list[str], stated: Mapping[str, Any]) -> str:
 
 
 def _snippet(value: dict[str, Any], *, inline: bool) -> str:
-    """YAML to paste into a file, or the argument to write after `--config`."""
+    """YAML to paste into a file, or with `inline` an argument of `--config`."""
     if inline:
-        key, _, given = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True,
-                                       width=10_000).strip()[1:-1].partition(": ")
+        key, _, given = (
+            yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+            .strip()[1:-1]
+            .partition(": ")
+        )
         return f"    {OPTION} {key}={shlex.quote(given)}"
     lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip().splitlines()
     return "\n".join(f"    {line}" for line in lines)
 
 
 def _nested(path: tuple, value: Any) -> Any:
-    """A value under its keys. Of a list only the part that is at fault: an overlay with one item would replace them all."""
+    """The value, nested in its keys; in a list only the faulty item, because pasted keys would replace the list."""
     for part in reversed(path):
         if isinstance(part, int):
             return [value] if part is path[-1] else value
@@ -70,24 +76,17 @@ def _nested(path: tuple, value: Any) -> Any:
 
 
 def _source_of(path: tuple, files: list[str], stated: Mapping[str, Any]) -> str:
-    """The last source that sets the longest part of a path; that is where the reader must look."""
+    """The file (or `--config`) that sets the longest part of a path; if several do, the last one."""
     best, depth = (files[0] if files else "configuration"), 0
-    for name, value in [*((file, _content(file)) for file in files), (OPTION, stated)]:
+    for name, value in [*((file, content(file)) for file in files), (OPTION, stated)]:
         reached = _reached(path, value)
         if reached and reached >= depth:
             best, depth = name, reached
     return best
 
 
-def _content(file: str) -> Any:
-    try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None
-
-
 def _reached(path: tuple, value: Any) -> int:
-    """How many parts of a path a value has."""
+    """Number of leading parts of a path that exist in a value."""
     for reached, part in enumerate(path):
         try:
             value = value[part]

@@ -1,7 +1,7 @@
-"""The whole experiment: sections that refer to each other, and the one way to load it.
+"""The whole configuration: all sections, and the function that loads them.
 
-`load` turns the merged YAML that Snakemake hands over into a `Config`. An arm may inherit from another by `base:`, and
-every arm is validated merged.
+`load` validates the YAML that Snakemake has merged and returns a `Config`. An arm may inherit from another by `base:`;
+arms are validated after inheritance is resolved.
 """
 
 from __future__ import annotations
@@ -12,48 +12,61 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from tir.common.errors import ConfigError
+from tir.common.schema import Device, Model, Name, RunName
 from tir.config import references
 from tir.config.arms import Arm, inherit
-from tir.config.data import Benchmark, Data, Models
+from tir.config.data import Benchmark, Data
 from tir.config.errors import render_errors
 from tir.config.evaluation import Evaluation
 from tir.config.faults import Faults
 from tir.config.judge import Judge
-from tir.schema import Model, Name, RunName
+from tir.config.presets import with_preset
 from tir.config.retrieval import Retrieval
-from tir.config.tables import FullSize, Statistics, Table, TraceSet
+from tir.config.rl import Rl
+from tir.config.sft import Sft
+from tir.config.sources import ModelSource
+from tir.config.tables import FullSize, Statistics, Table, TraceSampling, TraceSet
 from tir.config.tools import Tools
-from tir.config.training import Rl, Sft
-from tir.config.world import TinyModel, World
-from tir.errors import ConfigError
-from tir.presets import with_preset
+from tir.config.world import TinyModelSettings, WorldSettings
 
 
 class Config(Model):
     """The experiment."""
 
-    device: Literal["cuda", "cpu"] = "cuda"
+    device: Device = Field("cuda", description="device for training and generation")
     preset: Literal["fixed", "upstream_rl", "upstream_eval", "upstream"] = Field(
-        "fixed", description="conventions of the rollout, under what this configuration says itself; see tir/presets.py")
-    data: Data
-    benchmarks: dict[Name, Benchmark] = Field(min_length=1)
-    world: World | None = None
-    model: Models
-    tiny_model: TinyModel | None = None
-    tools: Tools = Tools()
-    retrieval: Retrieval
-    sft: Sft = Sft()
+        "fixed",
+        description="conventions of the rollout; keys of the configuration override it; see tir/config/presets.py",
+    )
+    data: Data = Field(description="inputs")
+    benchmarks: dict[Name, Benchmark] = Field(min_length=1, description="test sets; null removes one")
+    world: WorldSettings | None = Field(None, description="the generated world, for sources of kind world")
+    models: dict[Name, ModelSource] = Field(
+        description="models that this workflow does not train, by name; fine-tuning starts from `base`; table rows, "
+        "trace analyses, the judge and the encoder can use any of them; null removes one"
+    )
+    tiny_model: TinyModelSettings | None = Field(None, description="settings of models of kind world")
+    tools: Tools = Field(Tools(), description="tools of a rollout")
+    retrieval: Retrieval = Field(description="the index over the corpus")
+    sft: Sft = Field(Sft(), description="supervised fine-tuning")
     sft_pilots: dict[RunName, dict[str, Any]] = Field(
-        default={}, description="smaller runs: name -> keys of `sft` that differ; the model is sft-{name}")
-    rl: Rl = Rl()
-    arms: dict[Name, Arm] = Field(min_length=1)
-    evaluation: Evaluation = Evaluation()
-    tables: dict[Name, Table]
-    full_size: FullSize | None = Field(None, description="also make tables with the full test sets")
-    trace_analysis: list[TraceSet] = Field([], description="pooled by Tables 3 and 4 and Figure 3")
-    qa_analysis: list[TraceSet] = Field([], description="pooled by results/qa_bigrams.csv")
-    judge: Judge = Judge(kind="rules")
-    statistics: Statistics = Statistics()
+        default={}, description="smaller runs: name -> keys of `sft` that differ; the model's id is sft-{name}"
+    )
+    rl: Rl = Field(Rl(), description="reinforcement learning, the same for all arms")
+    arms: dict[Name, Arm] = Field(
+        min_length=1, description="arms of RL; `base: other` inherits the keys of another arm"
+    )
+    evaluation: Evaluation = Field(Evaluation(), description="trace generation on benchmarks")
+    tables: dict[Name, Table] = Field(description="tables of models; null removes one")
+    full_size: FullSize | None = Field(None, description="tables with the full test sets")
+    trace_analysis: list[TraceSet] = Field([], description="trajectories pooled by Tables 3 and 4 and Figure 3")
+    qa_analysis: list[TraceSet] = Field([], description="trajectories pooled by results/qa_bigrams.csv")
+    trace_sampling: TraceSampling = Field(
+        TraceSampling(), description="decoding of the trajectories of trace_analysis and qa_analysis, in sampled/"
+    )
+    judge: Judge = Field(Judge(kind="rules"), description="judge of answers that rules cannot decide")
+    statistics: Statistics = Field(Statistics(), description="bootstrap of confidence intervals")
 
     @model_validator(mode="before")
     @classmethod
@@ -65,10 +78,10 @@ class Config(Model):
     def _inherit(cls, value: Any) -> Any:
         return inherit(value) if isinstance(value, Mapping) else value
 
-    @field_validator("benchmarks", "tables", mode="before")
+    @field_validator("benchmarks", "models", "tables", mode="before")
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
-        # An overlay takes an entry away by setting it to null.
+        # An overlay removes an entry by setting it to null.
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
@@ -78,26 +91,61 @@ class Config(Model):
         return self
 
     def judged(self) -> list[TraceSet]:
-        """Trajectories that the judge reads: those of the trace analysis whose task it decides, as in the paper."""
-        asked = ("math", "web") if self.judge.kind == "server" else ()
-        return [each for each in self.trace_analysis if self.benchmarks[each.benchmark].task in asked]
+        """Trajectories that the judge reads: those of the trace analysis on math and web tasks, as in the paper."""
+        tasks = ("math", "web") if self.judge.kind == "server" else ()
+        return [each for each in self.trace_analysis if self.benchmarks[each.benchmark].task in tasks]
+
+    def helper_models(self, endpoint: str) -> tuple[list[str], dict[str, ModelSource]]:
+        """The models that inference-time helpers ask.
+
+        Args:
+            endpoint: address of the site's server for them, or `none`: a job then serves them itself.
+
+        Returns:
+            Names of the models that a job serves; sources of those that the site's server has, as far as known.
+
+        Raises `ConfigError` for a model that a job would have to serve and `models` has not.
+        """
+        helpers = self.evaluation.helpers
+        enabled = {"debugger": helpers.debugger, "refiner": helpers.refiner}
+        asked = {helper.model: name for name, helper in enabled.items() if helper}
+        if endpoint != "none":
+            return [], {model: self.models[model] for model in sorted(asked) if model in self.models}
+        for model, name in asked.items():
+            if model not in (*self.models, "sft"):
+                raise ConfigError(
+                    "no such model",
+                    where=f"evaluation.helpers.{name}.model",
+                    why=f"models has no {model}, and the site has no server for helpers",
+                    remedy="models: {NAME: {kind: hub, repo: OWNER/NAME}}, and model: NAME here; "
+                    "or in the profile site: {helper_endpoint: http://HOST:PORT/v1}",
+                )
+        return sorted(asked), {}
 
     @property
     def evaluation_tools(self) -> Tools:
-        """The tools that trace generation uses."""
+        """Tools of trace generation."""
         return self.evaluation.tools or self.tools
 
     def model_ids(self, model: str) -> list[str]:
-        """Model ids behind a row's model expression: one per seed for `arm@step`, else itself."""
+        """Model ids of a row's model expression: one per seed for `arm@step`, else the expression itself."""
         arm, _, step = model.partition("@")
         return [f"{arm}-step{self.step(step)}-seed{seed}" for seed in self.rl.seeds] if step else [model]
 
+    def decoding(self, *, sampled: bool) -> Evaluation:
+        """Settings of trace generation: those of evaluation, or with the decoding of the trace analysis."""
+        return self.evaluation.model_copy(update=self.trace_sampling.model_dump()) if sampled else self.evaluation
+
+    def items(self, benchmark: str, *, full: bool) -> int:
+        """Items of a benchmark that are evaluated, of its first ones or of the full test set."""
+        return self.full_size.n if full and self.full_size else self.benchmarks[benchmark].n
+
     def step(self, step: str) -> int:
-        """A checkpoint's step: first and last are those that are kept; 0 for a model that has none."""
+        """Step of a checkpoint, with `first` and `last` resolved; 0 for "", a model without steps."""
         return {"first": self.rl.save_every, "last": self.rl.steps}.get(step) or int(step or 0)
 
     def pilot(self, name: str) -> Sft:
-        """Settings of an SFT run: `full`, or a pilot's keys over it."""
+        """Settings of an SFT run: those of `full`, overridden by the pilot's keys."""
         return self.sft if name == "full" else Sft.model_validate(self.sft.model_dump() | self.sft_pilots[name])
 
 
@@ -105,12 +153,12 @@ def load(merged: Mapping[str, Any], files: list[str], stated: Mapping[str, Any] 
     """Validate a merged configuration.
 
     Args:
-        merged: what Snakemake hands over, without the profile's own `site` section.
-        files: the YAML files it was merged from, first to last; named in errors.
-        stated: what `--config` laid over them, typed; named in errors.
+        merged: the configuration that Snakemake merged; its section `site` is ignored.
+        files: the YAML files that were merged, in order; errors name them.
+        stated: typed values of `--config`, which override the files; errors name them.
 
     Raises:
-        ConfigError: one error per fault, each with file:key, reason, nearest valid name and the YAML to paste.
+        ConfigError: all faults, each with file, key, reason, nearest valid name and the YAML to paste.
     """
     try:
         return Config.model_validate({key: value for key, value in merged.items() if key != "site"})

@@ -1,29 +1,30 @@
-"""Faults of a configuration: at which key, why, and what to write instead. `errors` puts them into words with their file."""
+"""Faults of a configuration: key, reason and correction. `errors` formats them with the file that sets the key."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from tir.schema import NAMES
+from tir.common.schema import NAMES
 
-KEY = "[key]"  # pydantic's last part of a path where a name itself is at fault
+KEY = "[key]"  # last part of pydantic's path if a key of a mapping is invalid, rather than its value
 Path = tuple[str | int, ...]
+_SIMILAR = 0.8  # two names are more probably the same, one mistyped, than two different ones
 
 
 class Fault(ValueError):
     """One fault of a configuration.
 
     Args:
-        path: keys and positions that lead to it, from the model that raises it.
+        path: keys and list positions that lead to it, starting from the model that raises it.
         reason: what is wrong.
-        near: the valid name nearest to what stands there.
-        paste: path and value to write instead; None where no value can be told.
+        near: the valid name most similar to the given one.
+        paste: path and value of a correction; None if none can be suggested.
     """
 
     def __init__(self, path: Path, reason: str, near: str | None = None, paste: tuple[Path, Any] | None = None):
@@ -31,13 +32,13 @@ class Fault(ValueError):
         super().__init__(reason)
 
     def below(self, *parents: str | int) -> Fault:
-        """The same fault, seen from a model further up."""
+        """The same fault with the keys of the models above it."""
         paste = ((*parents, *self.paste[0]), self.paste[1]) if self.paste else None
         return Fault((*parents, *self.path), self.reason, self.near, paste)
 
 
 class Faults(ValueError):
-    """Several faults that one validator finds."""
+    """Several faults found by one validator."""
 
     def __init__(self, faults: Iterable[Fault]):
         self.faults = list(faults)
@@ -45,20 +46,26 @@ class Faults(ValueError):
 
 
 def not_among(path: Path, value: Any, known: Iterable[str], reason: str) -> Fault:
-    """A name that refers to nothing; the known ones are listed where none is near."""
+    """The fault of an unknown name; the reason lists the known names unless one is similar."""
     known = list(known)
     near = nearest(value, known)
-    return Fault(path, reason if near else f"{reason}; there is {', '.join(known) or 'none'}", near, (path, near) if near else None)
+    return Fault(
+        path,
+        reason if near else f"{reason}; there is {', '.join(known) or 'none'}",
+        near,
+        (path, near) if near else None,
+    )
 
 
 def faults_of(error: ValidationError, root: type[BaseModel], given: Any) -> list[Fault]:
     """All faults of a validation.
 
     Args:
-        root: the model that was validated.
-        given: what it was validated from.
+        error: the error of validating `given` with `root`.
+        root: the model.
+        given: the value.
     """
-    # Where a key takes one of several types, pydantic says of each why it does not fit, some deeper than others.
+    # If a key accepts several types, pydantic reports one error per type, at different depths.
     places: dict[Path, list[Any]] = {}
     for each in error.errors():
         places.setdefault(_place(root, each["loc"]), []).append(each)
@@ -67,7 +74,7 @@ def faults_of(error: ValidationError, root: type[BaseModel], given: Any) -> list
         cause = tried[0].get("ctx", {}).get("error")
         if isinstance(cause, Fault | Faults):
             found += [fault.below(*place) for fault in getattr(cause, "faults", [cause])]
-        elif not any(len(other) > len(place) and other[:len(place)] == place for other in places):
+        elif not any(len(other) > len(place) and other[: len(place)] == place for other in places):
             found.append(_fault(place, tried, root, given))
     return found
 
@@ -78,41 +85,80 @@ def _fault(place: Path, tried: list[Any], root: type[BaseModel], given: Any) -> 
     if place[-1:] == (KEY,):
         return _name(first, place[:-1], given)
     if first["type"] == "extra_forbidden":
-        known = _keys(root, place[:-1])
-        near = nearest(place[-1], known)
-        reason = "unknown key" if near else f"unknown key; known here: {', '.join(sorted(known))}"
-        return Fault(place, reason, near, ((*place[:-1], near), value) if near else None)
+        return _unknown_key(root, place, value)
+    source = getattr(_annotation(root, place), "from_text", None)
+    if source and isinstance(value, str):
+        return Fault(place, f"{value!r}: should be a mapping that says what it is", paste=(place, source(value)))
     field = _field(root, place)
     if first["type"] == "missing":
         choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)] if field else []
         meaning = f": {field.description}" if field and field.description else ""
         return Fault(place, f"missing key{meaning}", paste=(place, choices[0]) if choices else None)
-    reason = " or ".join(dict.fromkeys(_said(each["msg"]) for each in tried))
+    reason = " or ".join(dict.fromkeys(_reason(each["msg"]) for each in tried))
     if first["type"] == "string_pattern_mismatch" and field and field.description:
         return Fault(place, f"{value!r}: should be {field.description}")
     if isinstance(value, Mapping) or not place:
         return Fault(place, reason)
     near = nearest(value, _choices(first))
     paste = near or _default(field)
-    return Fault(place, f"{'null' if value is None else repr(value)}: {reason}", near, None if paste is None else (place, paste))
+    return Fault(
+        place, f"{'null' if value is None else repr(value)}: {reason}", near, None if paste is None else (place, paste)
+    )
+
+
+def _unknown_key(root: type[BaseModel], place: Path, value: Any) -> Fault:
+    """The fault of an unknown key: a similar key at its place, or the same one elsewhere in the configuration."""
+    *above, name = place
+    known = _keys(root, place[:-1])
+    paths = [(*above, near)] if (near := nearest(name, known)) else []
+    if not near or _similarity(name, near) < _SIMILAR:
+        everywhere = list(_all_keys(root))
+        other = (
+            name
+            if any(path[-1] == name for path in everywhere)
+            else nearest(name, [p[-1] for p in everywhere], _SIMILAR)
+        )
+        # Nearest first: those below the same sections, then those with the shortest path.
+        paths = (
+            sorted(
+                (path for path in everywhere if path[-1] == other),
+                key=lambda path: (-sum(a == b for a, b in zip(path, above, strict=False)), len(path)),
+            )
+            or paths
+        )
+    if not paths:
+        return Fault(place, f"unknown key; known here: {', '.join(sorted(known))}")
+    best, *others = (path[-1] if path[:-1] == place[:-1] else ".".join(path) for path in paths)
+    also = f"; there is also {', '.join(f'`{each}`' for each in others[:3])}" if others else ""
+    return Fault(place, f"unknown key{also}", best, (paths[0], _spelled_out(_annotation(root, paths[0]), value)))
+
+
+def _spelled_out(annotation: Any, value: Any) -> Any:
+    """A value in which each source that is written as a text, e.g. `Qwen/Qwen2.5-3B`, is a mapping."""
+    annotation = _options(annotation)[0]
+    if isinstance(value, str) and hasattr(annotation, "from_text"):
+        return annotation.from_text(value)
+    if isinstance(value, Mapping):
+        return {key: _spelled_out(_below(annotation, key), item) for key, item in value.items()}
+    return value
 
 
 def _name(error: Any, path: Path, given: Any) -> Fault:
-    """A mapping has a name that it may not have: its own value under one that it may."""
+    """The fault of an invalid key of a mapping; the correction has the same value under a valid key."""
     name, pattern = str(error["input"]), error.get("ctx", {}).get("pattern")
     if pattern:
         plain = re.sub(r"[^A-Za-z0-9_.]+" if "." in pattern else r"\W+", "_", name)
         near = plain if re.match(pattern, plain) else None
         reason = f"a name is {NAMES[pattern]}" + (f"; write `{near}`" if near else "")
     else:
-        near, reason = nearest(name, _choices(error)), _said(error["msg"])
+        near, reason = nearest(name, _choices(error)), _reason(error["msg"])
         if error["type"] == "string_type":
             near, reason = name, "a name is text; put it in quotes"
     return Fault(path, reason, None if pattern else near, ((*path[:-1], near), value_at(given, path)) if near else None)
 
 
 def value_at(given: Any, path: Path) -> Any:
-    """What stands at a path; None where nothing does."""
+    """The value at a path, or None."""
     for part in path:
         try:
             given = given[part]
@@ -121,11 +167,11 @@ def value_at(given: Any, path: Path) -> Any:
     return given
 
 
-# --- what the models say of a path ----------------------------------------------------------------------------------
+# --- models, fields and types at a path -----------------------------------------------------------------------------
 
 
 def _place(root: type[BaseModel], location: Path) -> Path:
-    """A path without the parts that name the type pydantic tried, where a key takes one of several."""
+    """A path without the parts that pydantic adds for the types of a union."""
     annotation: Any = root
     place: list[str | int] = []
     for part in location:
@@ -139,7 +185,7 @@ def _place(root: type[BaseModel], location: Path) -> Path:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The types a key takes, None aside."""
+    """The types that a key accepts, without None."""
     if get_origin(annotation) is Annotated:
         return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -156,12 +202,29 @@ def _below(annotation: Any, part: str | int) -> Any:
     return get_args(annotation)[-1] if get_args(annotation) else None
 
 
-def _model(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
+def _annotation(root: type[BaseModel], path: Path) -> Any:
+    """The type at a path; None if it has none."""
     annotation: Any = root
     for part in path:
         annotation = _below(annotation, part)
-    annotation = _options(annotation)[0]
+    return _options(annotation)[0]
+
+
+def _model(root: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    annotation = _annotation(root, path)
     return annotation if _is_model(annotation) else None
+
+
+def _all_keys(model: type[BaseModel], above: Path = ()) -> Iterator[Path]:
+    """Paths of all keys of a model and of the models below it; in a mapping of models, `NAME` stands for any name."""
+    for key, field in _fields(model).items():
+        path = (*above, key)
+        yield path
+        below = _options(field.annotation)[0]
+        if get_origin(below) is dict:
+            path, below = (*path, "NAME"), _options(get_args(below)[-1])[0]
+        if _is_model(below):
+            yield from _all_keys(below, path)
 
 
 def _is_model(annotation: Any) -> bool:
@@ -183,7 +246,7 @@ def _keys(root: type[BaseModel], path: Path) -> list[str]:
 
 
 def _default(field: Any) -> Any:
-    """A key's default; a section has none, for pasting it would replace what else the section says."""
+    """Default of a key; None for a section, because a pasted section would replace all its keys."""
     default = None if field is None or field.is_required() else field.get_default(call_default_factory=True)
     return None if isinstance(default, BaseModel) else default
 
@@ -193,12 +256,17 @@ def _choices(error: Any) -> list[str]:
     return [part.strip(" '") for part in expected.replace(" or ", ",").split(",") if part.strip(" '")]
 
 
-def nearest(word: Any, known: list[str]) -> str | None:
-    """The known name that a mistaken one was probably meant to be."""
-    found = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+def nearest(word: Any, known: list[str], cutoff: float = 0.5) -> str | None:
+    """The known name that is most similar to a word, or None if none has the similarity `cutoff`."""
+    found = difflib.get_close_matches(str(word), known, n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
-def _said(message: str) -> str:
+def _similarity(one: Any, other: str) -> float:
+    return difflib.SequenceMatcher(None, str(one), other).ratio()
+
+
+def _reason(message: str) -> str:
+    """pydantic's message in terms of YAML."""
     message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", message)
     return message.removeprefix("Value error, ").removeprefix("Input ")

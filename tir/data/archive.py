@@ -1,4 +1,4 @@
-"""A file out of a zip archive, as large corpora are published."""
+"""Extract a file from a zip archive; large corpora are published as zip archives."""
 
 from __future__ import annotations
 
@@ -8,30 +8,42 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tir.errors import DataError
+from tir.common.errors import DataError
 
 _CHUNK = 1 << 20
 
 
 def extract(archive: str | os.PathLike, member: str, target: Path, where: str) -> None:
-    """Write one file of a zip archive to `target`; its checksum in the archive is compared on the way.
+    """Write one file of a zip archive to `target` and verify its checksum.
 
     Args:
-        member: its name inside, e.g. `wiki18_100w.jsonl`.
-        where: the archive's source, for errors.
+        archive: path of the archive.
+        member: name of the file in the archive, e.g. `wiki18_100w.jsonl`.
+        target: path to write to.
+        where: source of the archive, for errors.
 
-    Raises `DataError`: no zip archive, no such member (its files are listed), or damaged.
+    Raises `DataError` if it is not a zip archive, lacks the member, or is damaged.
     """
     if not zipfile.is_zipfile(archive):
-        raise DataError("not a zip archive", where=where, why=f"member {member} is to be taken out of it",
-                        remedy="member: null   # if it is the file itself")
+        raise DataError(
+            "not a zip archive",
+            where=where,
+            why=f"the source names the member {member}, so the file must be a zip archive",
+            remedy="member: null   # if the file is not an archive but the data itself",
+        )
     try:
         with zipfile.ZipFile(archive) as files:
             names = [name for name in files.namelist() if not name.endswith("/")]
             if member not in names:
-                raise DataError("no such file in the archive", where=where, why=f"{member}; it holds {', '.join(names[:10]) or 'nothing'}",
-                                remedy=f"member: {names[0]}" if names else "")
+                raise DataError(
+                    "no such file in the archive",
+                    where=where,
+                    why=f"{member} is missing; the archive contains {', '.join(names[:10]) or 'no files'}",
+                    remedy=f"member: {names[0]}" if names else "",
+                )
             with files.open(member) as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, _CHUNK)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError("a damaged zip archive", where=where, why=str(error)) from None
+        raise DataError(
+            "damaged zip archive", where=where, why=str(error), remedy="download the archive again"
+        ) from None

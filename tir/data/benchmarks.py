@@ -1,18 +1,19 @@
-"""The nine upstream test sets in one shape (upstream `evaluation/run.py: load_datas`).
+"""Reader of benchmark files: nine upstream test sets in one format (upstream `evaluation/run.py: load_datas`).
 
-Upstream names the question `question`, `problem` or `Question`; golds are strings, integers or lists; GSM8K hides its
-gold behind `#### `. Here every item is {id, question, gold: [str, ...]}.
+Upstream names the question `question`, `problem` or `Question`. Gold answers are strings, integers or lists; in GSM8K
+they follow `#### `. Here every item is {id, question, gold: [str, ...]}.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from tir.errors import DataError
-from tir.records import read_jsonl
-from tir.surrogates import whole_text
+from tir.common.errors import DataError
+from tir.common.unicode import replace_surrogates
+from tir.data.text import read_rows
 
 _QUESTION_KEYS = ("question", "problem", "Question")
 
@@ -27,28 +28,47 @@ class Item:
 
 
 def load_items(path: str | os.PathLike, n: int | None = None) -> list[Item]:
-    """The first `n` items of a test file, in file order; `DataError` names the row that has no question or answer."""
-    rows = read_jsonl(path)
+    """The first `n` items of a benchmark file, in order; raises `DataError` for an item without question or answer."""
+    rows = read_rows(path)
     if not rows:
         raise DataError("no items", where=str(path), why="the file is empty")
     return [_item(row, number, path) for number, row in enumerate(rows[:n])]
 
 
-def _item(row: dict[str, Any], number: int, path: str | os.PathLike) -> Item:
+def _item(row: Any, number: int, path: str | os.PathLike) -> Item:
+    if not isinstance(row, dict):
+        raise DataError("not a JSON object", where=f"{path}:{number + 1}", why=f"{row!r}"[:80])
     question = next((row[key] for key in _QUESTION_KEYS if row.get(key)), None)
     if not isinstance(question, str):
-        raise DataError("an item has no question", where=f"{path}:{number + 1}", why=f"keys are {', '.join(row)}")
+        raise DataError(
+            "an item has no question",
+            where=f"{path}:{number + 1}",
+            why=f"its keys are {', '.join(row)}; expected one of {', '.join(_QUESTION_KEYS)}",
+        )
     answer = row.get("answer", row.get("Answer"))
     if answer is None or answer == []:
-        raise DataError("an item has no answer", where=f"{path}:{number + 1}", why=f"keys are {', '.join(row)}")
+        raise DataError(
+            "an item has no answer",
+            where=f"{path}:{number + 1}",
+            why=f"its keys are {', '.join(row)}; expected answer or Answer",
+        )
     golds = answer if isinstance(answer, list) else [answer]
     for gold in golds:
         if not isinstance(gold, str | int | float) or isinstance(gold, bool):
-            raise DataError("an answer is neither a text nor a number", where=f"{path}:{number + 1}", why=f"{answer!r}"[:80])
-    # The row number leads: ids of upstream's files are missing, repeated or restart.
-    return Item(f"{number}", whole_text(question), [whole_text(_gold(gold)) for gold in golds])
+            raise DataError(
+                "an answer is neither a text nor a number", where=f"{path}:{number + 1}", why=f"{answer!r}"[:80]
+            )
+        if not _gold_text(gold).strip() or isinstance(gold, float) and not math.isfinite(gold):
+            raise DataError(
+                "no answer can equal this one",
+                where=f"{path}:{number + 1}",
+                why=f"the gold answer is {gold!r}" + (f", one of {answer!r}"[:80] if answer != gold else ""),
+            )
+    # The id is the row number: ids in upstream's files are missing or repeated.
+    return Item(f"{number}", replace_surrogates(question), [replace_surrogates(_gold_text(gold)) for gold in golds])
 
 
-def _gold(answer: Any) -> str:
+def _gold_text(answer: Any) -> str:
+    """The gold answer as text; for GSM8K the number after `#### `, without thousands separators."""
     text = str(answer)
     return text.rpartition("#### ")[2].replace(",", "").strip() if "#### " in text else text

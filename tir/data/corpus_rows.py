@@ -1,35 +1,37 @@
-"""The rows of a FlashRAG corpus, `{"id", "contents"}`, checked one by one."""
+"""Reader of the rows of a FlashRAG corpus, `{"id", "contents"}`; checks every row."""
 
 from __future__ import annotations
 
-import json
 import os
 
-from tir.errors import DataError
-from tir.surrogates import whole_text
+from tir.common.errors import DataError
+from tir.common.records import parse_row
+from tir.common.unicode import replace_surrogates
 
-EACH_LINE = 'each line: {"id": "0", "contents": "\\"Title\\"\\ntext"}'
+_EXPECTED_LINE = 'write each line as: {"id": "0", "contents": "\\"Title\\"\\ntext"}'
 
 
 def corpus_row(line: bytes, where: str) -> tuple[str, str]:
-    """`(id, contents)` of one line; raises `DataError` if it is not what a corpus holds.
+    """`(id, contents)` of one line; raises `DataError` if the line is not a valid corpus row.
 
     Args:
-        line: the line as the file has it.
+        line: bytes of the line.
         where: `file:line`, for the error.
     """
     try:
-        row = json.loads(line)
-        identifier, contents = row["id"], row["contents"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError("not a corpus row", where=where, why=f"{type(error).__name__}: {error}", remedy=EACH_LINE) from None
+        row = parse_row(line, ("id", "contents"))
+    except ValueError as error:
+        raise DataError("not a corpus row", where=where, why=str(error), remedy=_EXPECTED_LINE) from None
+    contents = row["contents"]
     if not isinstance(contents, str):
-        raise DataError("contents is not text", where=where, why=type(contents).__name__, remedy=EACH_LINE)
-    return whole_text(str(identifier)), whole_text(contents)
+        raise DataError(
+            "contents is not text", where=where, why=f"it is {type(contents).__name__}", remedy=_EXPECTED_LINE
+        )
+    return replace_surrogates(str(row["id"])), replace_surrogates(contents)
 
 
 def count_corpus_rows(path: str | os.PathLike) -> int:
-    """Rows of a corpus, each of them checked: the paper's 21 million take a few minutes, less than the job that would fail."""
+    """Check every row of a corpus and return their number; the paper's 21 million rows take a few minutes."""
     count = 0
     with open(path, "rb") as file:
         for count, line in enumerate(file, 1):

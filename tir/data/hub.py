@@ -1,59 +1,124 @@
-"""What is asked of the Hugging Face hub, its refusals told from its silence."""
+"""Requests to the Hugging Face hub. Maps refusals to DataError and network failures to InfrastructureFault.
+
+A branch or tag is resolved to a commit once. `OUTPUT.source.json` keeps the commit, and a later fetch of the same
+source takes it, also if the branch has moved.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
-from tir.errors import DataError, InfrastructureFault
+from tir.common.errors import DataError, InfrastructureFault
+from tir.common.keys import HUB, Redaction, read_key
+from tir.common.records import read_json, write_json
 
 Answer = TypeVar("Answer")
 
 
-def hub_file(source: dict[str, Any]) -> str:
-    """Path in the hub's cache of one file of a data set."""
+def pin_file(output: str | os.PathLike) -> Path:
+    """The file beside an output that says from which commit it was fetched: {repo, revision, commit}."""
+    return Path(f"{output}.source.json")
+
+
+def pinned(source: dict[str, Any], output: str | os.PathLike) -> str | None:
+    """The revision to fetch: the commit that an earlier fetch of this source found, else the configured revision."""
+    file = pin_file(output)
+    kept = read_json(file) if file.exists() else {}
+    same = (kept.get("repo"), kept.get("revision")) == (source["repo"], source.get("revision"))
+    return kept["commit"] if same else source.get("revision")
+
+
+def pin(source: dict[str, Any], output: str | os.PathLike, commit: str) -> None:
+    """Keep the commit of a fetched source for later fetches."""
+    write_json(pin_file(output), {"repo": source["repo"], "revision": source.get("revision"), "commit": commit})
+
+
+def hub_file(source: dict[str, Any], output: str | os.PathLike) -> str:
+    """Download one file of a data set and pin its commit; returns its path in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
-    return from_hub(source, lambda: hf_hub_download(source["repo"], source["file"], revision=source.get("revision"),
-                                                    repo_type="dataset"))
+    revision = pinned(source, output)
+    path = from_hub(
+        source,
+        lambda token: hf_hub_download(
+            source["repo"], source["file"], revision=revision, repo_type="dataset", token=token
+        ),
+        revision,
+    )
+    folders = Path(path).parts  # .../snapshots/COMMIT/FILE
+    pin(source, output, folders[folders.index("snapshots") + 1])
+    return path
 
 
-def from_hub(source: dict[str, Any], ask: Callable[[], Answer]) -> Answer:
-    """What `ask` returns.
+def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], revision: str | None = None) -> Answer:
+    """Run a request to the hub and return its result.
 
     Args:
         source: a `tir.config.Source` of kind hub as JSON.
+        request: function that calls `huggingface_hub` with the key in HF_TOKEN. None: its own, from `hf auth login`.
+        revision: the revision that it asks for, for errors.
 
     Raises:
-        DataError: the hub has no such repository, revision or file, or does not let us have it.
-        InfrastructureFault: it did not answer.
+        ConfigError: HF_TOKEN is not a valid key.
+        DataError: the repository, revision or file does not exist or is not accessible.
+        InfrastructureFault: the hub did not answer.
     """
-    # HTTPError is the hub's own client's, whichever that is: its faults of the network are no OSErrors.
-    from huggingface_hub.errors import (GatedRepoError, HFValidationError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError,
-                                        RevisionNotFoundError)
+    # HTTPError is the base class of the network errors of huggingface_hub's HTTP client, which are not OSErrors.
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
-    repo = source["repo"]
+    repo, key = source["repo"], read_key(HUB)
+
+    def first_line(error: Exception) -> str:  # the hub's answer is part of it
+        return Redaction(key).in_error((str(error).strip() or type(error).__name__).splitlines()[0])
+
     try:
-        return ask()
+        return request(key.get_secret_value() if key else None)
     except HFValidationError as error:
-        raise DataError("not a repository's name", where=repo, why=_line(error), remedy="repo: OWNER/NAME") from None
+        raise DataError(
+            "not a valid repository name", where=repo, why=first_line(error), remedy="repo: OWNER/NAME"
+        ) from None
     except GatedRepoError as error:
-        raise DataError("the repository asks for consent", where=repo, why=_line(error),
-                        remedy="accept its terms at its page, then HF_TOKEN=... and the same command again") from None
+        raise DataError(
+            "the repository is gated",
+            where=repo,
+            why=first_line(error),
+            remedy="accept the terms on the repository's page, export HF_TOKEN=..., then run the same command again",
+        ) from None
     except RepositoryNotFoundError as error:
-        raise DataError("the hub has no such repository, or a private one", where=repo, why=_line(error),
-                        remedy="correct its source in config.yaml, or set HF_TOKEN") from None
+        raise DataError(
+            "the repository does not exist or is private",
+            where=repo,
+            why=first_line(error),
+            remedy="correct the source in config.yaml, or export HF_TOKEN=... for a private repository",
+        ) from None
     except RevisionNotFoundError:
-        raise DataError("the repository has no such revision", where=repo, why=f"revision {source.get('revision')}",
-                        remedy="correct its source in config.yaml") from None
+        raise DataError(
+            "the repository has no such revision",
+            where=repo,
+            why=f"revision {revision}",
+            remedy="correct revision of this source in config.yaml; if it is right, delete its .source.json",
+        ) from None
     except RemoteEntryNotFoundError:
-        raise DataError("the repository has no such file", where=repo, why=f"{source.get('file')} at revision {source.get('revision') or 'main'}",
-                        remedy="correct its source in config.yaml") from None
+        raise DataError(
+            "the repository has no such file",
+            where=repo,
+            why=f"{source.get('file')} at revision {revision or 'main'}",
+            remedy="correct file of this source in config.yaml",
+        ) from None
     except (HTTPError, OSError) as error:
         raise InfrastructureFault(
-            "cannot fetch from the hub", where=repo, why=_line(error),
-            remedy="check the network, or download by hand and use kind: local") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            "cannot fetch from the hub",
+            where=repo,
+            why=first_line(error),
+            remedy="check the network, or download by hand and use `kind: local` with `path:` in config.yaml",
+        ) from None  # its traceback has the request's headers

@@ -1,89 +1,157 @@
-"""Bring a model that others trained to its place: whole, or not at all."""
+"""Fetch a published model from the hub, a local directory or an installed package, completely or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tir.common.errors import CheckpointError, DataError, InfrastructureFault
+from tir.common.files import only_writer
+from tir.common.model_files import (
+    MANIFEST,
+    check_weights,
+    has_chat_template,
+    no_chat_template,
+    packaged_model,
+    write_manifest,
+)
+from tir.common.records import digest
+from tir.data import hub
 from tir.data.hub import from_hub
-from tir.errors import CheckpointError, DataError, InfrastructureFault
-from tir.model_files import MANIFEST, check_weights, write_manifest
-from tir.records import digest
 
-_NEEDLESS = ("*.bin", "*.pth", "*.gguf", "*/*")  # the weights in other formats, and what lies in folders
+_IGNORED = ("*.bin", "*.pth", "*.gguf", "*/*")  # weights in other formats, and subfolders
 
 
-def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
-    """Bring a model directory to `output`, which is replaced when the new one is whole.
+def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike, *, chat: bool = False) -> None:
+    """Fetch a model directory and move it to `output` once it is complete.
 
-    It is gathered beside `output`, under a name of its source: a download that was stopped goes on, and no file of
-    another source is among it. The manifest holds the sha256 of every weight file and, from a hub, the commit.
+    The files are collected in a directory beside `output` whose name depends on the source: an interrupted download
+    continues, and files of different sources never mix. A branch is resolved once (`tir.data.hub`). The manifest
+    records the sha256 of every weights file, the commit of a hub model and the version of a package.
 
     Args:
         name: the model's id, e.g. `base`.
-        source: a `tir.config.Source` as JSON.
+        source: a `tir.config.ModelSource` as JSON.
+        output: the model's final directory.
+        chat: the model must have a chat template.
 
     Raises:
-        DataError: there is no such model, or it is none.
-        InfrastructureFault: the hub did not answer, or stopped half-way.
+        DataError: the model does not exist, is incomplete, or has no chat template.
+        InfrastructureFault: the hub did not answer, or the download stopped early.
+        OutputInUse: another process fetches this model.
     """
-    output = Path(output)
-    source = {key: value for key, value in source.items() if value is not None}
-    gathered = output.with_name(f".{output.name}.{digest(source, 8)}")
-    gathered.mkdir(parents=True, exist_ok=True)
+    with only_writer(output):
+        _fetch(name, {key: value for key, value in source.items() if value is not None}, Path(output), chat)
+
+
+def _fetch(name: str, source: dict[str, Any], output: Path, chat: bool) -> None:
+    partial = output.with_name(f".{output.name}.{digest(source, 8)}")
+    partial.mkdir(parents=True, exist_ok=True)
     if source["kind"] == "local":
-        _copy_model(name, Path(source["path"]), gathered)
-        commit = {}
+        _copy_model(name, Path(source["path"]), partial)
+        pinned = {}
+    elif source["kind"] == "package":
+        _copy_model(name, _directory_of_package(name, source["package"]), partial)
+        pinned = {"version": metadata.version(source["package"])}
     else:
-        commit = {"commit": _download_model(source, gathered)}
-    _finish(name, source, gathered, commit)
+        pinned = {"commit": _download_model(source, partial, hub.pinned(source, output))}
+        hub.pin(source, output, pinned["commit"])
+    if chat and not has_chat_template(partial):
+        raise no_chat_template(_origin(source))
+    _check_and_write_manifest(name, source, partial, pinned)
     shutil.rmtree(output, ignore_errors=True)
-    gathered.rename(output)
-    for left in output.parent.glob(f".{output.name}.*"):  # half of what an earlier configuration asked for
-        shutil.rmtree(left, ignore_errors=True)
+    partial.rename(output)
+    for leftover in output.parent.glob(f".{output.name}.{'?' * 8}"):  # interrupted downloads from earlier sources
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _copy_model(name: str, origin: Path, gathered: Path) -> None:
+def _copy_model(name: str, origin: Path, partial: Path) -> None:
     if not (origin / "config.json").is_file():
-        raise DataError("not a model directory", where=f"model.{name}.path", why=f"{origin} has no config.json")
-    for left in gathered.iterdir():  # of an attempt that was refused: the source may have been mended since
-        left.unlink()
+        raise DataError(
+            "not a model directory",
+            where=f"models.{name}.path",
+            why=f"{origin} has no config.json",
+            remedy=f"models: {{{name}: {{kind: local, path: DIRECTORY}}}}  # a Hugging Face model directory",
+        )
+    for file in partial.iterdir():  # left by a failed attempt; the source may have been corrected since
+        file.unlink()
     for file in origin.iterdir():
         if file.is_file() and file.name != MANIFEST:
-            shutil.copy2(file, gathered / file.name)
+            shutil.copy2(file, partial / file.name)
 
 
-def _download_model(source: dict[str, Any], gathered: Path) -> str:
-    """Download what is not there yet; returns the commit."""
+def _directory_of_package(name: str, package: str) -> Path:
+    directory = packaged_model(package)
+    if directory is None:
+        raise DataError(
+            "no such package",
+            where=f"models.{name}.package",
+            why=f"{package} is not installed in {sys.prefix}",
+            remedy=f"models: {{{name}: {{kind: hub, repo: OWNER/NAME}}}}  # or install the package there",
+        )
+    return directory
+
+
+def _download_model(source: dict[str, Any], partial: Path, revision: str | None) -> str:
+    """Download the files of a revision that are still missing; returns its commit."""
     from huggingface_hub import HfApi, snapshot_download
 
-    # Asked first, for without an answer `snapshot_download` returns what an earlier attempt left, whole or not.
-    known = from_hub(source, lambda: HfApi().model_info(source["repo"], revision=source.get("revision"), timeout=60))
-    from_hub(source, lambda: snapshot_download(source["repo"], revision=known.sha, local_dir=gathered, ignore_patterns=list(_NEEDLESS)))
-    wanted = [file.rfilename for file in known.siblings if not any(fnmatch(file.rfilename, each) for each in _NEEDLESS)]
-    missing = [file for file in wanted if not (gathered / file).is_file()]
+    # Without a network `snapshot_download` returns an earlier partial download as success, so query the hub first.
+    info = from_hub(
+        source, lambda token: HfApi(token=token).model_info(source["repo"], revision=revision, timeout=60), revision
+    )
+    from_hub(
+        source,
+        lambda token: snapshot_download(
+            source["repo"], revision=info.sha, local_dir=partial, ignore_patterns=list(_IGNORED), token=token
+        ),
+        info.sha,
+    )
+    names = [file.rfilename for file in info.siblings]
+    names = [name for name in names if not any(fnmatch(name, pattern) for pattern in _IGNORED)]
+    missing = [name for name in names if not (partial / name).is_file()]
     if missing:
-        raise InfrastructureFault("the download stopped half-way", where=source["repo"], why=f"{missing[0]} is not there",
-                                  remedy="give the same command again: it goes on where it stopped")
-    shutil.rmtree(gathered / ".cache", ignore_errors=True)
-    for file in gathered.iterdir():  # a branch may have moved since an attempt that stopped
-        if file.name not in wanted:
+        raise InfrastructureFault(
+            "the download is incomplete",
+            where=source["repo"],
+            why=f"{missing[0]} is missing",
+            remedy="run the same command again: the download continues where it stopped",
+        )
+    shutil.rmtree(partial / ".cache", ignore_errors=True)
+    for file in partial.iterdir():  # left by an interrupted download of an earlier commit of the branch
+        if file.name not in names:
             file.unlink()
-    return known.sha
+    return info.sha
 
 
-def _finish(name: str, source: dict[str, Any], gathered: Path, facts: dict[str, str]) -> None:
-    """Write the manifest of a model that has whole weights, a configuration and a tokenizer."""
-    origin = str(source.get("path") or source["repo"])
+def _origin(source: dict[str, Any]) -> str:
+    return str(source.get("path") or source.get("package") or source["repo"])
+
+
+def _check_and_write_manifest(name: str, source: dict[str, Any], partial: Path, facts: dict[str, str]) -> None:
+    """Check that configuration, tokenizer and weights are complete, then write the manifest."""
+    origin = _origin(source)
     for kind, pattern in (("configuration", "config.json"), ("tokenizer", "tokenizer*")):
-        if not list(gathered.glob(pattern)):
-            raise DataError(f"a model without a {kind}", where=origin, why=f"it has no {pattern}", remedy=f"name another in model.{name}")
+        if not list(partial.glob(pattern)):
+            raise DataError(
+                f"the model has no {kind}",
+                where=origin,
+                why=f"no file {pattern}",
+                remedy=f"add the file, or name another model in models.{name} of config.yaml",
+            )
     try:
-        check_weights(gathered)
-        write_manifest(gathered, model=name, source=source, **facts)
+        check_weights(partial)
+        write_manifest(partial, model=name, source=source, **facts)
     except CheckpointError as error:
-        where, why = (text.replace(str(gathered), origin) for text in (error.where, error.why))
-        raise DataError(error.what, where=where, why=why, remedy=f"correct it, or name another in model.{name}") from None
+        where, why = (text.replace(str(partial), origin) for text in (error.where, error.why))
+        raise DataError(
+            error.what,
+            where=where,
+            why=why,
+            remedy=f"correct the model's files, or name another model in models.{name} of config.yaml",
+        ) from None

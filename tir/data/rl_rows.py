@@ -1,30 +1,51 @@
-"""Rows of RL as upstream's Parquet files hold them, checked one by one."""
+"""Reader of RL rows in upstream's Parquet format; checks every row."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tir.errors import DataError
+from tir.common.errors import DataError
 
 ABILITIES = ("math", "qa")
+# Upstream's training file has 1 such row in 10,000: a construction with compass and straightedge.
+_UNANSWERABLE = 0.01
 COLUMNS = ("data_source", "question", "ability", "reward_model")
 
 
 def read_rl_rows(path: str | os.PathLike, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` rows of a Parquet file with the columns `COLUMNS`.
 
-    Each has a question, an ability of `ABILITIES`, and as `reward_model.ground_truth` a text or a list of texts.
+    Each row has a question, an ability in `ABILITIES`, and a text or a list of texts in `reward_model.ground_truth`.
 
-    Raises `DataError` naming file, row (from 0) and column.
+    Raises `DataError` with file, row (from 0) and column.
     """
     rows = _read(path)[:limit]
     if not rows:
-        raise DataError("no rows", where=str(path))
+        raise DataError("no rows", where=str(path), why="the file is empty")
     for number, row in enumerate(rows):
         _check(row, f"{path}: row {number}")
+    _report_unanswerable(rows, path)
     return rows
+
+
+def _report_unanswerable(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
+    """Print the rows with a blank gold answer, or refuse the file if there are too many."""
+    numbers = [number for number, row in enumerate(rows) if not all(map(str.strip, golds_of(row)))]
+    numbers = [number for number, row in enumerate(rows) if not all(map(str.strip, golds_of(row)))]
+    if not numbers:
+        return
+    named = ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")
+    if len(numbers) > _UNANSWERABLE * len(rows):
+        raise DataError(
+            "no answer can equal a blank one",
+            where=f"{path}: row {numbers[0]}: reward_model.ground_truth",
+            why=f"{len(numbers)} of {len(rows)} rows have a blank gold answer (rows {named}); at most "
+            f"{_UNANSWERABLE:.0%} may",
+        )
+    print(f"{path}: the gold answer is blank, so every reward is 0: row {named}", file=sys.stderr)
 
 
 def golds_of(row: Mapping[str, Any]) -> list[str]:
@@ -41,20 +62,32 @@ def _read(path: str | os.PathLike) -> list[dict[str, Any]]:
         table = pyarrow.parquet.read_table(path)
         missing = [column for column in COLUMNS if column not in table.column_names]
         if missing:
-            raise DataError("column is missing", where=f"{path}:{missing[0]}", why=f"the file has {', '.join(table.column_names)}")
+            raise DataError(
+                "column is missing",
+                where=f"{path}:{missing[0]}",
+                why=f"the file has the columns {', '.join(table.column_names)}",
+            )
         return table.select(list(COLUMNS)).to_pylist()
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError, as is a text that is not UTF-8
-        raise DataError("cannot read parquet", where=str(path), why=str(error).splitlines()[0]) from None
+    except (OSError, ValueError) as error:  # ArrowInvalid and invalid UTF-8 are ValueErrors
+        raise DataError("cannot read Parquet file", where=str(path), why=str(error).splitlines()[0]) from None
 
 
 def _check(row: Mapping[str, Any], where: str) -> None:
     if not isinstance(row["question"], str) or not row["question"].strip():
-        raise DataError("no question", where=f"{where}: question", why=f"{row['question']!r}")
+        raise DataError("no question", where=f"{where}: question", why=f"the value is {row['question']!r}")
     if row["ability"] not in ABILITIES:
-        raise DataError("no reward rule for this row", where=f"{where}: ability", why=f"{row['ability']!r}",
-                        remedy=f"one of: {', '.join(ABILITIES)}")
+        raise DataError(
+            "no reward rule for this ability",
+            where=f"{where}: ability",
+            why=f"the value is {row['ability']!r}",
+            remedy=f"set ability to one of: {', '.join(ABILITIES)}",
+        )
     model = row["reward_model"]
-    golds = model.get("ground_truth") if isinstance(model, Mapping) else None
-    listed = [golds] if isinstance(golds, str) else golds
-    if not isinstance(listed, Sequence) or not listed or not all(isinstance(gold, str) for gold in listed):
-        raise DataError("no gold answer", where=f"{where}: reward_model.ground_truth", why=f"{golds!r}")
+    value = model.get("ground_truth") if isinstance(model, Mapping) else None
+    golds = [value] if isinstance(value, str) else value
+    if not isinstance(golds, Sequence) or not golds or not all(isinstance(gold, str) for gold in golds):
+        raise DataError(
+            "no gold answer",
+            where=f"{where}: reward_model.ground_truth",
+            why=f"the value is {value!r}, not a text or a list of texts",
+        )

@@ -1,33 +1,35 @@
-"""Bring one input to its place: from a hub, an address, a local path or the generated world, and check it."""
+"""Fetch one input file from a hub, a URL, a local path or the generated world, and check it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from tir.common.errors import DataError, InfrastructureFault
+from tir.common.files import Scratch, atomic_path
+from tir.common.records import file_digest
 from tir.data.archive import extract
+from tir.data.formats import is_parquet
 from tir.data.hub import hub_file
 from tir.data.rows import count_rows
-from tir.errors import DataError, InfrastructureFault
-from tir.records import atomic_path, file_digest
+from tir.data.text import to_utf8
 
 
 def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
-    """Copy or download one file to `output`, atomically, and check it before it gets its name.
+    """Copy or download a file, check it, then move it to `output` atomically.
 
     Args:
-        name: what the file is, for errors, e.g. `benchmarks/gsm8k.jsonl`.
+        name: name of the input, e.g. `benchmarks/gsm8k.jsonl`; selects the check and appears in errors.
         source: a `tir.config.Source` as JSON.
-        output: where it goes.
+        output: final path.
 
     Raises:
-        DataError: it is missing, corrupt, or not the file that was asked for.
-        InfrastructureFault: the hub or the address did not answer.
+        DataError: the file is missing, corrupt, or differs from the source's checksum or row count.
+        InfrastructureFault: the hub or the URL did not answer.
     """
     with atomic_path(output) as temporary:
         member = source.get("member")
@@ -36,34 +38,44 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
         elif source["kind"] == "world":
             _copy(Path("data/world") / name, temporary, "data/world")
         elif source["kind"] == "url" and member:
-            with tempfile.TemporaryDirectory(dir=temporary.parent) as scratch:
-                _download(source["url"], Path(scratch) / "archive")
-                extract(Path(scratch) / "archive", member, temporary, source["url"])
+            with Scratch(f".{Path(output).name}.", temporary.parent) as scratch:
+                _download(source["url"], scratch / "archive")
+                extract(scratch / "archive", member, temporary, source["url"])
         elif source["kind"] == "url":
             _download(source["url"], temporary)
         elif member:
-            extract(hub_file(source), member, temporary, f"{source['repo']}: {source['file']}")
+            extract(hub_file(source, output), member, temporary, f"{source['repo']}: {source['file']}")
         else:
-            _copy(hub_file(source), temporary, source["repo"])
+            _copy(hub_file(source, output), temporary, source["repo"])
         check_file(temporary, name, source)
 
 
 def check_file(path: str | os.PathLike, name: str, source: dict[str, Any]) -> None:
-    """Check a file against its source's checksum and row count, and every row as its kind of data needs it."""
-    wanted = source.get("sha256")
-    if wanted:
-        found = file_digest(path)
-        if not found.startswith(wanted):
-            raise DataError("wrong checksum", where=name, why=f"expected sha256 {wanted[:16]}.., found {found[:16]}..",
-                            remedy=f"get the right file, or pin this one in config.yaml: sha256: {found}")
-    rows = count_rows(path, name, _origin(source))
+    """Check a file's checksum, its rows and their number, and store it as its reader expects it, text as UTF-8."""
+    expected = source.get("sha256")
+    if expected:
+        actual = file_digest(path)
+        if not actual.startswith(expected):
+            raise DataError(
+                "wrong checksum",
+                where=name,
+                why=f"expected sha256 {expected[:16]}.., found {actual[:16]}..",
+                remedy=f"get the expected file, or accept this one in its source in config.yaml: sha256: {actual}",
+            )
+    if not is_parquet(Path(path)):
+        to_utf8(Path(path), _origin(source))
+    rows = count_rows(path, name, _origin(source), source.get("format"))
     if source.get("rows") and rows != source["rows"]:
-        raise DataError("wrong number of rows", where=name, why=f"expected {source['rows']:,}, found {rows:,}",
-                        remedy=f"get the right file, or expect what this one has, in its source in config.yaml: rows: {rows}")
+        raise DataError(
+            "wrong number of rows",
+            where=name,
+            why=f"expected {source['rows']:,}, found {rows:,}",
+            remedy=f"get the expected file, or accept this one in its source in config.yaml: rows: {rows}",
+        )
 
 
 def _origin(source: dict[str, Any]) -> str:
-    """Where a file comes from, in words."""
+    """The source of a file, for errors."""
     if source["kind"] == "hub":
         return f"{source['repo']}: {source['file']}"
     return source.get("path") or source.get("url") or "data/world"
@@ -73,25 +85,43 @@ def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
     try:
         shutil.copyfile(source, target)
     except OSError as error:
-        if str(error.filename) != str(source):  # the copy's fault
+        if str(error.filename) != str(source):  # the target could not be written
             raise
         what = "no such file" if isinstance(error, FileNotFoundError) else "cannot read file"
-        raise DataError(what, where=where, why=f"{source}: {error.strerror}") from None
+        raise DataError(
+            what,
+            where=where,
+            why=f"{source}: {error.strerror}",
+            remedy="correct the path of this source in config.yaml",
+        ) from None
 
 
-@retry(retry=retry_if_exception_type(InfrastructureFault), stop=stop_after_attempt(4),
-       wait=wait_exponential_jitter(initial=1, max=20), reraise=True)
+@retry(
+    retry=retry_if_exception_type(InfrastructureFault),
+    stop=stop_after_attempt(4),
+    wait=wait_exponential_jitter(initial=1, max=20),
+    reraise=True,
+)
 def _download(url: str, target: Path) -> None:
     import httpx
 
     try:
         with httpx.stream("GET", url, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as answer:
             if answer.status_code in (401, 403, 404, 410):
-                raise DataError("the address has no such file", where=url, why=f"status {answer.status_code}")
+                raise DataError(
+                    "no file at this URL",
+                    where=url,
+                    why=f"status {answer.status_code}",
+                    remedy="correct url of this source in config.yaml",
+                )
             answer.raise_for_status()
             with open(target, "wb") as file:
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
     except httpx.HTTPError as error:
-        raise InfrastructureFault("cannot download", where=url, why=str(error) or type(error).__name__,
-                                  remedy="check the network, or fetch the file by hand and name it with kind: local") from error
+        raise InfrastructureFault(
+            "cannot download",
+            where=url,
+            why=str(error) or type(error).__name__,
+            remedy="check the network, or download by hand and use `kind: local` with `path:` in config.yaml",
+        ) from error

@@ -1,6 +1,6 @@
-"""BM25 index (bm25s) behind the same interface: no model, no torch; for small machines and as a second opinion.
+"""BM25 index (bm25s): needs neither a model nor torch; for small machines and for comparison.
 
-Lucene's variant with k1 0.9, b 0.4 unless told (Pyserini's defaults), English stop words, no stemming.
+Lucene's variant; by default k1 0.9 and b 0.4 (as in Pyserini), English stop words, no stemming.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tir.errors import ConfigError, DataError
+from tir.common.errors import ConfigError, DataError
 from tir.retrieval.corpus import Corpus
-from tir.retrieval.pieces import REMEDY, index_digest, open_corpus, open_piece
+from tir.retrieval.files import REMEDY, checked_path, index_digest, open_corpus
 from tir.retrieval.passage import Passage
 
 DIRECTORY = "bm25"
@@ -22,7 +22,13 @@ DIRECTORY = "bm25"
 
 @dataclass(frozen=True)
 class BM25Config:
-    """Term weighting: k1 (saturation, >= 0), b (length normalisation, 0 to 1), stop words ("en" or "" for none)."""
+    """Settings of BM25.
+
+    Args:
+        k1: saturation of term frequency, >= 0.
+        b: strength of length normalisation, 0 to 1.
+        stopwords: "en" for English stop words, "" for none.
+    """
 
     k1: float = 0.9
     b: float = 0.4
@@ -42,7 +48,7 @@ class BM25Config:
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the answers: all of it."""
+        """The settings that determine results: all of them."""
         return asdict(self)
 
 
@@ -53,23 +59,27 @@ def _tokens(texts: Sequence[str], config: BM25Config) -> list[list[str]]:
 
 
 def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
-    """Index every row's contents and write bm25s' files into `directory / "bm25"`.
+    """Index the contents of all rows and write the files of bm25s to `directory / "bm25"`.
 
-    Raises `DataError` if no row holds a word that is indexed.
+    Raises `DataError` if no row contains a word other than stop words.
     """
     import bm25s
 
     tokens = _tokens(list(corpus.contents(0, len(corpus))), config)
     if not any(tokens):
-        raise DataError("no words to index", where=str(corpus.path), why=f"every row is blank or of stop words ({config.stopwords!r})",
-                        remedy="name another corpus, or set stopwords: \"\"")
+        raise DataError(
+            "no words to index",
+            where=str(corpus.path),
+            why=f"every row is blank or consists of stop words ({config.stopwords!r})",
+            remedy='retrieval: {bm25: {stopwords: ""}}  # or use another corpus',
+        )
     retriever = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
     retriever.index(tokens, show_progress=False)
     retriever.save(directory / DIRECTORY, show_progress=False)
 
 
 class BM25Index:
-    """Sparse search; passages that share no term with the query are no hits, so a result may hold fewer than k."""
+    """BM25 search; passages that share no term with the query are left out, so a result may have fewer than k."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any], *, verify: bool | None = None):
         import bm25s
@@ -77,32 +87,33 @@ class BM25Index:
         self.manifest, self.digest = manifest, index_digest(manifest)
         self.config = BM25Config.from_mapping(manifest["settings"], str(directory))
         self.corpus = open_corpus(directory, manifest, verify)
-        path = self._path = open_piece(directory, DIRECTORY)
+        path = self._path = checked_path(directory, DIRECTORY)
         try:
             self._retriever = bm25s.BM25.load(path, mmap=True, show_progress=False)
         except Exception as error:
-            raise DataError("cannot read BM25 files", where=str(path), why=f"{type(error).__name__}: {error}",
-                            remedy=REMEDY) from None
+            raise DataError(
+                "cannot read BM25 files", where=str(path), why=f"{type(error).__name__}: {error}", remedy=REMEDY
+            ) from None
 
     def __len__(self) -> int:
         return len(self.corpus)
 
     def budget(self) -> str:
-        """What memory serving takes."""
+        """Memory needed for serving, for the log."""
         size = sum(path.stat().st_size for path in self._path.iterdir())
         return f"bm25, {len(self):,} passages: {size / 1e6:,.1f} MB memory-mapped"
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """See `tir.retrieval.index.Index.search`."""
-        found = []
+        results = []
         for tokens in _tokens(queries, self.config) if queries else []:
             scores = self._retriever.get_scores(tokens) if tokens else np.zeros(len(self))
-            k_here = min(k, len(scores))
-            rows = np.argpartition(-scores, k_here - 1)[:k_here]
-            # Ties at the last place: take all equal scores, lowest rows first, so that answers do not depend on luck.
-            floor = scores[rows].min()
-            if floor > 0:
-                rows = np.flatnonzero(scores >= floor)
-            rows = rows[np.lexsort((rows, -scores[rows]))][:k_here]
-            found.append([Passage(*self.corpus.row(int(row)), float(scores[row])) for row in rows if scores[row] > 0])
-        return found
+            count = min(k, len(scores))
+            rows = np.argpartition(-scores, count - 1)[:count]
+            # Break ties at the last place by row number, so that results are deterministic.
+            lowest = scores[rows].min()
+            if lowest > 0:
+                rows = np.flatnonzero(scores >= lowest)
+            rows = rows[np.lexsort((rows, -scores[rows]))][:count]
+            results.append([Passage(*self.corpus.row(int(row)), float(scores[row])) for row in rows if scores[row] > 0])
+        return results

@@ -1,232 +1,202 @@
-"""Client of a retrieval server: keep-alive, time-outs, retries within a budget, faults that are never empty results.
+"""Client of a retrieval server, with timeouts and retries; a failure raises and never looks like an empty result.
 
-Upstream's client (evaluation/utils.py) has no time-out and checks no status, so a dead service looks like a question
-without hits. Here every failure to get a well-formed answer raises `SearchUnavailable`.
+Upstream's client (evaluation/utils.py) has no timeout and does not check the status, so a dead server looks like a
+query without results. Here every failure to get a well-formed answer raises `SearchUnavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-import time
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-import tenacity
+from pydantic import SecretStr
 
-from tir.errors import SearchUnavailable
-from tir.records import read_json
+from tir.common.errors import SearchUnavailable, WrongIndex
+from tir.common.http import Refused, Service, require_type
+from tir.common.keys import read_key
+from tir.common.records import read_json
+from tir.retrieval.folder import Address, Folder, address_of
 from tir.retrieval.passage import Passage
-from tir.surrogates import whole_text
 
 TOKEN_VARIABLE = "TIR_SEARCH_TOKEN"
-
-_faults: dict[str, str] = {}  # endpoint -> why its supervisor gave it up
-_faults_lock = threading.Lock()
-
-
-def mark_fault(endpoint: str, why: str | None) -> None:
-    """Declare an endpoint lost (None: found again): this process's clients then fail at once instead of retrying."""
-    with _faults_lock:
-        if why is None:
-            _faults.pop(endpoint, None)
-        else:
-            _faults[endpoint] = why
+INDEX_HEADER = "x-index-digest"
+_LOOK_EVERY_S = 0.05
 
 
-def resolve_endpoint(endpoint: str | os.PathLike) -> str:
-    """URL of an endpoint given as a URL, as `host:port`, or as the file a server writes once ready.
+def resolve_endpoint(endpoint: str | os.PathLike) -> Address:
+    """Address of a server, given as URL, `host:port`, or the endpoint file that a server writes when it is ready.
 
-    Raises `SearchUnavailable` if that file is not there (yet).
+    Raises `SearchUnavailable` if the endpoint file does not exist.
     """
     text = str(endpoint).rstrip("/")
     if text.startswith(("http://", "https://")):
-        return text
+        return Address(text)
     if "/" in text or text.endswith(".json"):
         if not Path(text).exists():
-            raise SearchUnavailable("no endpoint file", where=text, why="written by a server once it is ready",
-                                    remedy="start the server, or give its URL")
-        found = read_json(text)
-        host = f"[{found['host']}]" if ":" in found["host"] else found["host"]
-        return f"http://{host}:{found['port']}"
-    return f"http://{text}"
+            raise SearchUnavailable(
+                "no endpoint file",
+                where=text,
+                why="the server writes this file when it is ready",
+                remedy="start the server with --endpoint-file, or give its URL",
+            )
+        return address_of(read_json(text))
+    return Address(f"http://{text}")
 
 
-class _Retriable(Exception):
-    """A failed attempt that another may mend."""
+class _Moved(Exception):
+    """The job's server has changed since the first attempt of a request."""
 
 
 class SearchClient:
-    """Client of one endpoint, usable from any number of event loops and threads.
+    """Client of one server, or of those that a job uses in turn; may be used from several event loops and threads.
 
     Args:
-        endpoint: see `resolve_endpoint`.
-        top_k: passages per query.
-        timeout_s: seconds an answer may take, to its last byte (paper, appendix A.4: 60).
-        connect_timeout_s: seconds a connection may take.
-        token: bearer token; the environment's TIR_SEARCH_TOKEN if None.
-        retry_budget_s: seconds from the first attempt after which a failure is final; covers a supervised restart.
+        endpoint: see `resolve_endpoint`; or a job's folder (`tir.retrieval.sidecar`). The first search asks there for a
+            server and waits for it. A failed search is sent again to the server that replaces a lost one.
+        top_k: number of passages per query.
+        timeout_s: longest time of a whole answer in seconds (paper, appendix A.4: 60).
+        connect_timeout_s: longest time to connect in seconds.
+        token: bearer token; None: the one beside the address, or the environment variable TIR_SEARCH_TOKEN.
+        retry_budget_s: time in seconds after which a failed request is not retried. Waiting for a server that starts
+            does not count.
     """
 
-    def __init__(self, endpoint: str | os.PathLike, top_k: int = 10, timeout_s: float = 60.0,
-                 connect_timeout_s: float = 5.0, token: str | None = None, retry_budget_s: float = 90.0):
-        self.endpoint, self.top_k = resolve_endpoint(endpoint), top_k
-        self.timeout_s, self.retry_budget_s = timeout_s, retry_budget_s
-        token = token or os.environ.get(TOKEN_VARIABLE)
-        self._options: dict[str, Any] = {
-            "base_url": self.endpoint,
-            "headers": {"authorization": f"Bearer {token}".encode()} if token else {},
-            "timeout": httpx.Timeout(timeout_s, connect=connect_timeout_s),
-            "limits": httpx.Limits(max_connections=256, max_keepalive_connections=256),
-            "verify": self.endpoint.startswith("https://"),  # loading certificates takes 0.1 s
-            "trust_env": False,  # a cluster's proxy settings must not catch traffic between its own nodes
+    def __init__(
+        self,
+        endpoint: str | os.PathLike,
+        top_k: int = 5,
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 5.0,
+        token: str | None = None,
+        retry_budget_s: float = 90.0,
+    ):
+        self.endpoint, self.top_k, self._token = str(endpoint), top_k, token
+        self._folder = Folder(endpoint) if Path(endpoint).is_dir() else None
+        self._address = None if self._folder else resolve_endpoint(endpoint)
+        self._limits = {
+            "timeout_s": timeout_s,
+            "connect_timeout_s": connect_timeout_s,
+            "retry_budget_s": retry_budget_s,
         }
-        # A connection belongs to the event loop that opened it.
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient]
-        self._clients = weakref.WeakKeyDictionary()
-        self._sync = threading.local()
+        self._services: dict[Address, Service] = {}
+        self._first_index: dict[Address, str | None] = {}
 
     async def search(self, query: str) -> list[Passage]:
         """The `top_k` passages of one query, best first.
 
         Raises:
-            ValueError: the query is blank (the caller's fault; no request is made).
-            SearchUnavailable: no well-formed answer within the budget.
+            ValueError: the query is blank; no request is made.
+            SearchUnavailable: there was no well-formed answer within the retry budget.
+            WrongIndex: the server answers from another index than the job's; without a job, than in its first answer.
         """
-        return (await self._post("/search", _checked([query])[0]))[0]
+        [query] = _checked([query])
+        return (await self._post("/search", query, lambda answer: [answer]))[0]
 
     async def batch_search(self, queries: Sequence[str]) -> list[list[Passage]]:
-        """The passages of each query; errors as `search`. No queries, no request."""
-        return await self._post("/batch_search", _checked(queries)) if queries else []
-
-    def batch_search_sync(self, queries: Sequence[str]) -> list[list[Passage]]:
-        """As `batch_search`, for code without an event loop."""
+        """The passages of each query; raises like `search`. Makes no request without queries."""
+        queries = _checked(queries)
         if not queries:
             return []
-        payload = {"query": _checked(queries), "top_n": self.top_k}
-        if not hasattr(self._sync, "client"):
-            self._sync.client = httpx.Client(**self._options)
-        for attempt in tenacity.Retrying(**self._policy()):
-            with attempt:
-                self._check_fault()
-                try:
-                    response = self._whole("/batch_search", payload)
-                except httpx.HTTPError as error:
-                    raise _Retriable(_reason(error)) from error
-                return self._parse("/batch_search", payload, response)
-        raise AssertionError("unreachable")
+        return await self._post("/batch_search", queries, lambda answer: answer)
 
-    def _whole(self, path: str, payload: dict[str, Any]) -> httpx.Response:
-        """The answer if its last byte comes in time; httpx's own time-out begins anew with every byte."""
-        deadline, parts = time.monotonic() + self.timeout_s, []
-        with self._sync.client.stream("POST", path, json=payload) as response:
-            for part in response.iter_bytes():
-                parts.append(part)
-                if time.monotonic() > deadline:
-                    raise _Retriable(self._late())
-        return httpx.Response(response.status_code, content=b"".join(parts))
+    def batch_search_sync(self, queries: Sequence[str]) -> list[list[Passage]]:
+        """As `batch_search`, for code without `await`."""
+        with ThreadPoolExecutor(1) as thread:  # another thread, because notebooks run an event loop on this one
+            return thread.submit(asyncio.run, self.batch_search(queries)).result()
 
-    def _late(self) -> str:
-        return f"Timeout: no whole answer in {self.timeout_s:g} s"
+    async def _post(self, path: str, query: Any, results: Callable[[Any], Any]) -> list[list[Passage]]:
+        """Send a request; `results` makes one list of passages per query of the JSON in its answer."""
+        queries = 1 if isinstance(query, str) else len(query)
+        while True:
+            address = self._address = self._address or await self._find()
+            service, dense = self._service(address), address.dense
+            try:
+                return await service.post(
+                    path,
+                    {"query": query, "top_n": self.top_k},
+                    lambda answer: self._passages(results(answer), queries, dense),
+                )
+            except Refused as refused:
+                raise service.fault(str(refused)) from None
+            except _Moved:
+                self._address = None
 
-    async def health(self) -> dict[str, Any]:
-        """One attempt at /health; its JSON, with `index` added. Raises `SearchUnavailable`."""
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                response = await self._client().get("/health")
-            response.raise_for_status()
-            return {**response.json(), "index": response.headers.get("x-index-digest")}
-        except (httpx.HTTPError, TimeoutError, ValueError, TypeError, RecursionError) as error:
-            raise self._fault(_reason(error)) from error
+    async def _find(self) -> Address:
+        """Ask for the job's server, and wait until it is ready or there will be none."""
+        self._folder.ask()
+        while not (address := self._folder.address()):
+            if (why := self._folder.refusal()) or not self._folder.exists():
+                raise self._fault(why or "the job has ended")
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return address
 
-    async def close(self) -> None:
-        """Close the connections of the running event loop."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+    def _service(self, address: Address) -> Service:
+        if address not in self._services:
+            self._services[address] = Service(
+                address.url,
+                SearchUnavailable,
+                "the retrieval server",
+                key=SecretStr(token) if (token := self._token or address.token) else read_key(TOKEN_VARIABLE),
+                concurrency=256,
+                first_wait_s=0.1,
+                longest_wait_s=3.0,
+                proxies=False,
+                before=lambda attempt: self._check_moved(attempt, address),
+                check=lambda headers: self._check_index(headers, address),
+                remedy="see the server's log, then run the same command again; it continues where it stopped",
+                **self._limits,
+            )
+        return self._services[address]
 
-    def _client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients[loop] = httpx.AsyncClient(**self._options)
-        return self._clients[loop]
+    def _check_index(self, headers: Mapping[str, str], address: Address) -> None:
+        """Raise `WrongIndex` for an answer from another index than the job's, or than the first answer's."""
+        found = headers.get(INDEX_HEADER)
+        expected = address.index or self._first_index.setdefault(address, found)
+        if expected and found != expected:
+            raise wrong_index(replace(address, index=expected), found)
 
-    async def _post(self, path: str, query: str | list[str]) -> list[list[Passage]]:
-        payload = {"query": query, "top_n": self.top_k}
-        async for attempt in tenacity.AsyncRetrying(**self._policy()):
-            with attempt:
-                self._check_fault()
-                try:
-                    async with asyncio.timeout(self.timeout_s):  # httpx's own begins anew with every byte
-                        response = await self._client().post(path, json=payload)
-                except TimeoutError as error:
-                    raise _Retriable(self._late()) from error
-                except httpx.HTTPError as error:
-                    raise _Retriable(_reason(error)) from error
-                return self._parse(path, payload, response)
-        raise AssertionError("unreachable")
-
-    def _policy(self) -> dict[str, Any]:
-        def give_up(state: tenacity.RetryCallState) -> None:
-            raise self._fault(f"{state.outcome.exception()}; {state.attempt_number} attempts in "
-                              f"{state.seconds_since_start:.0f} s")
-
-        return {
-            "retry": tenacity.retry_if_exception_type(_Retriable),
-            "stop": tenacity.stop_after_delay(self.retry_budget_s),
-            "wait": tenacity.wait_random_exponential(multiplier=0.1, max=3),
-            "retry_error_callback": give_up,
-        }
-
-    def _parse(self, path: str, payload: dict[str, Any], response: httpx.Response) -> list[list[Passage]]:
-        """Passages of an answer; raises `_Retriable` for what may pass, `SearchUnavailable` for what will not."""
-        if response.status_code == 429 or response.status_code >= 500:
-            raise _Retriable(f"status {response.status_code}: {response.text[:200]}")
-        if response.status_code != 200:
-            raise self._fault(f"status {response.status_code}: {response.text[:200]}")
-        try:
-            answer = response.json()
-            lists = [answer] if path == "/search" else answer
-            found = [[Passage(str(row["id"]), _text(row["contents"])) for row in _list(rows)] for rows in _list(lists)]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _Retriable(f"malformed answer ({type(error).__name__}: {error}): {response.text[:120]!r}") from error
-        expected = 1 if path == "/search" else len(payload["query"])
-        if len(found) != expected or any(len(rows) > self.top_k for rows in found):
-            raise _Retriable(f"malformed answer: {len(found)} results for {expected} queries, top_n {self.top_k}")
-        return found
-
-    def _check_fault(self) -> None:
-        why = _faults.get(self.endpoint)
-        if why:
-            raise self._fault(why)
+    def _check_moved(self, attempt: int, address: Address) -> None:
+        if attempt > 1 and self._folder and self._folder.address() != address:
+            raise _Moved
 
     def _fault(self, why: str) -> SearchUnavailable:
-        return SearchUnavailable("retrieval server does not answer", where=self.endpoint, why=why,
-                                 remedy="see the server's log; a killed stage resumes where it stopped")
+        return SearchUnavailable(
+            "no retrieval server",
+            where=self.endpoint,
+            why=why,
+            remedy="see the job's log, then run the same command again; it continues where it stopped",
+        )
+
+    def _passages(self, answer: Any, queries: int, dense: bool) -> list[list[Passage]]:
+        results = [
+            [Passage(str(row["id"]), require_type(row["contents"], str)) for row in require_type(rows, list)]
+            for rows in require_type(answer, list)
+        ]
+        if len(results) != queries or any(len(passages) > self.top_k for passages in results):
+            raise ValueError(f"{len(results)} results for {queries} queries, top_n {self.top_k}")
+        if dense and not all(results):
+            raise ValueError("no passage from a dense index, which has passages for every query")
+        return results
+
+
+def wrong_index(address: Address, found: str | None) -> WrongIndex:
+    """The error for a server that answers from the index `found` (its digest, or None if it states none)."""
+    return WrongIndex(
+        "answers from another index",
+        where=address.url,
+        why=f"the job's index is {address.index}, the server's is {found or 'not stated'}",
+        remedy="start the server with the index of this run; or let jobs start their own:  "
+        "site: {retrieval_endpoint: none}",
+    )
 
 
 def _checked(queries: Sequence[str]) -> list[str]:
     for query in queries:
         if not isinstance(query, str) or not query.strip():
             raise ValueError("blank query")
-    return [whole_text(query) for query in queries]
-
-
-def _list(value: Any) -> list:
-    if not isinstance(value, list):  # a mapping and a text can be gone through too, and look empty when they are
-        raise TypeError(f"{type(value).__name__} where a list should be")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"contents is {type(value).__name__}")
-    return whole_text(value)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+    return list(queries)

@@ -1,4 +1,4 @@
-"""The interface every index has, and `load_index`; what lies in an index's directory is in `pieces`."""
+"""The interface of all indexes, and `load_index`. `files` documents the files of an index."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tir.errors import DataError
+from tir.common.errors import DataError
+from tir.retrieval.files import MANIFEST, read_manifest
 from tir.retrieval.passage import Passage
-from tir.retrieval.pieces import MANIFEST, read_manifest
 
 
 class Index(Protocol):
-    """What a server needs of an index.
+    """The interface that the server uses.
 
     Attributes:
-        digest: names corpus, model and settings; two indexes with the same digest give the same answers.
+        digest: digest of corpus, model and settings; indexes with equal digests return equal results.
     """
 
     digest: str
@@ -24,28 +24,34 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """The k best passages of each query, best first; fewer only if the index holds (or BM25 matches) fewer."""
+        """The k best passages of each query, best first; fewer only if the index has, or BM25 matches, fewer."""
         ...
 
     def budget(self) -> str:
-        """What memory serving takes, for the log."""
+        """Memory needed for serving, for the log."""
         ...
 
 
-def load_index(directory: str | os.PathLike, *, model: str | None = None, device: str = "auto", threads: int = 0,
-               verify: bool | None = None) -> Index:
+def load_index(
+    directory: str | os.PathLike,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    verify: bool | None = None,
+) -> Index:
     """Open a finished index for searching.
 
     Args:
-        directory: what `build_index` wrote.
-        model: where the encoder is on this machine, if not where the manifest says; it must be the same one.
-        device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto" (cuda if there is one).
-        threads: CPU threads of encoder and scan; 0 = half of the cores this process may use, at least one.
-        verify: check the sha256 of corpus and shards; None does so for files below 1 GiB in all.
+        directory: an index directory, written by `build_index`.
+        model: another directory with the same encoder; None: the copy in the index.
+        device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto" (cuda if available).
+        threads: CPU threads of encoder and scan; 0: half of the cores this process may use, at least one.
+        verify: check the sha256 of corpus and vectors; None: only if they are smaller than 1 GiB.
 
     Raises:
-        DataError: a piece is missing or corrupt; names it and how to make it again.
-        CheckpointError: the encoder is missing or is not the one the index was built with.
+        DataError: a file of the index is missing or corrupt.
+        CheckpointError: the encoder is missing, or is not the one the index was built with.
     """
     manifest = read_manifest(directory)
     try:
@@ -57,5 +63,9 @@ def load_index(directory: str | os.PathLike, *, model: str | None = None, device
 
         return DenseIndex(Path(directory), manifest, model=model, device=device, threads=threads, verify=verify)
     except KeyError as missing:
-        raise DataError("manifest incomplete", where=str(Path(directory) / MANIFEST), why=f"no key {missing}",
-                        remedy=f"rm -r {directory}  # then build it again") from None
+        raise DataError(
+            "manifest incomplete",
+            where=str(Path(directory) / MANIFEST),
+            why=f"no key {missing}",
+            remedy=f"rm -r {directory}  # then build it again",
+        ) from None

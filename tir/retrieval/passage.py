@@ -1,4 +1,4 @@
-"""A retrieved passage, and the text that a model reads.
+"""A retrieved passage, and the text of a tool result with passages.
 
 Contents follow FlashRAG's corpus format: the title in double quotes, a newline, the body.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One hit.
+    """One search result.
 
     Args:
-        id: the corpus row's own `id`.
+        id: `id` of the corpus row.
         contents: `"Title"\\ntext`, as in the corpus.
-        score: inner product of the embeddings, or the BM25 score; None when the server was not asked for it.
+        score: inner product of the embeddings, or the BM25 score; None if the request did not ask for scores.
     """
 
     id: str
@@ -29,6 +29,9 @@ class Passage:
         return self.contents.partition("\n")[0].strip().strip('"')
 
 
-def join_contents(passages: Sequence[Passage]) -> str:
-    """The text upstream puts into a `<result>`: contents joined by a blank line, stripped (evaluation/utils.py)."""
+def render_passages(passages: Sequence[Passage]) -> str:
+    """Passages as the text of a `<result>`: contents joined by blank lines, stripped (upstream `evaluation/utils.py`).
+
+    Training data, rollouts and evaluation all use this function.
+    """
     return "\n\n".join(passage.contents for passage in passages).strip()

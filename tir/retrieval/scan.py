@@ -1,182 +1,370 @@
-"""Exact inner-product search over float16 vectors: FAISS on a CPU block by block, or torch on GPUs, each with a share.
+"""Exact inner-product search over float16 vectors.
 
-Neither path ever holds the matrix as float32. Both return a few candidates more than asked; `rescore` then computes
-their products in float64 from the stored vectors, so that rounding inside a matrix product, which varies with the
-batch's size, decides neither the order nor the last place.
+A scan reads all vectors in a cheap form. It computes for each row an upper bound of its score, namely an approximate
+score plus the largest error it can have, and returns the rows with the highest bounds. `search` computes the scores of
+these rows in float64 from the stored vectors. If the k-th best score is above the bounds of all other rows, the result
+is proven. If not, it asks for more rows, and at last scores all rows in float64. So results do not depend on the form,
+the device, the batch or the number of threads.
+
+    CodeScanner     int8 codes: half of the bytes; on a CPU, and on GPUs that are too small for float16
+    FlatScanner     FAISS with float32 in memory, for a small index on a CPU, or with float16 on GPUs
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tir.errors import ConfigError
+from tir.common.errors import ConfigError, DataError
+from tir.retrieval.codes import ULP, CodedQueries, Codes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESIDENT_BYTES = 64 << 20  # of float32: an index no larger is converted once and kept
-BLOCK_BYTES = 4 << 20  # of float32: small enough that a converted block is still in cache when it is multiplied
-DEVICE_BLOCK_ROWS = 1 << 16  # 201 MB of float32 at 768 dimensions
-SPARE = 8  # candidates beyond k, against rounding at the last place
+RESIDENT_BYTES = 64 << 20  # on a CPU, an index of at most this many float32 bytes is kept in memory
+BLOCK_ROWS = 1 << 13  # rows of codes that one CPU thread multiplies at a time
+BLOCK_SCORES = 1 << 23  # scores that a block of codes has at most
+GPU_BLOCK_ROWS = 1 << 16  # rows that torch multiplies at a time on a GPU
+GPU_WORK_BYTES = 1 << 29  # memory of a scan on a GPU
+DECIMALS = 6  # scores are rounded, so that identical passages rank by row number
+FAISS_GPU_ROWS = 2048  # the most rows that FAISS selects on a GPU
 
 
 class Scanner(Protocol):
-    """Candidates by approximate score: `(scores, rows)`, both (queries, k), best first; `budget` says what it holds."""
+    """Finds the rows that may have the best scores.
 
+    Attributes:
+        spare: rows to ask for beyond k, so that the first try nearly always proves the result.
+        budget: memory that the scanner uses, for the log.
+    """
+
+    spare: int
     budget: str
 
-    def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def candidates(self, queries: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(bounds, rows)`, both (n, m), best first: no other row has a score above the last bound.
+
+        `queries` are (n, dim) float64 of norm 1 or 0; m is at most the number of rows.
+        """
+        ...
 
 
-class CpuScanner:
-    """Blocked flat search with `faiss.knn`; of one query, with a product of matrix and vector.
+class Vectors:
+    """The float16 vectors of an index by row number.
 
     Args:
-        shards: float16 (rows, dim) matrices, usually memory maps, in row order.
-        threads: OpenMP threads of FAISS; the conversion uses torch's, which the encoder has set.
+        shards: (rows, dim) matrices, usually memory maps, in row order.
     """
 
-    def __init__(self, shards: Sequence[np.ndarray], threads: int):
-        import faiss
-        import torch
+    def __init__(self, shards: Sequence[np.ndarray]):
+        self.shards, self.dim = shards, shards[0].shape[1]
+        self.starts = np.cumsum([0, *(len(shard) for shard in shards)])
 
-        self._faiss, self._torch = faiss, torch
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # the maps are only read
-        faiss.omp_set_num_threads(threads)
-        faiss.cvar.distance_compute_blas_threshold = 1  # its own loop for few queries is slower than one product
-        dim, total = shards[0].shape[1], sum(len(shard) for shard in shards)
-        self._blocks: list[tuple[int, np.ndarray]] = []
-        if total * dim * 4 <= RESIDENT_BYTES:
-            self._blocks.append((0, np.concatenate(shards, dtype=np.float32)))
-            self.budget = f"kept as {total * dim * 4 / 1e6:,.1f} MB float32"
-            return
-        rows, first = max(1, BLOCK_BYTES // (4 * dim)), 0
-        for shard in shards:
-            self._blocks += [(first + start, shard[start : start + rows]) for start in range(0, len(shard), rows)]
-            first += len(shard)
-        self._buffer = np.empty((rows, dim), dtype=np.float32)
-        self.budget = f"memory-mapped, {self._buffer.nbytes / 1e6:,.1f} MB of it at a time as float32"
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
-    def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scan every block for `queries` (n, dim) float32; returns scores (n, k) and rows (n, k)."""
-        if len(queries) == 1:
-            return self._candidates_of_one(queries[0], k)
-        best = self._faiss.ResultHeap(len(queries), k, keep_max=True)
-        for first, block in self._blocks:
-            scores, rows = self._faiss.knn(queries, self._float32(block), min(k, len(block)),
-                                           metric=self._faiss.METRIC_INNER_PRODUCT)
-            best.add_result(scores, rows + first)
-        best.finalize()
-        return best.D, best.I
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors (..., dim) of row numbers (...)."""
+        vectors = np.empty((*rows.shape, self.dim), dtype=np.float16)
+        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            in_shard = shard_of == shard
+            vectors[in_shard] = self.shards[shard][rows[in_shard] - self.starts[shard]]
+        return vectors
 
-    def _candidates_of_one(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """A lone client's: there, choosing the best of every block takes `faiss.knn` longer than the products do."""
-        torch, (last, block) = self._torch, self._blocks[-1]
-        scores = torch.empty(last + len(block), dtype=torch.float32)
-        for first, block in self._blocks:
-            vectors = torch.from_numpy(self._float32(block))
-            torch.mv(vectors, torch.from_numpy(query), out=scores[first : first + len(block)])
-        best = torch.topk(scores, k)
-        return best.values.numpy()[None], best.indices.numpy()[None]
-
-    def _float32(self, block: np.ndarray) -> np.ndarray:
-        if block.dtype == np.float32:
-            return block
-        buffer = self._buffer[: len(block)]
-        # torch converts several times faster than numpy.
-        self._torch.from_numpy(buffer).copy_(self._torch.from_numpy(np.asarray(block)))
-        return buffer
+    def blocks(self, rows: int = 4096) -> Iterator[tuple[int, np.ndarray]]:
+        """All vectors in order, as (first row number, block of at most `rows` rows)."""
+        for first, shard in zip(self.starts, self.shards, strict=False):
+            for start in range(0, len(shard), rows):
+                yield int(first) + start, shard[start : start + rows]
 
 
-def visible_gpus() -> list[str]:
-    """torch's names of the GPUs this process may use. Raises `ConfigError` if there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError("no GPU here", where="device: cuda", why="torch sees none", remedy="device: auto")
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-
-
-class DeviceScanner:
-    """Flat search over float16 vectors sharded across all visible GPUs, in plain torch.
-
-    Each device's share is allocated once, at its exact size, and filled shard by shard from the memory maps: the peak is
-    the index itself (32.3 GB for 21,015,324 x 768) and one block of it as float32. Products are float32: rounded to
-    float16, the scores of neighbours would tie.
+def search(scanner: Scanner, vectors: Vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows of each query, proven.
 
     Args:
-        shards: as for `CpuScanner`.
-        devices: torch's names of them, one per share; any kind, so that the tests need no GPU.
+        scanner: of the same rows as `vectors`.
+        vectors: the stored vectors.
+        queries: (n, dim) float32 of any norm.
+        k: number of results; at most the number of rows is returned.
+
+    Returns:
+        Scores (n, k) float64, rounded to `DECIMALS`, and rows (n, k), best first; equal scores rank by row number.
 
     Raises:
-        ConfigError: no GPU, or too small ones.
+        DataError: a query is not finite.
     """
+    queries, k = queries.astype(np.float64), min(k, len(vectors))
+    norms = np.linalg.norm(queries, axis=1)
+    if not np.isfinite(norms).all():
+        raise DataError(
+            "query embedding is not finite",
+            where=f"query {int(np.flatnonzero(~np.isfinite(norms))[0])}",
+            remedy="check the encoder's weights and dtype",
+        )
+    directions = queries / np.where(norms, norms, 1)[:, None]
+    scores, rows = np.empty((len(queries), k)), np.empty((len(queries), k), dtype=np.int64)
+    unproven, first = np.arange(len(queries)), min(k + scanner.spare, len(vectors))
+    for m in (first, 16 * first):
+        if not len(unproven) or m > max(first, len(vectors) // 4):
+            break
+        bounds, found = scanner.candidates(directions[unproven], m)
+        scores[unproven], rows[unproven] = rescore(queries[unproven], vectors, found, k)
+        limit = bounds[:, -1] * norms[unproven]  # no other row scores higher
+        proven = scores[unproven, -1] > limit + 10.0**-DECIMALS + 1e-12 * np.abs(limit)  # also after rounding
+        unproven = unproven[~proven & (m < len(vectors))]
+    if len(unproven):
+        scores[unproven], rows[unproven] = _search_all(vectors, queries[unproven], k)
+    return scores, rows
 
-    def __init__(self, shards: Sequence[np.ndarray], devices: Sequence[str] = ()):
-        import torch
 
-        self._torch = torch
-        total, dim = sum(len(shard) for shard in shards), shards[0].shape[1]
-        devices = (devices or visible_gpus())[:total]
-        self._first = [total * number // len(devices) for number in range(len(devices) + 1)]
-        self._vectors = []
-        self.budget = f"on {len(devices)} GPU(s), {total * dim * 2 / len(devices) / 1e9:.1f} GB each"
-        for device, first, end in zip(devices, self._first, self._first[1:], strict=False):
-            needed = (end - first) * dim * 2 + DEVICE_BLOCK_ROWS * dim * 4
-            free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else needed
-            if needed > free:
-                raise ConfigError("index does not fit", where=device, remedy="give the job more GPUs, or device: cpu",
-                                  why=f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
-            self._vectors.append(torch.empty((end - first, dim), dtype=torch.float16, device=device))
-        row = 0
-        for shard in shards:
-            for vectors, first in zip(self._vectors, self._first, strict=False):
-                start, stop = max(row, first), min(row + len(shard), first + len(vectors))
-                if start < stop:
-                    part = torch.from_numpy(np.ascontiguousarray(shard[start - row : stop - row]))
-                    vectors[start - first : stop - first].copy_(part)
-            row += len(shard)
+def rescore(queries: np.ndarray, vectors: Vectors, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of the candidates `rows` (n, m) by their true scores; queries are float64. Returns scores and rows."""
+    scores = np.empty(rows.shape)
+    step = max(1, (1 << 23) // (rows.shape[1] * vectors.dim))  # at most 64 MB of float64, or one query
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scores[part] = np.einsum("nd,nmd->nm", queries[part], vectors[rows[part]].astype(np.float64))
+    return top(np.round(scores, DECIMALS), rows, k)
 
-    def candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `CpuScanner.candidates`; the devices work at the same time, each on its share."""
-        # A GPU's work is queued and not waited for; only the way back waits.
-        parts = [self._best(vectors, self._torch.from_numpy(queries).to(vectors.device), k) for vectors in self._vectors]
-        return top(np.hstack([scores.cpu().numpy() for scores, _ in parts]),
-                   np.hstack([rows.cpu().numpy() + first for (_, rows), first in zip(parts, self._first, strict=False)]), k)
 
-    def _best(self, vectors: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        torch = self._torch
-        scores, rows = queries.new_empty((len(queries), 0)), queries.new_empty((len(queries), 0), dtype=torch.int64)
-        for start in range(0, len(vectors), DEVICE_BLOCK_ROWS):
-            products = queries @ vectors[start : start + DEVICE_BLOCK_ROWS].float().T
-            found = torch.topk(products, min(k, products.shape[1]))
-            scores, rows = torch.cat([scores, found.values], 1), torch.cat([rows, found.indices + start], 1)
-            kept = torch.topk(scores, min(k, scores.shape[1]))
-            scores, rows = kept.values, rows.gather(1, kept.indices)
-        return scores, rows
+def _search_all(vectors: Vectors, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best rows by the true scores of all rows; as `search`, with float64 queries."""
+    best_scores, best_rows = np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64)
+    for first, block in vectors.blocks():
+        scores = np.round(queries @ block.astype(np.float64).T, DECIMALS)
+        rows = np.broadcast_to(np.arange(first, first + len(block)), scores.shape)
+        best_scores, best_rows = top(np.hstack([best_scores, scores]), np.hstack([best_rows, rows]), k)
+    return best_scores, best_rows
 
 
 def top(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each line, best first; equal scores by row number."""
+    """The k best candidates of each query, best first; equal scores are ordered by row number."""
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def rescore(queries: np.ndarray, vectors: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact scores of candidates, and their order.
+def visible_gpus() -> list[str]:
+    """torch's names of the GPUs that this process may use; raises `ConfigError` if there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("no GPU found", where="device: cuda", why="torch finds none", remedy="device: auto")
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
+class _Best:
+    """The m candidates of each query with the highest bounds, while blocks of candidates arrive.
+
+    Attributes:
+        threshold: (n,) bounds that a new candidate must exceed.
+    """
+
+    def __init__(self, queries: int, m: int):
+        self._m, self._pending = m, 0
+        self.threshold = np.full(queries, -np.inf)
+        self._found = [(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=np.int64))]
+
+    def add(self, query: np.ndarray, bounds: np.ndarray, rows: np.ndarray) -> None:
+        """Add candidates: for each, the number of its query, its bound, its row."""
+        self._found.append((query, bounds, rows))
+        self._pending += len(rows)
+        if self._pending > len(self.threshold) * self._m:
+            self._select()
+
+    def _select(self) -> None:
+        query, bounds, rows = map(np.concatenate, zip(*self._found, strict=True))
+        order = np.lexsort((-bounds, query))
+        query, bounds, rows = query[order], bounds[order], rows[order]
+        rank = np.arange(len(query)) - np.searchsorted(query, query)
+        self.threshold[query[rank == self._m - 1]] = bounds[rank == self._m - 1]
+        kept = rank < self._m
+        self._found, self._pending = [(query[kept], bounds[kept], rows[kept])], 0
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds and rows (n, m), best first. At least m candidates of each query must have been added."""
+        self._select()
+        _, bounds, rows = self._found[0]
+        return bounds.reshape(-1, self._m), rows.reshape(-1, self._m)
+
+
+class CodeScanner:
+    """Bounds from int8 codes (`tir.retrieval.codes`), in plain torch.
 
     Args:
-        queries: (n, dim) float32.
-        vectors: (n, candidates, dim), the stored vectors of `rows`.
-        rows: (n, candidates) row numbers.
-        k: how many to keep.
-
-    Returns:
-        scores (n, k) float64, rounded to 6 decimals so that twins tie and rank by row number, and rows (n, k).
+        shards: the codes, in row order; on a CPU usually memory-mapped.
+        device: torch device that holds them. The CPU threads are torch's.
     """
-    scores = np.einsum("nd,ncd->nc", queries.astype(np.float64), vectors.astype(np.float64))
-    return top(np.round(scores, 6), rows, k)
+
+    spare = 128
+
+    def __init__(self, shards: Sequence[Codes], device: str = "cpu"):
+        self._shards, self._device = [shard.to(device) for shard in shards], device
+        self._rows = sum(len(shard.scales) for shard in shards)
+        size = sum(shard.codes.numel() + 4 * shard.scales.numel() for shard in shards)
+        self.budget = f"+ {size / 1e6:,.1f} MB of int8 codes, {'memory-mapped' if device == 'cpu' else 'on ' + device}"
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def candidates(self, queries: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scanner.candidates`."""
+        import torch
+
+        coded, best, first = CodedQueries(queries), _Best(len(queries), m), 0
+        digits = torch.from_numpy(coded.digits).to(self._device)
+        block = BLOCK_ROWS * torch.get_num_threads() if self._device == "cpu" else BLOCK_SCORES
+        block = max(32, min(block, BLOCK_SCORES // len(queries)))
+        for shard in self._shards:
+            gap, offset = coded.bounds(shard)
+            gap = torch.from_numpy(gap.astype(np.float32)).to(self._device)
+            start = 0
+            while start < len(shard.scales):
+                rows = slice(start, start + min(block, max(1024, first + start)))  # small until there is a threshold
+                values = coded.multiply(shard.codes[rows], digits).add_(gap).mul_(shard.scales[rows, None])
+                limit = np.nextafter(((best.threshold - offset) / coded.unit).astype(np.float32), np.float32(-np.inf))
+                row, query = (values > torch.from_numpy(limit).to(self._device)).nonzero(as_tuple=True)
+                found = values[row, query].cpu().numpy().astype(np.float64)
+                query = query.cpu().numpy()
+                best.add(query, offset[query] + coded.unit[query] * found, row.cpu().numpy() + first + start)
+                start = rows.stop
+            first += len(shard.scales)
+        return best.result()
+
+
+class FlatScanner:
+    """Approximate scores of whole vectors, through FAISS: float32 in memory on a CPU, float16 on a GPU.
+
+    On a GPU, FAISS searches the memory of a torch tensor. Without a GPU build of FAISS, or for more rows than it can
+    select, torch does the same. Products of float16 are summed in float32.
+
+    Args:
+        shards: float16 (rows, dim) matrices, in row order. They are copied one by one.
+        device: torch device. A GPU's form on "cpu" is for tests: `dtype="float16"`.
+        threads: OpenMP threads of FAISS on a CPU.
+    """
+
+    spare = 8
+
+    def __init__(self, shards: Sequence[np.ndarray], device: str = "cpu", *, dtype: str = "float32", threads: int = 1):
+        import faiss
+        import torch
+
+        self._faiss, self._device, self._dtype, dim = faiss, device, dtype, shards[0].shape[1]
+        self._vectors = torch.empty((sum(map(len, shards)), dim), dtype=getattr(torch, dtype), device=device)
+        first, squares = 0, 0.0
+        for shard in shards:
+            part = self._vectors[first : first + len(shard)]
+            part.copy_(torch.from_numpy(np.array(shard)))
+            for rows in part.split(GPU_BLOCK_ROWS):
+                squares = max(squares, rows.double().square().sum(1).max().item())
+            first += len(shard)
+        # |computed - exact| <= norm * (rest of the rounded query + rounding * its norm), whatever the order of the sum.
+        # Tensor cores cut off digits where float32 arithmetic rounds: two more bits are allowed for.
+        rounding = dim * (ULP if dtype == "float32" else 4 * ULP)
+        self._norm, self._rounding = squares**0.5 * (1 + 1e-9), rounding / (1 - rounding)
+        self._resources = None
+        if device == "cpu":
+            faiss.omp_set_num_threads(threads)
+        elif hasattr(faiss, "StandardGpuResources"):
+            import faiss.contrib.torch_utils
+
+            self._resources = faiss.StandardGpuResources()
+            self._resources.setTempMemory(GPU_WORK_BYTES)
+        self.budget = f"in memory as {self._vectors.nbytes / 1e6:,.1f} MB {dtype} on {device}"
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def candidates(self, queries: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scanner.candidates`."""
+        import torch
+
+        rounded = queries.astype(self._dtype)
+        known = rounded.astype(np.float64)
+        error = np.linalg.norm(queries - known, axis=1) + self._rounding * np.linalg.norm(known, axis=1)
+        metric = self._faiss.METRIC_INNER_PRODUCT
+        if self._dtype == "float32":
+            scores, rows = self._faiss.knn(rounded, self._vectors.numpy(), m, metric=metric)
+        elif self._resources and m <= FAISS_GPU_ROWS:
+            on_gpu = torch.from_numpy(rounded).to(self._device)
+            found = self._faiss.knn_gpu(self._resources, on_gpu, self._vectors, m, metric=metric)
+            scores, rows = (tensor.cpu().numpy() for tensor in found)
+        else:
+            found = self._top(torch.from_numpy(rounded).to(self._device), m)
+            scores, rows = (tensor.cpu().numpy() for tensor in found)
+        return scores + (self._norm * error)[:, None], rows
+
+    def _top(self, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        """What `knn_gpu` computes, in torch."""
+        import torch
+
+        scores = torch.empty((len(queries), 0), device=self._device)
+        rows = torch.empty((len(queries), 0), dtype=torch.int64, device=self._device)
+        for number, block in enumerate(self._vectors.split(GPU_BLOCK_ROWS)):
+            if block.is_cuda:
+                products = torch.mm(queries, block.T, out_dtype=torch.float32)
+            else:
+                products = queries.float() @ block.float().T
+            best = torch.topk(products, min(m, len(block)))
+            scores = torch.cat([scores, best.values], 1)
+            rows = torch.cat([rows, best.indices + number * GPU_BLOCK_ROWS], 1)
+            best = torch.topk(scores, min(m, scores.shape[1]))
+            scores, rows = best.values, rows.gather(1, best.indices)
+        return scores, rows
+
+
+class JoinedScanner:
+    """Scanners of consecutive parts of an index, each on its own device; all work at the same time."""
+
+    def __init__(self, scanners: Sequence[Scanner]):
+        self._scanners, self.spare = scanners, scanners[0].spare
+        self._starts = np.cumsum([0, *map(len, scanners)])
+        self._pool = ThreadPoolExecutor(len(scanners))
+        self.budget = ", ".join(scanner.budget for scanner in scanners)
+
+    def candidates(self, queries: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `Scanner.candidates`."""
+        parts = list(self._pool.map(lambda scanner: scanner.candidates(queries, min(m, len(scanner))), self._scanners))
+        rows = [rows + start for (_, rows), start in zip(parts, self._starts, strict=False)]
+        return top(np.hstack([bounds for bounds, _ in parts]), np.hstack(rows), m)
+
+
+def gpu_scanner(vectors: Sequence[np.ndarray], codes: Sequence[Codes], devices: Sequence[str]) -> Scanner:
+    """A scanner of all shards on GPUs, each of which holds consecutive shards.
+
+    The form is float16 where it fits into the free memory of each GPU, and int8 codes where it does not.
+
+    Raises:
+        ConfigError: the GPUs are too small for both.
+    """
+    groups = np.array_split(np.arange(len(vectors)), min(len(devices), len(vectors)))
+    needed = {}
+    for form, size in (("float16", 2 * vectors[0].shape[1]), ("int8", vectors[0].shape[1] + 4)):
+        needed[form] = [sum(len(vectors[shard]) for shard in group) * size + GPU_WORK_BYTES for group in groups]
+        if all(need <= _free_bytes(device) for need, device in zip(needed[form], devices, strict=False)):
+            break
+    else:
+        raise ConfigError(
+            "index does not fit",
+            where=", ".join(devices),
+            why="; ".join(f"{max(need) / 1e9:.1f} GB needed per GPU as {form}" for form, need in needed.items())
+            + f", {min(map(_free_bytes, devices)) / 1e9:.1f} GB free",
+            remedy="device: cpu   # or give the job more GPUs",
+        )
+    scanners = [
+        FlatScanner([vectors[shard] for shard in group], device, dtype="float16")
+        if form == "float16"
+        else CodeScanner([codes[shard] for shard in group], device)
+        for device, group in zip(devices, groups, strict=False)
+    ]
+    return JoinedScanner(scanners) if len(scanners) > 1 else scanners[0]
+
+
+def _free_bytes(device: str) -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]

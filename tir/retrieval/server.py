@@ -1,11 +1,7 @@
-"""Retrieval server with FlashRAG's HTTP interface (UPSTREAM.md 1.7), micro-batched.
+"""The process of a retrieval server; `tir.retrieval.app` has its HTTP interfaces.
 
-    GET  /health                                        {"status": "healthy", "retrievers": {"total", "available"}}
-    POST /search       {query, top_n=10, return_score}  [{id, contents}, ...]  or  [[...], [scores]]
-    POST /batch_search {query: [...], top_n, ...}       [[...], ...]           or  [[[...], ...], [[scores], ...]]
-
-Every answer carries the index digest in `x-index-digest`. With TIR_SEARCH_TOKEN set, searches need
-`Authorization: Bearer TOKEN`. Run: `python -m tir.retrieval.server --index DIR [--port 1243] [--host 127.0.0.1]`.
+Concurrent queries are searched in batches. If TIR_SEARCH_TOKEN is set, searches need `Authorization: Bearer TOKEN`.
+Run: `python -m tir.retrieval.server --index DIR [--port 1243] [--host 127.0.0.1]`.
 """
 
 from __future__ import annotations
@@ -14,222 +10,252 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import hmac
+import math
 import os
-import select
+import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, Field
+from tir.common.cli import run
+from tir.common.errors import ConfigError, DataError, InfrastructureFault
+from tir.common.records import read_json, write_json
+from tir.retrieval.app import create_app
+from tir.retrieval.client import TOKEN_VARIABLE
+from tir.retrieval.files import Watch, is_dense, read_manifest
+from tir.retrieval.folder import BEAT_LOST_S, Heartbeat
+from tir.retrieval.index import load_index
 
-from tir.cli import run
-from tir.errors import ConfigError, InfrastructureFault, TirError
-from tir.records import write_json
-from tir.retrieval.batching import MicroBatcher
-from tir.retrieval.index import Index, load_index
-from tir.surrogates import whole_text
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
-TOKEN_VARIABLE = "TIR_SEARCH_TOKEN"
 DEFAULT_PORT = 1243
-DRAIN_S = 10  # how long requests in flight may take after SIGTERM
-_ACCEPT_S = 0.1  # how long connections are still accepted after it
-Query = Annotated[str, AfterValidator(whole_text)]  # a tokenizer refuses half a character, and the batch with it
-
-
-class SearchRequest(BaseModel):
-    """Body of /search."""
-
-    query: Query
-    top_n: int = Field(default=10, ge=1, le=1000)
-    return_score: bool = False
-
-
-class BatchSearchRequest(BaseModel):
-    """Body of /batch_search."""
-
-    query: list[Query] = Field(max_length=4096)
-    top_n: int = Field(default=10, ge=1, le=1000)
-    return_score: bool = False
-
-
-def create_app(index: Index, *, token: str | None = None, max_batch: int = 256, window_s: float = 0.005,
-               cache_size: int = 10_000) -> FastAPI:
-    """The application over one index.
-
-    Args:
-        index: answers searches on one worker thread.
-        token: if given, searches without it are refused with 401.
-        max_batch, window_s, cache_size: see `MicroBatcher`.
-    """
-    batcher = MicroBatcher(index, max_batch=max_batch, window_s=window_s, cache_size=cache_size)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        batcher.start()
-        yield
-        await batcher.stop()
-
-    async def authorised(request: Request) -> None:  # a plain function would cross a thread for every request
-        given = request.headers.get("authorization", "")
-        if token and not hmac.compare_digest(given.encode("latin-1"), f"Bearer {token}".encode()):
-            raise HTTPException(401, f"searches need the token in {TOKEN_VARIABLE}", {"WWW-Authenticate": "Bearer"})
-
-    app = FastAPI(title="retrieval", lifespan=lifespan, openapi_url=None)
-    app.state.batcher = batcher
-    identity = {"x-index-digest": index.digest}
-
-    async def find(queries: list[str], top_n: int) -> tuple[list, list]:
-        try:
-            found = await batcher.search(queries, top_n)
-        except TirError as error:
-            raise HTTPException(500, str(error)) from error
-        documents = [[{"id": passage.id, "contents": passage.contents} for passage in passages] for passages in found]
-        return documents, [[passage.score for passage in passages] for passages in found]
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse(_: Request, error: RequestValidationError) -> Response:
-        # FastAPI's own answer shows the value, and JSON has no NaN or infinity to show.
-        return JSONResponse({"detail": [{key: fault[key] for key in ("type", "loc", "msg")} for fault in error.errors()]}, 422)
-
-    @app.get("/health")
-    async def health() -> Response:
-        return JSONResponse({"status": "healthy", "retrievers": {"total": 1, "available": 1}}, headers=identity)
-
-    @app.post("/search", dependencies=[Depends(authorised)])
-    async def search(body: SearchRequest) -> Response:
-        if not body.query.strip():
-            raise HTTPException(400, "the query is blank")
-        documents, scores = await find([body.query], body.top_n)
-        return JSONResponse([documents[0], scores[0]] if body.return_score else documents[0], headers=identity)
-
-    @app.post("/batch_search", dependencies=[Depends(authorised)])
-    async def batch_search(body: BatchSearchRequest) -> Response:
-        documents, scores = await find(body.query, body.top_n)
-        return JSONResponse([documents, scores] if body.return_score else documents, headers=identity)
-
-    return app
+DRAIN_S = 10  # longest time to answer requests in flight after SIGTERM
+PROGRESS_EVERY_S = 10.0  # between two lines while the index is read
+READ_BYTES = 8 << 20
+_ACCEPT_PASSES = 10  # passes of the event loop after SIGTERM in which connections are still accepted
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one.
+    """A listening socket; port 0 selects a free port.
 
     Raises:
-        ConfigError: no such address or port. InfrastructureFault: the port is taken or not ours to use.
+        ConfigError: the address or port is invalid.
+        InfrastructureFault: the port is taken, or this user may not use it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for old connections
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # allow a restart before old connections time out
     try:
         listener.bind((host, port))
         listener.listen(2048)
     except socket.gaierror as error:
         listener.close()
-        raise ConfigError("no such address", where=f"--host {host}", why=error.strerror, remedy="--host 127.0.0.1") from None
+        raise ConfigError(
+            "invalid address", where=f"--host {host}", why=error.strerror, remedy="--host 127.0.0.1"
+        ) from None
     except OverflowError:
         listener.close()
-        raise ConfigError("no such port", where=f"--port {port}", why="ports end at 65535", remedy="--port 0 picks a free one") from None
+        raise ConfigError(
+            "invalid port", where=f"--port {port}", why="the largest port is 65535", remedy="--port 0  # a free port"
+        ) from None
     except OSError as error:
         listener.close()
         taken = error.errno == errno.EADDRINUSE
-        raise InfrastructureFault("port taken" if taken else "cannot bind", where=f"{host}:{port}",
-                                  why="another process listens there" if taken else error.strerror or str(error),
-                                  remedy="--port 0 picks a free one; `ss -ltnp` shows who holds it" if taken
-                                  else "--host with an address of this machine, --port from 1024") from None
+        raise InfrastructureFault(
+            "port taken" if taken else "cannot listen on this address",
+            where=f"{host}:{port}",
+            why="another process listens on this port" if taken else error.strerror or str(error),
+            remedy="--port 0  # a free port; `ss -ltnp` shows the process that uses this one"
+            if taken
+            else "use --host with an address of this machine and --port from 1024",
+        ) from None
     return listener
 
 
-def exit_with(parent: int) -> None:
-    """End this process when process `parent` does: SIGTERM to ourselves, and a hard exit if draining hangs."""
-    def watch() -> None:
-        try:
-            select.select([os.pidfd_open(parent)], [], [])  # readable once the process has ended
-        except OSError:  # it has ended already, or the kernel is older than 5.3
-            while os.path.exists(f"/proc/{parent}"):
-                time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(DRAIN_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
-def serve(index_directory: str, *, host: str = "127.0.0.1", port: int = DEFAULT_PORT, endpoint_file: str | None = None,
-          model: str | None = None, device: str = "auto", threads: int = 0, cache_size: int = 10_000) -> None:
-    """Load an index and serve it until SIGTERM or SIGINT; requests in flight are answered first.
+def serve(
+    index_directory: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    endpoint_file: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    cache_size: int = 10_000,
+    new_token: bool = False,
+    alive: str | None = None,
+    idle_s: float = math.inf,
+) -> None:
+    """Load an index and serve it until SIGTERM or SIGINT; then answer requests in flight and stop.
 
     Args:
         index_directory: see `load_index`.
-        host, port: where to listen; port 0 picks a free one.
-        endpoint_file: JSON {host, port, pid, index} written once requests are answered, removed at the end.
-        model, device, threads: see `load_index`.
-        cache_size: results remembered.
+        host: address to listen on.
+        port: port to listen on; 0: a free port.
+        endpoint_file: JSON {host, port, pid, index, dense, token} that only this user can read; written when the server
+            is ready, and removed when it stops unless another server has replaced it.
+        model: see `load_index`.
+        device: see `load_index`.
+        threads: see `load_index`.
+        cache_size: number of cached results.
+        new_token: require a random token, which only the endpoint file has.
+        alive: stop when the text of this file has not changed for 45 s.
+        idle_s: stop when nobody has searched for so many seconds.
     """
     import uvicorn
 
     started = time.monotonic()
     listener = bind(host, port)
     port = listener.getsockname()[1]
+    watch = Watch(index_directory)
+    on_gpus = device != "cpu" and Path("/dev/nvidiactl").exists()
+    read_ahead(sorted(Path(index_directory).glob("vectors-*" if on_gpus else "codes-*")))
     index = load_index(index_directory, model=model, device=device, threads=threads)
     print(f"retrieval budget: {index.budget()}", file=sys.stderr, flush=True)
-    index.search(["warm up"], 1)  # the first pass allocates and compiles; no client shall wait for it
-    token = os.environ.get(TOKEN_VARIABLE)
-    app = create_app(index, token=token, cache_size=cache_size)
+    index.search(["warm up"], 1)  # the first search is slow: it allocates memory and compiles
+    token = secrets.token_urlsafe(32) if new_token else os.environ.get(TOKEN_VARIABLE)
+    app = create_app(index, token=token, cache_size=cache_size, changed=watch.changed)
+    # 0.0.0.0 is no address to connect to.
+    place = {"host": socket.gethostname() if host in ("0.0.0.0", "::") else host, "port": port}
+    dense = is_dense(read_manifest(index_directory))
+    endpoint = {**place, "pid": os.getpid(), "index": index.digest, "dense": dense, "token": token}
 
     class Server(uvicorn.Server):
         async def startup(self, sockets=None) -> None:
             await super().startup(sockets)
             if endpoint_file and self.started:
-                write_json(endpoint_file, {"host": host, "port": port, "pid": os.getpid(), "index": index.digest})
-            open_to_all = host not in ("127.0.0.1", "::1", "localhost") and not token
-            print(f"retrieval: {len(index):,} passages, index {index.digest}, http://{host}:{port}, "
-                  f"ready after {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-            if open_to_all:
-                print(f"retrieval: whoever reaches this host may search; set {TOKEN_VARIABLE} to prevent it",
-                      file=sys.stderr, flush=True)
+                write_json(endpoint_file, endpoint, private=True)
+            is_open = host not in ("127.0.0.1", "::1", "localhost") and not token
+            print(
+                f"retrieval: {len(index):,} passages, index {index.digest}, http://{host}:{port}, "
+                f"ready after {time.monotonic() - started:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            if is_open:
+                print(
+                    f"retrieval: any machine that can connect to this host may search; set {TOKEN_VARIABLE} to require "
+                    "a token",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
         async def shutdown(self, sockets=None) -> None:
-            # Requests that the kernel took and the loop has not read yet would be reset along with the listener.
-            await asyncio.sleep(_ACCEPT_S)
+            # Closing the listener resets connections that the event loop has not accepted yet: accept and read them
+            # first. That takes a few passes of the event loop. One long sleep may be a single pass on a busy machine.
+            for _ in range(_ACCEPT_PASSES):
+                await asyncio.sleep(0.01)
             await super().shutdown(sockets)
 
-    # uvicorn raises the signal again once it has drained; a clean end is status 0.
+    # uvicorn raises SIGTERM again after the shutdown; ignore it, so that the exit status is 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S,
-                                   timeout_keep_alive=75, backlog=2048))
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=DRAIN_S,
+            timeout_keep_alive=75,
+            backlog=2048,
+        )
+    )
+    threading.Thread(target=_end_when_unused, args=(server, app, alive, idle_s), daemon=True).start()
     try:
         server.run(sockets=[listener])
     finally:
-        if endpoint_file:
-            with contextlib.suppress(OSError):
+        # Only its own file: a later server may have written another one, e.g. after a restart.
+        with contextlib.suppress(OSError, DataError):
+            if endpoint_file and read_json(endpoint_file) == endpoint:
                 os.unlink(endpoint_file)
+
+
+def _end_when_unused(server: uvicorn.Server, app: FastAPI, alive: str | None, idle_s: float) -> None:
+    """Stop the server when nobody has searched for `idle_s`, or its keeper's heartbeat has stopped."""
+    heartbeat, app.state.searched = Heartbeat(alive) if alive else None, time.monotonic()
+    while not server.should_exit:
+        time.sleep(1)
+        if time.monotonic() - app.state.searched > idle_s:
+            why = f"nobody has searched for {idle_s:g} s"
+        elif heartbeat and heartbeat.lost():
+            why = f"{alive} has not changed for {BEAT_LOST_S:g} s: the run that needed this server is over"
+        else:
+            continue
+        print(f"retrieval: {why}; stopping", file=sys.stderr, flush=True)
+        server.should_exit = True
+
+
+def read_ahead(files: Sequence[Path]) -> None:
+    """Read files once in order, so that the operating system has them in memory when the index is loaded."""
+    total, done = sum(file.stat().st_size for file in files), 0
+    buffer, started = bytearray(READ_BYTES), time.monotonic()
+    printed = started
+    for path in files:
+        with open(path, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                done, now = done + count, time.monotonic()
+                if now - printed > PROGRESS_EVERY_S or done == total and now - started > PROGRESS_EVERY_S:
+                    printed = now
+                    print(
+                        f"retrieval: read {done / 1e9:.1f} of {total / 1e9:.1f} GB, "
+                        f"{done / 1e6 / (now - started):,.0f} MB/s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+
+
+def add_options(parse: argparse.ArgumentParser) -> None:
+    """Add all options of `serve_from` except the index."""
+    parse.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parse.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0: a free port (default: {DEFAULT_PORT})")
+    parse.add_argument(
+        "--endpoint-file", help="write a private JSON file with host, port, pid, index and token when ready"
+    )
+    parse.add_argument("--model", help="directory of the encoder (default: the copy in the index)")
+    parse.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="device for the search")
+    parse.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="CPU threads (default: all cores); 0: half of the cores, for a server beside an engine",
+    )
+    parse.add_argument("--cache-size", type=int, default=10_000, help="number of cached results")
+    parse.add_argument(
+        "--new-token", action="store_true", help="require a random token, which only the endpoint file has"
+    )
+    parse.add_argument("--alive", help="stop when the text of this file has not changed for 45 s")
+    parse.add_argument("--idle-s", type=float, default=math.inf, help="stop after so many seconds without a search")
+
+
+def serve_from(arguments: argparse.Namespace) -> None:
+    """Run `serve` with parsed command-line arguments."""
+    serve(
+        arguments.index,
+        host=arguments.host,
+        port=arguments.port,
+        endpoint_file=arguments.endpoint_file,
+        model=arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        cache_size=arguments.cache_size,
+        new_token=arguments.new_token,
+        alive=arguments.alive,
+        idle_s=arguments.idle_s,
+    )
 
 
 def main() -> None:
     """Command line."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--index", required=True, help="index directory")
-    parse.add_argument("--host", default="127.0.0.1")
-    parse.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 picks a free port")
-    parse.add_argument("--endpoint-file", help="JSON written once ready")
-    parse.add_argument("--parent-pid", type=int, help="end when this process ends")
-    parse.add_argument("--model", help="the encoder's place on this machine, if not the manifest's")
-    parse.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parse.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)),
-                       help="CPU threads; all cores, and half of them (0) for a server that stands beside an engine")
-    parse.add_argument("--cache-size", type=int, default=10_000, help="results remembered")
-    arguments = parse.parse_args()
-    if arguments.parent_pid:
-        exit_with(arguments.parent_pid)
-    serve(arguments.index, host=arguments.host, port=arguments.port, endpoint_file=arguments.endpoint_file,
-          model=arguments.model, device=arguments.device, threads=arguments.threads, cache_size=arguments.cache_size)
+    add_options(parse)
+    serve_from(parse.parse_args())
 
 
 if __name__ == "__main__":

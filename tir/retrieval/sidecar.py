@@ -1,189 +1,266 @@
-"""A retrieval server beside a job: started, watched, restarted and ended with it.
+"""The retrieval server that a job searches with, found or started at the job's first search.
 
-Nothing outlives the job: the server runs in a process group of its own that is ended on exit, and watches its parent
-for the case that the parent is killed outright.
+The job uses the server of its run (`tir.retrieval.standing`) if there is one, and otherwise starts its own beside
+itself. A thread keeps a folder in which the job's processes ask for a server and find its address: it watches the
+server, replaces a lost one, and ends its own with the job. If the job is killed, the kernel ends the server.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 
-from tir import subprocesses
-from tir.errors import SearchUnavailable
-from tir.records import read_json
-from tir.retrieval.client import mark_fault, resolve_endpoint
+from tir.common.errors import SearchUnavailable
+from tir.common.files import Scratch
+from tir.common.http import ask_once
+from tir.common.sidecar import Sidecar, is_healthy
+from tir.retrieval.client import INDEX_HEADER, resolve_endpoint, wrong_index
+from tir.retrieval.files import index_digest, is_dense, read_manifest
+from tir.retrieval.folder import ALIVE, BEAT_EVERY_S, Address, Folder, Heartbeat
 
-PROBE_EVERY_S = 3.0  # with two failed probes in a row, a server that hangs is seen within
-PROBE_TIMEOUT_S = 4.0  # 2 x (3 + 4) = 14 seconds; one that dies, within one
-TERMINATE_S = 12.0  # the server drains for 10
-
-
-class _Child:
-    """One server process after another, on one port."""
-
-    def __init__(self, index_directory: str, log_path: str | os.PathLike, options: list[str]):
-        self.log_path = Path(log_path)
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._index, self._options = str(index_directory), options
-        self._scratch = tempfile.TemporaryDirectory(prefix="retrieval-")
-        self.endpoint_file = Path(self._scratch.name) / "endpoint.json"
-        self.port = 0
-        self.process: subprocess.Popen | None = None
-        self.ending = threading.Event()  # set when the job is over, so that nobody waits for a restart
-
-    def start(self) -> None:
-        """Start a server process."""
-        self.endpoint_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tir.retrieval.server", "--index", self._index, "--port", str(self.port),
-                   "--endpoint-file", str(self.endpoint_file), "--parent-pid", str(os.getpid()), *self._options]
-        self.process = subprocesses.start(command, self.log_path)
-
-    def wait(self, deadline: float) -> str:
-        """Wait until it is ready; returns its URL. Raises `SearchUnavailable`."""
-        while time.monotonic() < deadline and not self.ending.is_set():
-            if self.endpoint_file.exists():
-                self.port = read_json(self.endpoint_file)["port"]
-                return resolve_endpoint(self.endpoint_file)
-            if self.process.poll() is not None:
-                raise self.fault(f"ended with status {self.process.returncode} while starting: {subprocesses.last_words(self.log_path)}")
-            time.sleep(0.05)
-        subprocesses.kill(self.process)
-        raise self.fault(f"not ready in time: {subprocesses.last_words(self.log_path)}")
-
-    def stop(self) -> None:
-        """End it in an orderly way, with time to drain."""
-        if self.process is not None:
-            subprocesses.end(self.process, TERMINATE_S)
-        self._scratch.cleanup()
-
-    def fault(self, why: str) -> SearchUnavailable:
-        return SearchUnavailable("retrieval server", where=self._index, why=why, remedy=f"see {self.log_path}")
-
-
-class _Watch(threading.Thread):
-    """Restarts a dead or hanging server; marks its endpoint lost when that fails."""
-
-    def __init__(self, child: _Child, endpoint: str, max_restarts: int, restart_timeout_s: float):
-        super().__init__(name="retrieval-watch", daemon=True)
-        self._child, self._endpoint = child, endpoint
-        self._max_restarts, self._restart_timeout_s = max_restarts, restart_timeout_s
-        self.restarts = 0
-
-    def run(self) -> None:
-        failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
-        while not self._child.ending.wait(0.5):
-            dead = self._child.process.poll() is not None
-            if not dead and time.monotonic() >= next_probe:
-                failures = 0 if is_healthy(self._endpoint, PROBE_TIMEOUT_S) else failures + 1
-                next_probe = time.monotonic() + PROBE_EVERY_S
-            if self._child.ending.is_set() or not (dead or failures >= 2):
-                continue
-            if not self._restart("died" if dead else "does not answer /health"):
-                return
-            failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
-
-    def _restart(self, why: str) -> bool:
-        if self.restarts >= self._max_restarts:
-            mark_fault(self._endpoint, f"server {why}, after {self.restarts} restarts; see {self._child.log_path}")
-            return False
-        self.restarts += 1
-        print(f"retrieval: server {why}; restart {self.restarts} of {self._max_restarts}", file=sys.stderr, flush=True)
-        subprocesses.kill(self._child.process)
-        try:
-            self._child.start()
-            self._child.wait(time.monotonic() + self._restart_timeout_s)
-        except SearchUnavailable as error:
-            mark_fault(self._endpoint, str(error))
-            return False
-        return True
-
-    def end(self) -> None:
-        self._child.ending.set()
-        self.join()
-
-
-def is_healthy(endpoint: str, timeout_s: float) -> bool:
-    """Whether one probe of /health is answered as it should."""
-    try:
-        response = httpx.get(f"{endpoint}/health", timeout=timeout_s, trust_env=False,
-                             verify=endpoint.startswith("https://"))
-        return response.status_code == 200 and response.json().get("status") == "healthy"
-    except (httpx.HTTPError, ValueError, AttributeError):
-        return False
-
-
-def _wait_for(endpoint: str, deadline: float) -> str:
-    """URL of a server that runs elsewhere, once it answers."""
-    while True:
-        with contextlib.suppress(SearchUnavailable):
-            url = resolve_endpoint(endpoint)
-            if is_healthy(url, PROBE_TIMEOUT_S):
-                return url
-        if time.monotonic() > deadline:
-            raise SearchUnavailable("retrieval server does not answer", where=endpoint,
-                                    why="/health failed until the deadline",
-                                    remedy="start it, or leave retrieval.endpoint empty: the job then starts its own")
-        time.sleep(0.5)
+RETRIEVAL_HELP = "how to find a retrieval server: JSON with `endpoint`, `run`, `queue_s`, `start_s` of `retrieval`"
+# A server counts as hanging after two failed probes, so within 2 x (3 + 4) = 14 s; a dead one is found within 1 s.
+PROBE_EVERY_S = 3.0
+PROBE_TIMEOUT_S = 4.0
+TERMINATE_S = 12.0  # the server answers requests in flight for up to 10 s
+LOOK_EVERY_S = 0.5
 
 
 @contextlib.contextmanager
-def starting_server(index_directory: str | os.PathLike | None, *, endpoint: str | None = None,
-                    log_path: str | os.PathLike, ready_timeout_s: float = 600.0,
-                    max_restarts: int = 3, restart_timeout_s: float = 60.0,
-                    model: str | None = None, device: str = "cpu", threads: int = 0,
-                    cache_size: int = 10_000) -> Iterator[Callable[[], str]]:
-    """Start a retrieval server; yield a function that waits until it answers, once, and returns its URL.
-
-    Between the two there is time to load a model: at paper scale the server reads 32 GB first.
+def retrieval(
+    index_directory: str | os.PathLike,
+    *,
+    log_path: str | os.PathLike,
+    endpoint: str = "none",
+    run: str = "none",
+    queue_s: float = 120.0,
+    start_s: float = 1800.0,
+    max_restarts: int = 3,
+    model: str | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+    cache_size: int = 10_000,
+) -> Iterator[str]:
+    """Yield the endpoint for the job's `SearchClient`s. No server is started before the first search.
 
     Args:
-        index_directory: index to serve; not needed with `endpoint`.
-        endpoint: a server that runs elsewhere (URL, host:port or endpoint file): waited for, not managed.
-        log_path: the started server's output is appended here.
-        ready_timeout_s: seconds from now until /health must answer.
-        max_restarts: how often a server that dies or hangs is started again, on the same port.
-        restart_timeout_s: seconds a restart may take; beyond it every client of the endpoint in this process raises
-            `SearchUnavailable` at its next call (clients elsewhere do when their retry budget is spent).
-        model, device, threads: see `load_index`; a job's GPUs belong to the engine this server stands beside.
-        cache_size: results the server remembers.
+        index_directory: the job's index. An answer from another index is an error.
+        log_path: file to which the output of a server of the job's own is appended.
+        endpoint: address of a server that always runs, or "none"; then the job uses no other.
+        run: folder of the run's server, or "none".
+        queue_s: how long the run's server may wait for a GPU, in seconds.
+        start_s: longest start of a server in seconds; it reads the index first, at paper scale 32 GB.
+        max_restarts: number of restarts of the job's own server, if it dies or hangs.
+        model: see `load_index`.
+        device: see `load_index`; the default is the CPU, because the engine uses the job's GPUs.
+        threads: see `load_index`.
+        cache_size: number of results that the server caches.
 
     Raises:
-        SearchUnavailable: not ready in time; says why, with the server's own last words.
+        DataError: the index is not complete.
+
+    If no server can be had, searches raise `SearchUnavailable`, with the end of the server's log.
     """
-    deadline = time.monotonic() + ready_timeout_s
-    if endpoint:
-        yield lambda: _wait_for(endpoint, deadline)
-        return
+    manifest = read_manifest(index_directory)
+    digest, dense = index_digest(manifest), is_dense(manifest)
     options = ["--device", device, "--threads", str(threads), "--cache-size", str(cache_size)]
     options += ["--model", model] if model else []
-    child = _Child(str(index_directory), log_path, options)
-    with contextlib.ExitStack() as stack:
-        stack.callback(child.stop)
-        child.start()
 
-        def wait() -> str:
-            url = child.wait(deadline)
-            watch = _Watch(child, url, max_restarts, restart_timeout_s)
-            stack.callback(mark_fault, url, None)
-            stack.callback(watch.end)
-            watch.start()
-            return url
+    def command(port: int) -> list[str]:
+        where = ["--index", str(index_directory), "--port", str(port)]
+        return [sys.executable, "-m", "tir.retrieval.server", *where, *options]
 
-        yield wait
+    def fault(why: str) -> SearchUnavailable:
+        return SearchUnavailable(
+            "retrieval server failed", where=str(index_directory), why=why, remedy=f"see {log_path}"
+        )
+
+    with Scratch("tir-retrieval-") as directory:
+        folder = Folder(directory)
+        if endpoint != "none":
+            address = Address(resolve_endpoint(endpoint).url, index=digest, dense=dense)
+            _say(f"the site's server, {address.url}, index {digest}")
+            folder.publish(address)
+            yield str(directory)
+            return
+        own = Sidecar(command, fault, log_path, TERMINATE_S)
+        shared = _RunServer(Folder(run), digest, queue_s, start_s, own.ending) if run != "none" else None
+        keeper = _Keeper(folder, shared, own, (digest, dense), start_s, max_restarts)
+        keeper.start()
+        try:
+            yield str(directory)
+        finally:
+            own.ending.set()
+            keeper.join()
+            own.stop()
 
 
-@contextlib.contextmanager
-def retrieval_server(*arguments, **options) -> Iterator[str]:
-    """`starting_server`, waited for: yield the URL of a retrieval server that answers."""
-    with starting_server(*arguments, **options) as wait:
-        yield wait()
+class _Keeper(threading.Thread):
+    """Keeps the job's folder: waits for the first search, finds or starts a server, and replaces a lost one."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        shared: _RunServer | None,
+        own: Sidecar,
+        index: tuple[str, bool],
+        start_s: float,
+        max_restarts: int,
+    ):
+        super().__init__(name="retrieval", daemon=True)
+        self._folder, self._shared, self._own, (self._digest, self._dense) = folder, shared, own, index
+        self._start_s, self._max_restarts = start_s, max_restarts
+        self._ending = own.ending
+
+    def run(self) -> None:
+        try:
+            while self._asked():
+                address = self._shared.find() if self._shared else None
+                if not address:
+                    self._keep_own()
+                    return
+                self._folder.publish(replace(address, index=self._digest, dense=self._dense))
+                lost = self._shared.watch(address)
+                self._folder.withdraw()
+                if lost:
+                    _say(f"the run's server, {address.url}, {lost}")
+        except SearchUnavailable as error:
+            self._folder.refuse(f"{error.what}: {error.why}")
+        except Exception as error:  # whatever it is: those who wait for a server must not wait for ever
+            traceback.print_exc()
+            self._folder.refuse(f"{type(error).__name__}: {error}")
+
+    def _asked(self) -> bool:
+        """Wait until a process of the job searches; False if the job ends before."""
+        while not self._ending.wait(0.05):
+            if self._folder.take_request():
+                return True
+        return False
+
+    def _keep_own(self) -> None:
+        restarts = 0
+        while True:
+            _say("starting a server beside this job")
+            started = time.monotonic()
+            self._own.start()
+            try:
+                url = self._own.wait(started + self._start_s)
+            except SearchUnavailable:
+                # A server that ends by itself has no restart: its log says why, and it would end again.
+                if not self._own.killed_while_starting or restarts == self._max_restarts:
+                    raise
+                restarts += 1
+                _say(f"server was killed while starting; restart {restarts} of {self._max_restarts}")
+                continue
+            self._folder.publish(Address(url, index=self._digest, dense=self._dense))
+            _say(
+                f"a server beside this job, {url}, index {self._digest}, ready after {time.monotonic() - started:.1f} s"
+            )
+            why = self._loss_of_own(url)
+            self._folder.withdraw()
+            if why is None:
+                return
+            if restarts == self._max_restarts:
+                raise SearchUnavailable(f"server {why}", why=f"after {restarts} restarts; see {self._own.log_path}")
+            restarts += 1
+            _say(f"server {why}; restart {restarts} of {self._max_restarts}")
+
+    def _loss_of_own(self, url: str) -> str | None:
+        """Wait until the job's own server is lost, and say how; None if the job ends."""
+        failures, next_probe = 0, time.monotonic() + PROBE_EVERY_S
+        while not self._ending.wait(LOOK_EVERY_S):
+            if self._own.process.poll() is not None:
+                return "died"
+            if time.monotonic() >= next_probe:
+                failures = 0 if is_healthy(url, PROBE_TIMEOUT_S) else failures + 1
+                next_probe = time.monotonic() + PROBE_EVERY_S
+            if failures == 2:
+                return "does not answer /health"
+        return None
+
+
+class _RunServer:
+    """The server of the job's run, as the job sees it.
+
+    Args:
+        folder: the run's folder.
+        digest: digest of the job's index.
+        queue_s: how long the server may wait for a GPU.
+        start_s: how long it may take to start.
+        ending: set when the job ends.
+    """
+
+    def __init__(self, folder: Folder, digest: str, queue_s: float, start_s: float, ending: threading.Event):
+        self._folder, self._digest, self._ending = folder, digest, ending
+        self._wait_s = queue_s + start_s
+        self._lost: set[Address] = set()
+
+    def find(self) -> Address | None:
+        """Ask for the server and wait until it is ready; None if there is none, or the job ends."""
+        if not self._folder.exists():
+            _say("this run has no server")
+            return None
+        started, asked = time.monotonic(), -BEAT_EVERY_S
+        heartbeat = Heartbeat(self._folder.path / ALIVE)
+        while not self._ending.wait(LOOK_EVERY_S):
+            waited = time.monotonic() - started
+            address = self._folder.address()
+            if address and address not in self._lost:
+                return address if self._usable(address) else None
+            if why := self._folder.refusal():
+                _say(f"the run's server is not available: {why}")
+                return None
+            if waited > self._wait_s or heartbeat.lost():
+                _say(f"the run's server did not come within {waited:.0f} s")
+                return None
+            if waited - asked >= BEAT_EVERY_S:
+                if asked < 0:
+                    _say("waiting for the run's server")
+                self._folder.ask()
+                asked = waited
+        return None
+
+    def _usable(self, address: Address) -> bool:
+        for _ in range(3):
+            found, why = _served_index(address)
+            if found == self._digest:
+                _say(f"the run's server, {address.url}, index {found}")
+                return True
+            if not why:
+                _say(f"not the run's server: {wrong_index(replace(address, index=self._digest), found)}")
+                return False
+            self._ending.wait(2)
+        _say(f"the run's server, {address.url}, cannot be reached from this machine: {why}")
+        return False
+
+    def watch(self, address: Address) -> str | None:
+        """Wait until the server is lost, and say how; None if the job ends."""
+        failures = 0
+        while not self._ending.wait(PROBE_EVERY_S):
+            failures = 0 if is_healthy(address.url, PROBE_TIMEOUT_S) else failures + 1
+            gone = self._folder.address() != address
+            if failures == 2 or (failures and gone):
+                self._lost.add(address)
+                return "has ended" if gone else "does not answer /health"
+        return None
+
+
+def _served_index(address: Address) -> tuple[str | None, str]:
+    """Digest of the index that a server answers from, and why it is not known."""
+    try:
+        answer = ask_once("GET", f"{address.url}/health", PROBE_TIMEOUT_S, proxies=False)
+        return answer.raise_for_status().headers.get(INDEX_HEADER), ""
+    except httpx.HTTPError as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _say(text: str) -> None:
+    print(f"retrieval: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The paper's service validation (appendix A.5): a few questions, the titles found, the latency of each query."""
+"""The paper's service validation (appendix A.5): a few questions with the titles found and the latency of each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import time
 from collections.abc import Sequence
 
-from tir.errors import SearchUnavailable
-from tir.records import atomic_path
+from tir.common.errors import SearchUnavailable
+from tir.common.records import atomic_path
 from tir.retrieval.client import SearchClient
 
 QUESTIONS = (
@@ -19,10 +19,10 @@ QUESTIONS = (
 
 
 def smoke(endpoint: str, output: str | os.PathLike, *, questions: Sequence[str] = QUESTIONS, top_k: int = 3) -> None:
-    """Ask each question once and write a CSV: question, title_1 .. title_k, latency_ms (client side, first call first).
+    """Send each question once and write a CSV: question, title_1 .. title_k, latency_ms (measured by the client).
 
     Raises:
-        SearchUnavailable: the server does not answer, or finds nothing for one of the questions.
+        SearchUnavailable: the server does not answer, or finds no passage for a question.
     """
     client, rows = SearchClient(endpoint, top_k=top_k), []
     for question in questions:
@@ -31,9 +31,13 @@ def smoke(endpoint: str, output: str | os.PathLike, *, questions: Sequence[str] 
         latency_ms = (time.perf_counter() - started) * 1000
         titles = [passage.title for passage in passages]
         rows.append([question, *titles, *[""] * (top_k - len(titles)), f"{latency_ms:.1f}"])
-    if unanswered := [row[0] for row in rows if not row[1]]:
-        raise SearchUnavailable("retrieval finds nothing", where=endpoint, why=f"no passage for: {' '.join(unanswered)}",
-                                remedy="check that the index is the one of this corpus")
+    if without_passage := [row[0] for row in rows if not row[1]]:
+        raise SearchUnavailable(
+            "retrieval finds no passages",
+            where=endpoint,
+            why=f"no passage for: {' '.join(without_passage)}",
+            remedy="check that the server's index was built from the intended corpus",
+        )
     with atomic_path(output) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["question", *(f"title_{rank}" for rank in range(1, top_k + 1)), "latency_ms"])

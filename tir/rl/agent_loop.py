@@ -1,13 +1,14 @@
-"""verl's agent loop around the project's one rollout loop: the same code generates training trajectories and traces.
+"""An agent loop of verl that calls the project's rollout loop, so training and evaluation generate with the same code.
 
-verl instantiates `TirAgentLoop` per trajectory from a YAML entry that names a settings file (JSON, written by the launcher):
+verl instantiates `TirAgentLoop` per trajectory from a YAML entry; the launcher writes its settings file (JSON):
 
     - name: tir
       _target_: tir.rl.agent_loop.TirAgentLoop
       settings: runs/rl/grpo/seed1/loop.json
 
-The trajectory, its mask, its sampling log-probabilities and its reward leave the loop together. A broken protocol or a wrong
-answer is a reward; a fault of a tool or of the engine is retried and then ends the run by name (see `tir.rl.sampler`).
+The loop returns token ids, loss mask, log-probabilities and reward of a trajectory. A protocol violation or a wrong
+answer lowers the reward. A fault of a tool or of the engine is retried; if it persists, the run ends with that error
+(see `tir.rl.sampler`).
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ from tenacity import (
 )
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from tir.engines.base import Sampling, request_seed
-from tir.errors import InfrastructureFault, SearchUnavailable
-from tir.prompts import render_prompt
-from tir.records import read_json
-from tir.reward import Reward, RewardSettings, reward
-from tir.rl.server_engine import ServerEngine, end_ids
-from tir.rollout import RolloutSettings, rollout
-from tir.trajectory import Trajectory
+from tir.common.errors import InfrastructureFault, SearchUnavailable
+from tir.common.records import read_json
+from tir.config.params import validated
+from tir.config.rl import RewardRule
+from tir.config.tools import Tools
+from tir.rl.server_engine import ServerEngine
+from tir.rollout.engines.base import Sampling, request_seed
+from tir.rollout.loop import RolloutSettings, rollout
+from tir.rollout.prompts import render_prompt
+from tir.rollout.trajectory import Trajectory
+from tir.scoring.reward import Reward, reward
 from tir.tools.base import Tool
 from tir.tools.registry import by_tag, make_tools
 
@@ -50,18 +54,20 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class LoopResources:
-    """What the trajectories of one worker process share: settings, tools, and threads that compare answers.
+    """Objects that the trajectories of one worker process share.
 
     Attributes:
         settings: limits of a rollout.
         reward: the reward rule.
-        tools: by name. routes: names by ability.
-        seed: the run's; every request's seed follows from it.
+        tools: tools by name.
+        routes: names of the tools by ability.
+        seed: seed of the run; the seed of each request is derived from it.
         records: directory of trajectory records.
+        threads: threads that compute rewards.
     """
 
     settings: RolloutSettings
-    reward: RewardSettings
+    reward: RewardRule
     tools: dict[str, Tool]
     routes: dict[str, list[str]]
     seed: int
@@ -71,21 +77,34 @@ class LoopResources:
 
 @functools.cache
 def loop_resources(path: str) -> LoopResources:
-    """Read a settings file and start its tools, once per process; they end with the process."""
-    values = read_json(path)
-    tools, routes = values["tools"], values["tools"]["routes"]
+    """Read a settings file and start its tools, once per process; the tools stop when the process exits."""
+    given = validated(
+        read_json(path),
+        path,
+        tools=Tools,
+        endpoint=str | None,
+        reward=RewardRule,
+        max_response_tokens=int,
+        seed=int,
+        records=Path,
+    )
+    routes = given.tools.routes
     names = sorted({name for ability in ("math", "qa") for name in routes[ability]})
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return LoopResources(
-        settings=RolloutSettings.of(tools, values["max_response_tokens"]),
-        reward=RewardSettings(**values["reward"]), routes=routes, seed=values["seed"], records=Path(values["records"]),
-        tools=stack.enter_context(make_tools(names, tools, values["endpoint"])),
-        threads=ThreadPoolExecutor(2, thread_name_prefix="reward"))
+        settings=RolloutSettings(given.tools, given.max_response_tokens),
+        reward=given.reward,
+        routes=routes,
+        seed=given.seed,
+        records=given.records,
+        tools=stack.enter_context(make_tools(names, given.tools, given.endpoint)),
+        threads=ThreadPoolExecutor(2, thread_name_prefix="reward"),
+    )
 
 
 class TirAgentLoop(AgentLoopBase):
-    """One trajectory: render, roll out, score.
+    """Generates and scores one trajectory.
 
     Args:
         settings: path of the settings file.
@@ -99,18 +118,29 @@ class TirAgentLoop(AgentLoopBase):
         """Generate and score one trajectory of a row.
 
         Args:
-            sampling_params: verl's temperature and top_p; temperature 0 is validation.
-            kwargs: the row (`raw_prompt`, `ability`, `reward_model`, `index`) and verl's `global_steps`, `session_id`.
+            sampling_params: temperature and top_p; verl validates with temperature 0.
+            kwargs: the row (`raw_prompt`, `ability`, `reward_model`, `index`), and `global_steps` and `session_id`
+                from verl.
         """
         try:
             return await self._run(sampling_params, **kwargs)
         except Exception as error:
-            # verl would log this and train on what is left of the batch; the sampler ends the run instead, with this text.
+            # verl would log the error and train on the rest of the batch. The sampler reads it and ends the run.
             report_fault(error)
             raise
 
-    async def _run(self, sampling_params: dict[str, Any], *, raw_prompt, ability: str, reward_model: dict, index: int,
-                   global_steps: int, session_id: int = 0, **_row) -> AgentLoopOutput:
+    async def _run(
+        self,
+        sampling_params: dict[str, Any],
+        *,
+        raw_prompt,
+        ability: str,
+        reward_model: dict,
+        index: int,
+        global_steps: int,
+        session_id: int = 0,
+        **_row,
+    ) -> AgentLoopOutput:
         resources = self.resources
         validation = sampling_params["temperature"] == 0
         system, user = (message["content"] for message in raw_prompt)
@@ -118,48 +148,74 @@ class TirAgentLoop(AgentLoopBase):
         seed = None if validation else request_seed(resources.seed, global_steps, int(index), session_id)
         sampling = Sampling(sampling_params["temperature"], sampling_params["top_p"], seed=seed)
         tools = by_tag(resources.tools, resources.routes[ability])
-        # The search client has retried for its own budget by the time it gives up.
-        again = retry_if_exception_type(InfrastructureFault) & retry_if_not_exception_type(SearchUnavailable)
-        async for attempt in AsyncRetrying(retry=again, reraise=True, stop=stop_after_attempt(_ATTEMPTS),
-                                           wait=wait_exponential_jitter(0.5, 10)):
+        # Not SearchUnavailable: the search client has its own retries.
+        retryable = retry_if_exception_type(InfrastructureFault) & retry_if_not_exception_type(SearchUnavailable)
+        async for attempt in AsyncRetrying(
+            retry=retryable, reraise=True, stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(0.5, 10)
+        ):
             with attempt:
-                engine = ServerEngine(self.server_manager, self.tokenizer, end_ids(self.tokenizer))
-                trajectory = await rollout(engine, self.tokenizer, prompt_ids, tools, resources.settings, sampling,
-                                           f"{global_steps}-{index}-{session_id}")
+                engine = ServerEngine(self.server_manager, self.tokenizer)
+                trajectory = await rollout(
+                    engine,
+                    self.tokenizer,
+                    prompt_ids,
+                    tools,
+                    resources.settings,
+                    sampling,
+                    f"{global_steps}-{index}-{session_id}",
+                )
         started = time.monotonic()
         golds = list(reward_model["ground_truth"])
-        # Equivalence may need computer algebra in another process; the event loop stays free.
+        # In a thread, because comparing answers may wait for computer algebra in another process.
         score = await asyncio.get_running_loop().run_in_executor(
-            resources.threads, functools.partial(reward, trajectory.segments, golds, ability, resources.reward,
-                                                 trajectory.executed))
+            resources.threads,
+            functools.partial(reward, trajectory.segments, golds, ability, resources.reward, trajectory.executed),
+        )
         scoring_seconds = time.monotonic() - started
         row = {"index": int(index), "session": session_id, "ability": ability, "gold": golds}
         write_record(resources.records, "val" if validation else "train", global_steps, row, trajectory, score)
         return AgentLoopOutput(
-            prompt_ids=prompt_ids, response_ids=trajectory.response_ids, response_mask=trajectory.response_mask,
-            response_logprobs=trajectory.response_log_probs, reward_score=score.score, num_turns=len(trajectory.segments),
-            metrics=AgentLoopMetrics(generate_sequences=engine.seconds, tool_calls=trajectory.tool_seconds,
-                                     compute_score=scoring_seconds),
-            extra_fields={**engine.extra_fields, "reward_extra_info": {}})
+            prompt_ids=prompt_ids,
+            response_ids=trajectory.response_ids,
+            response_mask=trajectory.response_mask,
+            response_logprobs=trajectory.response_log_probs,
+            reward_score=score.score,
+            num_turns=len(trajectory.segments),
+            metrics=AgentLoopMetrics(
+                generate_sequences=engine.seconds, tool_calls=trajectory.tool_seconds, compute_score=scoring_seconds
+            ),
+            extra_fields={**engine.extra_fields, "reward_extra_info": {}},
+        )
 
 
 def write_record(directory: Path, kind: str, step: int, row: dict, trajectory: Trajectory, score: Reward) -> None:
-    """Append one trajectory to `{kind}_{step}.{process}.jsonl`; the launcher merges the files of a step."""
+    """Append one trajectory to `{kind}_{step}.{process id}.jsonl`; the launcher merges the files of a step."""
     record = {
-        **row, "segments": [{"by": segment.by, "text": segment.text} for segment in trajectory.segments],
-        "finish": trajectory.finish, "executed": trajectory.executed, "emitted": trajectory.emitted,
-        "score": score.score, "accuracy": score.accuracy, "fault": score.fault, "bonus": score.bonus,
-        "response_tokens": len(trajectory.response_ids), "seconds": round(trajectory.seconds, 4),
+        **row,
+        "segments": [{"by": segment.by, "text": segment.text} for segment in trajectory.segments],
+        "finish": trajectory.finish,
+        "executed": trajectory.executed,
+        "emitted": trajectory.emitted,
+        "score": score.score,
+        "accuracy": score.accuracy,
+        "fault": score.fault,
+        "bonus": score.bonus,
+        "response_tokens": len(trajectory.response_ids),
+        "seconds": round(trajectory.seconds, 4),
     }
     with open(directory / f"{kind}_{step}.{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def report_fault(error: BaseException) -> None:
-    """Write the cause of the first failure to the run's `fault.json`, for the sampler and the launcher."""
+    """Write the first error to `fault.json` in the run directory, where the sampler and the launcher read it."""
     path = Path(os.environ["TIR_RUN_DIRECTORY"]) / "fault.json"
-    text = str(error).split("\n")[0]  # a remedy, on the next line, is for who reads this fault by itself
-    cause = {"type": type(error).__name__, "text": text, "traceback": "".join(traceback.format_exception(error)),
-             "infrastructure": isinstance(error, InfrastructureFault)}
+    text = str(error).split("\n")[0]  # without the remedy: the launcher's error has its own
+    cause = {
+        "type": type(error).__name__,
+        "text": text,
+        "traceback": "".join(traceback.format_exception(error)),
+        "infrastructure": isinstance(error, InfrastructureFault),
+    }
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
         json.dump(cause, file)

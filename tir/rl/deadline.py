@@ -1,8 +1,7 @@
-"""A checkpoint shortly before a job's time is up, whatever `save_freq` says.
+"""Save a checkpoint shortly before a job's time limit, in addition to those of `save_freq`.
 
-A step of the paper's run takes eleven minutes and a checkpoint comes every fifteen steps: without this, a job that meets
-its limit loses hours. verl's older trainer does the same for rented machines (`should_save_ckpt_esi`); the present one has
-the hook this needs and not the check.
+In the paper's run a step takes eleven minutes, and every fifteenth step is saved; a job that reaches its time limit
+would lose hours. verl's older trainer has such a check (`should_save_ckpt_esi`); its current one has only the hook.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ import time
 
 
 class Deadline:
-    """Watches the length of steps; from the last one that can be saved in time on, every step is.
+    """Measures the duration of steps, and saves every step as soon as the next one might end too late.
 
     Args:
-        latest: when a checkpoint must be complete, in seconds since 1970.
+        latest: time at which a checkpoint must be complete, in seconds since 1970.
     """
 
     def __init__(self, latest: float):
         self._latest, self._longest, self._began = latest, 0.0, 0.0
 
     def on_step_begin(self, trainer) -> None:
-        """verl's hook: called with its trainer before each step."""
+        """Hook that verl calls with its trainer before each step."""
         now = time.time()
         if self._began:
             self._longest = max(self._longest, now - self._began)
         self._began = now
-        # The step that begins now is saved if the one after it might not be.
+        # Save the step that begins now if the next one might end after `latest`.
         if self._longest and now + 2 * self._longest > self._latest and trainer.config.trainer.save_freq != 1:
-            print(f"the job's time is nearly up: saving every step from step {trainer.global_steps} on", flush=True)
+            print(f"close to the job's time limit: saving every step from step {trainer.global_steps} on", flush=True)
             trainer.config.trainer.save_freq = 1

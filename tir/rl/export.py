@@ -1,4 +1,4 @@
-"""The policy of a saved step as an ordinary Hugging Face directory, written while verl's checkpoint is still there."""
+"""Export the policy of a saved step as a Hugging Face directory, before verl deletes the checkpoint."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import os
 import shutil
 from pathlib import Path
 
-from tir.errors import CheckpointError
+from tir.common.errors import CheckpointError
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "manifest.json")
 
 
 def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: str | os.PathLike, dtype: str) -> None:
-    """Write a policy: weights of a checkpoint, everything else from the model it started from.
+    """Write a policy: the weights of a checkpoint, and all other files from the starting model.
 
-    verl saves configuration and tokenizer anew, by whatever class loaded them; copying the starting model's files keeps
-    prompts and decoding the same in every arm. Weights are master weights in fp32; they are cast to `dtype`, in which both
-    engines compute. The directory appears complete or not at all.
+    verl writes its own versions of configuration and tokenizer. The starting model's files are used instead, so that
+    prompts and decoding are the same in every arm. The fp32 master weights are cast to `dtype`, in which both engines
+    compute. The directory is renamed into place when it is complete.
 
     Args:
-        saved: verl's `huggingface` directory of a step.
+        saved: directory `huggingface` of the step's checkpoint.
         source: Hugging Face directory of the starting policy.
         output: directory to write; replaced if it exists.
         dtype: `bfloat16`, `float16` or `float32`.
 
-    Raises `CheckpointError` if there are no weights.
+    Raises:
+        CheckpointError: the checkpoint contains no weights.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -32,13 +33,20 @@ def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: s
     saved, source, output = Path(saved), Path(source), Path(output)
     shards = sorted(saved.glob("*.safetensors"))
     if not shards:
-        raise CheckpointError("checkpoint has no weights", where=str(saved))
+        raise CheckpointError(
+            "the checkpoint has no weights",
+            where=str(saved),
+            why="no *.safetensors files",
+            remedy="delete this step's checkpoint directory, then run again",
+        )
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_WEIGHTS))
     for shard in shards:
-        weights = {name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
-                   for name, tensor in load_file(shard).items()}
+        weights = {
+            name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+            for name, tensor in load_file(shard).items()
+        }
         save_file(weights, partial / shard.name, metadata={"format": "pt"})
     index = saved / "model.safetensors.index.json"
     if index.exists():

@@ -1,15 +1,15 @@
-"""One RL run from its inputs to metrics and policies: prepares, starts verl, watches, resumes, checks, collects.
+"""Run verl for one arm and seed: prepare inputs, start or resume training, monitor it, collect metrics and policies.
 
     run directory                              after a complete run
     ├── metrics.jsonl                          one object per step (see `tir.rl.metrics`)
     ├── policies/step{N}/                      Hugging Face directory of every saved step
     ├── rollouts/{train,val}_{N}.jsonl         every trajectory with its reward
-    ├── wall_clock.jsonl                       when what happened
-    ├── verl.log, overrides.txt                output of verl; what it was told
-    └── checkpoints/, records/                 until the run is `delivered`: what it resumes from
+    ├── wall_clock.jsonl                       times of start, steps and end
+    ├── verl.log, overrides.txt                output of verl; its Hydra overrides
+    └── checkpoints/, records/                 state to resume from; deleted by `tir.rl.collect.delivered`
 
-A killed run continues from its last complete checkpoint when the same command is given again. A run whose settings or inputs
-have changed starts afresh.
+If a run is killed, the same command continues from its last complete checkpoint. If settings, inputs or code have
+changed, it starts from step 0.
 """
 
 from __future__ import annotations
@@ -23,52 +23,55 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tenacity
+from pydantic import BaseModel
 
-from tir.errors import CheckpointError, InfrastructureFault, TirError
-from tir.records import digest, file_digest, read_json, write_json, write_text
+from tir.common.errors import CheckpointError, InfrastructureFault, TirError
+from tir.common.files import Scratch, only_writer
+from tir.common.keys import HELPER, HUB, JUDGE
+from tir.common.records import digest, file_digest, read_json, write_json, write_text
+from tir.common.subprocesses import StallLimit
+from tir.config.tools import Tools
 from tir.rl import processes
 from tir.rl.collect import collect, verl_logs
+from tir.rl.cpu.forkserver import write_stand_in
 from tir.rl.data import prepare_rows
 from tir.rl.export import export_policy
-from tir.rl.forkserver import write_stand_in
-from tir.rl.metrics import drop_records, read_log
+from tir.rl.metrics import check_finite, drop_records, read_log
 from tir.rl.overrides import RunFiles, environment, overrides, rollout_dtype
-from tir.rl.settings import RlSettings
-from tir.settings import merged
+from tir.rl.run import RlRun
 from tir.tools.registry import files_of, kind, modules
-from tir.workflow import code
+from tir.workflow.digests import code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
-RETRY_WAIT_S = 10.0  # before a slow start of Ray is tried again
-_FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # what Ray starts a worker with, one after the other
-_LONGEST_SCRATCH = 40  # Ray appends about 65 characters to it; a socket's path ends at 107
+RETRY_WAIT_S = 10.0  # between attempts to start Ray
+_FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker
+_LONGEST_SCRATCH = 36  # characters: Ray appends about 70, and the path of a socket may have 107
 
 
 class SlowStart(InfrastructureFault):
-    """Ray gave its own node 30 s to start, which a loaded machine can exceed; nothing was trained yet."""
+    """Ray's node did not start within Ray's limit of 30 s, because the machine is busy; no step was trained."""
 
 
 class TrainingFailed(TirError):
-    """verl ended with an error of its own, or without what was asked for."""
+    """verl ended with an error that is not an infrastructure fault."""
 
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads.
+    """Inputs of a run.
 
     Attributes:
         model: Hugging Face directory of the starting policy.
-        train, validation: parquet files in the upstream columns.
+        train, validation: parquet files with the upstream columns.
         system_prompt: text of the system turn.
         endpoint: address of the retrieval server, or None for a run without search.
-        index: directory of the index it serves, if there is one.
-        operation: how long its tools are waited for, and the like; a run goes on if this has changed.
+        index: directory of the server's index, if it is known.
     """
 
     model: Path
@@ -77,70 +80,82 @@ class RunInputs:
     system_prompt: str
     endpoint: str | None = None
     index: Path | None = None
-    operation: Mapping[str, Any] = field(default_factory=dict)
 
 
-def train(settings: RlSettings, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
-    """Train one arm with one seed; returns the policies' directories, one per saved step.
+def train(run: RlRun, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
+    """Train one arm with one seed; return the directories of the policies, one per saved step.
 
-    What a repetition would need stays until it is `delivered` (`tir.rl.collect`).
+    Checkpoints and records remain until the caller calls `tir.rl.collect.delivered`.
 
     Args:
-        settings: the run.
-        inputs: what it reads.
-        directory: the run's own directory.
-        stall_s: seconds without a finished step after which the run counts as hung and ends.
+        run: settings of the run.
+        inputs: its inputs.
+        directory: the run directory.
+        stall_s: raise if no step finishes within this many seconds.
 
     Raises:
-        InfrastructureFault: a tool, the rollout engine or the machine failed; running again resumes.
-        TrainingFailed: verl failed otherwise; says with what.
-        CheckpointError: verl ended well but the last step's policy is not there.
+        InfrastructureFault: a tool, the rollout engine or the machine failed; the same command resumes.
+        TrainingFailed: verl failed for another reason, which the error contains.
+        CheckpointError: verl ended without error, but the last step's policy is missing.
+        OutputInUse: another process trains in this directory.
     """
-    run = _Run(settings, inputs, Path(directory).resolve(), stall_s)
-    run.open()
-    run.mend()
-    for attempt in tenacity.Retrying(retry=tenacity.retry_if_exception_type(SlowStart), reraise=True,
-                                     stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(RETRY_WAIT_S)):
-        with attempt:
-            if run.saved_step() < settings.steps:
-                with run.scratch() as files:
-                    run.execute(files)
-    return collect(run.directory, settings)
+    launcher = _Launcher(run, inputs, Path(directory).resolve(), stall_s)
+    with only_writer(launcher.directory):
+        launcher.open()
+        launcher.export_missing_policy()
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(SlowStart),
+            reraise=True,
+            stop=tenacity.stop_after_attempt(3),
+            wait=tenacity.wait_fixed(RETRY_WAIT_S),
+        ):
+            with attempt:
+                if launcher.saved_step() < run.rl.steps:
+                    with launcher.scratch() as files:
+                        launcher.execute(files)
+        return collect(launcher.directory, run.rl)
 
 
-class _Run:
-    """State of a run on disk, and the process that advances it."""
+class _Launcher:
+    """Manages the run directory and the process that trains."""
 
-    def __init__(self, settings: RlSettings, inputs: RunInputs, directory: Path, stall_s: float):
-        self.settings, self.inputs, self.directory, self.stall_s = settings, inputs, directory, stall_s
+    def __init__(self, run: RlRun, inputs: RunInputs, directory: Path, stall_s: float):
+        self.run, self.inputs, self.directory, self.stall_s = run, inputs, directory, stall_s
         self.records, self.policies = directory / "records", directory / "policies"
 
     # --- before -----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the directory; set aside what belongs to other settings, inputs or code."""
+        """Create the run directory; first delete an existing one of other settings, inputs or code."""
         found, work = self.directory / "work.json", self._work()
         if found.exists() and read_json(found)["digest"] != digest(work):
-            print("settings, inputs or code have changed: the run starts afresh", file=sys.stderr)
+            print("settings, inputs or code have changed: the run starts from step 0", file=sys.stderr)
             shutil.rmtree(self.directory)
         elif self._last_policy().is_dir() and not (self._complete() or self.records.is_dir()):
-            # It was delivered and its metrics were taken away: whoever did that wants the run again.
+            # The run was delivered, and its metrics were deleted since: the rule is to be run again.
             shutil.rmtree(self.directory)
         for path in (self.directory, self.policies, self.directory / "logs"):
             path.mkdir(parents=True, exist_ok=True)
         write_json(found, {"digest": digest(work), **work})
 
-    def mend(self) -> None:
-        """Export the policy of verl's last checkpoint if a kill came in between, so that verl and this agree on the step."""
+    def export_missing_policy(self) -> None:
+        """Export the policy of verl's last checkpoint if the run was killed between saving and exporting.
+
+        verl resumes from that checkpoint, and `saved_step` must return the same step.
+        """
         step = self._checkpoint()
         if not step or (self.policies / f"step{step}").is_dir():
             return
         checkpoints = self.directory / "checkpoints"
         try:
-            export_policy(checkpoints / f"global_step_{step}" / "actor" / "huggingface", self.inputs.model,
-                          self.policies / f"step{step}", rollout_dtype(self.settings))
+            export_policy(
+                checkpoints / f"global_step_{step}" / "actor" / "huggingface",
+                self.inputs.model,
+                self.policies / f"step{step}",
+                rollout_dtype(self.run),
+            )
         except CheckpointError as error:
-            print(f"the checkpoint of step {step} is unusable, the run starts afresh: {error}", file=sys.stderr)
+            print(f"the checkpoint of step {step} is unusable, the run starts from step 0: {error}", file=sys.stderr)
             shutil.rmtree(checkpoints)
 
     def _checkpoint(self) -> int:
@@ -150,23 +165,28 @@ class _Run:
         return 0
 
     def _work(self) -> dict[str, Any]:
-        """What a run is, as a JSON value: another one must not continue from its checkpoints."""
+        """Everything that determines the results, as a JSON value; a run with another value must not resume."""
         inputs = self.inputs
-        # What runs inside verl's processes, and what they are told; the launcher itself decides no result. The shaping
-        # term's name is not written out, so that an arm without one does not depend on its code (see `tir.workflow.code`).
-        shaping = [f"{self.settings.estimator}.integration"] if self.settings.estimator != "grpo" else []
-        tools = _tools(self.settings, inputs)
-        route = sorted({name for names in tools["routes"].values() for name in names})
-        files = code("tir.rl.agent_loop", "tir.rl.overrides", *shaping, *modules(route))
-        answered_from = files_of([name for name in route if inputs.index or not kind(name).retrieval], tools, inputs.index or "")
-        return {"settings": asdict(self.settings), "system_prompt": inputs.system_prompt,
-                "train": file_digest(inputs.train), "validation": file_digest(inputs.validation),
-                "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
-                "answered_from": {file: file_digest(file) for file in answered_from},
-                "code": {file: file_digest(ROOT / file) for file in files}}
+        # "code" covers verl's processes and their overrides, but not the launcher, which does not affect results.
+        tools = _tools(self.run, inputs)
+        route = sorted({name for names in tools.routes.values() for name in names})
+        answered_from = files_of(
+            [name for name in route if inputs.index or not kind(name).retrieval], tools, inputs.index or ""
+        )
+        return {
+            "run": _stated(vars(self.run) | {"tools": tools}),
+            # verl's checkpoints can only be loaded by as many processes as wrote them.
+            "processes": self.run.processes,
+            "system_prompt": inputs.system_prompt,
+            "train": file_digest(inputs.train),
+            "validation": file_digest(inputs.validation),
+            "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
+            "answered_from": {file: file_digest(file) for file in answered_from},
+            "code": code_digest("tir.rl.agent_loop", "tir.rl.overrides", *self.run.shaping, *modules(route)),
+        }
 
     def _last_policy(self) -> Path:
-        return self.policies / f"step{self.settings.steps}"
+        return self.policies / f"step{self.run.rl.steps}"
 
     def _complete(self) -> bool:
         return (self.directory / "metrics.jsonl").exists() and self._last_policy().is_dir()
@@ -174,47 +194,51 @@ class _Run:
     def saved_step(self) -> int:
         """Step of the last complete checkpoint whose policy has been exported, or 0; all steps of a complete run."""
         if self._complete():
-            return self.settings.steps
+            return self.run.rl.steps
         step = self._checkpoint()
         return step if (self.policies / f"step{step}").is_dir() else 0
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[RunFiles]:
-        """Prepare what verl reads; yield the paths, with a scratch directory that is gone afterwards."""
-        settings, inputs, directory = self.settings, self.inputs, self.directory
+        """Prepare verl's input files and a scratch directory; yield their paths; delete the scratch directory.
+
+        This also deletes those of runs that were killed.
+        """
+        from transformers import AutoTokenizer
+
+        run, inputs, directory = self.run, self.inputs, self.directory
         files = {name: directory / f"{name}.parquet" for name in ("train", "validation")}
-        prepare_rows(inputs.train, files["train"], inputs.system_prompt, settings.rows)
-        prepare_rows(inputs.validation, files["validation"], inputs.system_prompt)
+        prompts = inputs.system_prompt, AutoTokenizer.from_pretrained(str(inputs.model)), run.rl.max_prompt_tokens
+        prepare_rows(inputs.train, files["train"], *prompts, run.rl.rows, run.rl.max_overlong)
+        prepare_rows(inputs.validation, files["validation"], *prompts, None, run.rl.max_overlong)
         loop = directory / "loop.json"
-        write_json(loop, {"tools": _tools(settings, inputs), "endpoint": inputs.endpoint, "reward": dict(settings.reward),
-                          "max_response_tokens": settings.max_response_tokens, "seed": settings.seed,
-                          "records": str(self.records)})
-        write_json(directory / "loop.yaml", [{"name": "tir", "_target_": "tir.rl.agent_loop.TirAgentLoop",
-                                              "settings": str(loop)}])  # JSON is YAML
+        write_json(
+            loop,
+            {
+                "tools": _tools(run, inputs).model_dump(mode="json"),
+                "endpoint": inputs.endpoint,
+                "reward": run.rl.reward.model_dump(mode="json"),
+                "max_response_tokens": run.rl.max_response_tokens,
+                "seed": run.seed,
+                "records": str(self.records),
+            },
+        )
+        write_json(
+            directory / "loop.yaml",
+            [{"name": "tir", "_target_": "tir.rl.agent_loop.TirAgentLoop", "settings": str(loop)}],
+        )  # JSON is YAML
         base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_SCRATCH - 15 else "/tmp"
-        scratch = Path(tempfile.mkdtemp(prefix="tir-rl-", dir=base))
-        self._forget_scratch()
-        write_text(self.directory / "scratch", str(scratch))
-        try:
+        with Scratch("tir-rl-", base) as scratch:
             token = scratch / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
-            paths = RunFiles(inputs.model.resolve(), files["train"], files["validation"], directory / "loop.yaml", directory, scratch)
+            paths = RunFiles(
+                inputs.model.resolve(), files["train"], files["validation"], directory / "loop.yaml", directory, scratch
+            )
             write_stand_in(str(paths.python), str(scratch / "fork"), _FORKED_SCRIPTS)
             yield paths
-        finally:
-            self._forget_scratch()
 
-    def _forget_scratch(self) -> None:
-        """Remove the scratch directory of this run, or of an earlier attempt that was killed outright."""
-        note = self.directory / "scratch"
-        with contextlib.suppress(OSError):
-            path = note.read_text(encoding="utf-8")
-            if Path(path).name.startswith("tir-rl-") and not processes.marked(path):
-                shutil.rmtree(path, ignore_errors=True)
-            note.unlink()
-
-    # --- while verl runs ----------------------------------------------------------------------------------------------
+    # --- running verl -------------------------------------------------------------------------------------------------
 
     def execute(self, files: RunFiles) -> None:
         """Run verl from the last checkpoint to the last step."""
@@ -224,78 +248,105 @@ class _Run:
         validate = start == 0 or start not in logged
         drop_records(self.records, start if start else -1, validate=validate)
         (self.directory / "fault.json").unlink(missing_ok=True)
-        arguments = overrides(self.settings, files, validate_first=validate)
+        arguments = overrides(self.run, files, validate_first=validate)
         write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
         log = self.directory / "logs" / f"verl_{len(verl_logs(self.directory)):03d}.jsonl"
-        # Snakemake says in this variable how many of the machine's cores are this job's.
+        # Snakemake sets this variable to the number of the job's cores.
         threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "VERL_", "TIR_FORK"))}
-        variables = inherited | environment(self.settings, files, threads) | {
-            "VERL_FILE_LOGGER_PATH": str(log), "TIR_PARENT": str(os.getpid()),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+        unused = {JUDGE, HELPER, HUB}  # keys
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("RAY_", "VERL_", "TIR_FORK")) and key not in unused
+        }
+        variables = (
+            inherited
+            | environment(self.run, files, threads)
+            | {
+                "VERL_FILE_LOGGER_PATH": str(log),
+                "TIR_PARENT": str(os.getpid()),
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+            }
+        )
         log.touch()
         self._event("start", step=start)
-        process = processes.start([sys.executable, "-m", "tir.rl.entry", *arguments], variables, ROOT, self.directory / "verl.log")
+        process = processes.start(
+            [sys.executable, "-m", "tir.rl.entry", *arguments], variables, ROOT, self.directory / "verl.log"
+        )
         try:
             status = self._watch(process, log, start)
         finally:
-            processes.end(process, str(files.scratch), grace_s=2.0 if self.saved_step() == self.settings.steps else 15.0)
+            processes.end(process, str(files.scratch), grace_s=2.0 if self.saved_step() == self.run.rl.steps else 15.0)
             self._event("end", step=self.saved_step())
         self._check(status)
 
     def _watch(self, process, log: Path, start: int) -> int:
-        """Report steps as they are logged, until the process ends; returns its status."""
+        """Print each step that verl logs until the process ends; return its exit status."""
         began = last = time.monotonic()
-        told = 0
+        limit, printed = StallLimit(self.stall_s, self.directory / "verl.log"), 0
         while True:
             status = processes.wait(process, _POLL_SECONDS)
             rows = read_log(log)
-            for step, metrics in rows[told:]:
+            for step, metrics in rows[printed:]:
                 now = time.monotonic()
-                own = metrics.get("timing_s/step", 0.0) + metrics.get("timing_s/testing", 0.0)
-                if not told and rows[0][0] == step:
-                    self._event("ready", seconds=round(now - began - own, 2))
-                seconds = own or now - last
+                measured = metrics.get("timing_s/step", 0.0) + metrics.get("timing_s/testing", 0.0)
+                if not printed and rows[0][0] == step:
+                    self._event("ready", seconds=round(now - began - measured, 2))
+                seconds = measured or now - last
                 self._event("step" if step > start else "validation", step=step, seconds=round(seconds, 2))
                 print(self._progress(step, metrics, seconds), file=sys.stderr, flush=True)
+                check_finite(step, metrics, self.directory)
                 last = now
-            told = len(rows)
+                limit.progress()
+            printed = len(rows)
             if status is not None:
                 return status
-            if rows and rows[-1][0] == self.settings.steps == self.saved_step():
-                return 0  # the last row is written after everything else; Ray's own farewell takes seconds
-            if time.monotonic() - last > self.stall_s:
-                raise InfrastructureFault("training hangs", where=str(self.directory / "verl.log"),
-                                          why=f"no step finished in {self.stall_s:g} s (since {last - began:.0f} s after the start)",
-                                          remedy="run the same command again; it continues from the last checkpoint")
+            if rows and rows[-1][0] == self.run.rl.steps == self.saved_step():
+                return 0  # the last row is written after everything else; do not wait seconds for Ray to shut down
+            limit.check()
 
     def _progress(self, step: int, metrics: dict[str, float], seconds: float) -> str:
-        parts = [f"step {step}/{self.settings.steps}"]
+        parts = [f"step {step}/{self.run.rl.steps}"]
         if "critic/score/mean" in metrics:
             parts += [f"score {metrics['critic/score/mean']:.3f}", f"length {metrics['response_length/mean']:.0f}"]
         parts += [f"validation {value:.3f}" for name, value in metrics.items() if name.startswith("val/test_score/")]
         return "  ".join([*parts, f"{seconds:.1f} s"])
 
     def _check(self, status: int) -> None:
-        """Raise the named cause if verl failed, or if it ended well without its last step (which it can)."""
+        """Raise the cause if verl failed, or if it ended without error but without the last step."""
         fault = self.directory / "fault.json"
         if fault.exists():
             cause = read_json(fault)
             kind = InfrastructureFault if cause["infrastructure"] else TrainingFailed
-            raise kind("a trajectory failed", where=str(fault), why=f"{cause['type']}: {cause['text']}",
-                       remedy="run the same command again; it continues from the last checkpoint")
+            raise kind(
+                "a trajectory failed",
+                where=str(fault),
+                why=f"{cause['type']}: {cause['text']}",
+                remedy="run the same command again; it continues from the last checkpoint",
+            )
         if status:
             log = self.directory / "verl.log"
             error = _last_error(log)
             if "timed out during startup" in error:
-                raise SlowStart("Ray did not start in time", where=str(log), why=error,
-                                remedy="run the same command again on a less loaded machine")
-            raise TrainingFailed(f"verl ended with status {status}", where=str(log), why=error,
-                                 remedy="mend the cause and run the same command again; it continues from the last checkpoint")
-        if self.saved_step() != self.settings.steps:
-            raise CheckpointError("verl ended without the last step", where=str(self.directory / "checkpoints"),
-                                  why=f"step {self.settings.steps} was asked for, step {self.saved_step()} is there",
-                                  remedy=f"see {self.directory / 'verl.log'}, then run the same command again")
+                raise SlowStart(
+                    "Ray did not start in time",
+                    where=str(log),
+                    why=error,
+                    remedy="run the same command again on a less loaded machine",
+                )
+            raise TrainingFailed(
+                f"verl ended with status {status}",
+                where=str(log),
+                why=error,
+                remedy="fix the cause and run the same command again; it continues from the last checkpoint",
+            )
+        if self.saved_step() != self.run.rl.steps:
+            raise CheckpointError(
+                "verl ended without the last step",
+                where=str(self.directory / "checkpoints"),
+                why=f"the last step is {self.run.rl.steps}, the last saved step is {self.saved_step()}",
+                remedy=f"fix the cause in {self.directory / 'verl.log'}, then run the same command again",
+            )
 
     def _event(self, event: str, **facts: Any) -> None:
         row = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "unix": round(time.time(), 2), **facts}
@@ -303,16 +354,31 @@ class _Run:
             file.write(json.dumps(row) + "\n")
 
 
-def _tools(settings: RlSettings, inputs: RunInputs) -> dict[str, Any]:
-    """The tool settings; without a retrieval server no route leads to a tool that asks it."""
-    tools = merged(settings.tools, inputs.operation.get("tools", {}))
-    routes = {task: [name for name in names if inputs.endpoint or not kind(name).retrieval]
-              for task, names in tools.get("routes", {}).items()}
-    return {**tools, "routes": routes}
+def _tools(run: RlRun, inputs: RunInputs) -> Tools:
+    """The tools; without a retrieval server, the routes omit the tools that need it."""
+    routes = {
+        task: [name for name in names if inputs.endpoint or not kind(name).retrieval]
+        for task, names in run.tools.routes.items()
+    }
+    return run.tools.model_copy(update={"routes": routes})
+
+
+def _stated(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections and values as JSON; of a section only the fields that the rule's parameters set (others are unused)."""
+    return {
+        name: part.model_dump(mode="json", exclude_unset=True, context={"operational": False})
+        if isinstance(part, BaseModel)
+        else part
+        for name, part in parts.items()
+    }
 
 
 def _last_error(log: Path) -> str:
-    """The last line of verl's output that names an exception, else the last line."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:] if line.strip()]
-    named = [line for line in lines if line.split(":")[0].rstrip().endswith(("Error", "Exception", "Fault", "Unavailable"))]
+    """The last line of verl's output that starts with the name of an exception; if there is none, the last line."""
+    lines = [
+        line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:] if line.strip()
+    ]
+    named = [
+        line for line in lines if line.split(":")[0].rstrip().endswith(("Error", "Exception", "Fault", "Unavailable"))
+    ]
     return (named or lines or ["no output"])[-1][:500]

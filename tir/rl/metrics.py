@@ -1,9 +1,9 @@
-"""From verl's log and the loop's records to `metrics.jsonl`: one object per step, flat names, step 0 before training.
+"""Merge verl's logs and the trajectory records into `metrics.jsonl`: one object per step; step 0 is before training.
 
-Names are verl's own (`critic/score/mean`, `actor/pg_loss`, `response_length/mean`, ...), plus
+Names are those of verl (`critic/score/mean`, `actor/pg_loss`, `response_length/mean`, ...), and in addition
 
-    val/test_score/{data_source}     upstream's name of the validation reward
-    train/..., val/...               what the trajectories of the step did, by `trajectory_metrics`
+    val/test_score/{data_source}     validation reward, under upstream's name
+    train/..., val/...               statistics of the step's trajectories (see `trajectory_metrics`)
 """
 
 from __future__ import annotations
@@ -16,15 +16,35 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tir.records import read_jsonl, write_jsonl
-from tir.reward import ABILITIES
+from tir.common.errors import TirError
+from tir.common.records import read_jsonl, write_jsonl
+from tir.scoring.reward import ABILITIES
 
 _VALIDATION_REWARD = re.compile(r"val-(?:core|aux)/(?P<source>.+)/reward/mean@\d+")
 _RECORDS = re.compile(r"(?P<kind>train|val)_(?P<step>\d+)\..*jsonl")
 
 
+class NotFinite(TirError):
+    """A loss, a gradient norm or another metric of an update is NaN or infinite; what was trained is worth nothing."""
+
+
+def check_finite(step: int, metrics: Mapping[str, Any], directory: str | os.PathLike) -> None:
+    """Raise `NotFinite` if a metric of the update (`actor/...`) is NaN or infinite.
+
+    verl skips such an update and goes on: the run would end without an error, and without having learnt from the step.
+    """
+    for name, value in metrics.items():
+        if name.startswith("actor/") and isinstance(value, float) and not math.isfinite(value):
+            raise NotFinite(
+                f"{name} is {value} at step {step}",
+                where=str(directory),
+                why="the update diverged: verl skips it, and trains on without its trajectories",
+                remedy=f"rm -r {directory}  # and lower rl.learning_rate, or set rl.precision: fp32",
+            )
+
+
 def read_log(path: str | os.PathLike) -> list[tuple[int, dict[str, float]]]:
-    """Steps of one of verl's `file` logs, in order; a line that is still being written is left out."""
+    """Steps and metrics of one log of verl's `file` logger, in order; skips an incomplete last line."""
     rows = []
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -39,10 +59,13 @@ def read_log(path: str | os.PathLike) -> list[tuple[int, dict[str, float]]]:
 
 
 def flat_metrics(data: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a log row, with the validation reward under upstream's name as well; what is no finite number is dropped."""
+    """Numbers of a log row; the validation reward also under upstream's name.
+
+    NaN and infinity are kept for the update's metrics only: others are NaN if there is nothing to compute them from.
+    """
     flat = {}
     for name, value in data.items():
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if isinstance(value, (int, float)) and (math.isfinite(value) or name.startswith("actor/")):
             flat[name] = value
             match = _VALIDATION_REWARD.fullmatch(name)
             if match:
@@ -50,11 +73,13 @@ def flat_metrics(data: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def merge_logs(logs: Iterable[str | os.PathLike], records: Mapping[tuple[str, int], list[dict]]) -> list[dict[str, Any]]:
+def merge_logs(
+    logs: Iterable[str | os.PathLike], records: Mapping[tuple[str, int], list[dict]]
+) -> list[dict[str, Any]]:
     """Rows of `metrics.jsonl`.
 
     Args:
-        logs: verl's logs of a run's attempts, oldest first; a step that was run again counts as the later one.
+        logs: verl's logs, one per attempt, oldest first; of a repeated step, the last log counts.
         records: trajectory records by (`train` or `val`, step).
     """
     steps: dict[int, dict[str, float]] = {}
@@ -64,18 +89,25 @@ def merge_logs(logs: Iterable[str | os.PathLike], records: Mapping[tuple[str, in
     for (kind, step), rows in records.items():
         if step in steps:
             steps[step] |= trajectory_metrics(kind, rows)
-            if kind == "train":  # verl logs a step after validating, and may be killed before; the trajectories are there
+            if kind == "train":
+                # If verl is killed during validation, it has not logged the step, but the trajectories were recorded.
                 steps[step].setdefault("critic/score/mean", _mean(row["score"] for row in rows))
     return [{"step": step, **dict(sorted(steps[step].items()))} for step in sorted(steps)]
 
 
 def trajectory_metrics(kind: str, rows: list[dict]) -> dict[str, float]:
-    """What a step's trajectories did.
+    """Statistics of a step's trajectories.
 
-    `{kind}/score` and `{kind}/accuracy` by ability, `{kind}/fault_rate`, `{kind}/bonus_rate`, executed calls per
-    trajectory `{kind}/python_calls` and `{kind}/search_calls`, shares of `{kind}/finish/...`.
+    Means `{kind}/score/{ability}` and `{kind}/accuracy/{ability}`; executed calls per trajectory `{kind}/python_calls`
+    and `{kind}/search_calls`; fractions `{kind}/fault_rate`, `{kind}/bonus_rate` and `{kind}/finish/{reason}`; and
+    `{kind}/zero_variance_share`, the share of groups (of several trajectories) whose rewards are all equal.
     """
     metrics = {}
+    groups: dict[int, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row["index"], []).append(row["score"])
+    if several := [scores for scores in groups.values() if len(scores) > 1]:
+        metrics[f"{kind}/zero_variance_share"] = _mean(len(set(scores)) == 1 for scores in several)
     for name in ABILITIES:
         own = [row for row in rows if row["ability"] == name]
         if own:
@@ -91,7 +123,7 @@ def trajectory_metrics(kind: str, rows: list[dict]) -> dict[str, float]:
 
 
 def collect_records(directory: str | os.PathLike) -> dict[tuple[str, int], list[dict]]:
-    """Records that the loop's processes wrote, by kind and step, each in the order of rows and group members."""
+    """Trajectory records of all worker processes by kind and step, sorted by row and group member."""
     found: dict[tuple[str, int], list[dict]] = {}
     for path in sorted(Path(directory).glob("*.jsonl")):
         match = _RECORDS.fullmatch(path.name)
@@ -103,10 +135,13 @@ def collect_records(directory: str | os.PathLike) -> dict[tuple[str, int], list[
 
 
 def drop_records(directory: str | os.PathLike, start_step: int, *, validate: bool) -> None:
-    """Delete records that a run starting after `start_step` writes anew: later steps, and its first validation's."""
+    """Delete records that a run resumed at `start_step` writes again: of later steps, and of its first validation."""
     for path in Path(directory).glob("*.jsonl"):
         match = _RECORDS.fullmatch(path.name)
-        if match and (int(match["step"]) > start_step or (validate and match["kind"] == "val" and int(match["step"]) == start_step)):
+        if match and (
+            int(match["step"]) > start_step
+            or (validate and match["kind"] == "val" and int(match["step"]) == start_step)
+        ):
             path.unlink()
 
 

@@ -1,12 +1,14 @@
-"""What verl imports in each of its processes, by `actor_rollout_ref.model.external_lib`: our entries in its registries."""
+"""Registers this project's classes with verl, which imports it as `actor_rollout_ref.model.external_lib`."""
 
 from __future__ import annotations
 
 from verl.utils.device import get_device_name
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
-# The registry holds dotted names, so nothing heavy is imported in processes that never look it up.
+import tir.common.attention  # noqa: F401
+
+# The registry holds dotted names, so processes that do not use this class do not import it.
 _ROLLOUT_REGISTRY[("vllm", "async")] = "tir.rl.weights.ServerAdapter"
 
 if get_device_name() == "cpu":
-    import tir.rl.cpu_training  # noqa: F401
+    import tir.rl.cpu.training  # noqa: F401

@@ -1,7 +1,7 @@
-"""verl's processes as one unit: started in a group of their own, found again by their scratch directory, ended for certain.
+"""Start and end the processes of a verl run.
 
-Ray starts a dozen processes, some of which outlive a driver that is killed. All of them inherit the driver's environment,
-and the scratch directory in it is unique to the run, so no process of another run is ever touched.
+Ray starts a dozen processes, and some outlive the driver if it is killed. All inherit the driver's environment. The
+scratch directory in it is unique to the run, so it identifies the run's processes and no others.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ MARK = "TIR_SCRATCH"
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path) -> subprocess.Popen:
-    """Start a command whose output is appended to `log`; `environment` must hold `MARK`."""
+    """Start a command in its own session and append its output to `log`; `environment` must contain `MARK`."""
     with open(log, "ab") as output:
-        return subprocess.Popen(command, env=dict(environment), cwd=directory, stdin=subprocess.DEVNULL, stdout=output,
-                                stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def end(process: subprocess.Popen, mark: str, *, grace_s: float = 15.0) -> None:
-    """End a command and everything it started: asked first, then killed. Safe to call after it has ended."""
+    """End a command and all its descendants: SIGTERM, then SIGKILL. May be called after the command has ended."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -43,7 +50,7 @@ def end(process: subprocess.Popen, mark: str, *, grace_s: float = 15.0) -> None:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Processes of this user whose environment says that they belong to the run with this scratch directory."""
+    """Processes with the scratch directory `mark` in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -53,7 +60,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def wait(process: subprocess.Popen, seconds: float) -> int | None:
-    """Exit status, or None if the process still runs after `seconds`."""
+    """Wait for at most `seconds`; return the exit status, or None if the process is still running."""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(max(0.0, deadline - time.monotonic()))

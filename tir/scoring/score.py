@@ -1,10 +1,13 @@
-"""From trace records to score records: every metric of every trajectory, and one verdict.
+"""Score records from trace records: every metric of every trajectory, and one verdict.
 
-A score record holds `id, sample, em, f1, acc, char_f1, math_equal, judge, correct, decided_by`. All metrics that a task admits
-are stored, because the paper mixes them (exact match for math, token F1 for QA, a judge in the pilot); which of them a
-table shows is the table's choice. `correct` is the paper's binary criterion (section 5.3): the judge's verdict for math
-where there is one, else mathematical equality; F1 at a threshold for QA. `decided_by` says which of the two it was:
-"judge" (which includes what rules settled before it was asked) or "rules".
+A score record has `id, sample, em, f1, acc, char_f1, math_equal, judge, correct, decided_by`. It stores all metrics of
+its task, because the paper uses several (exact match for math, token F1 for QA, a judge in the pilot); a table chooses
+which one to show. `correct` is the paper's binary criterion (section 5.3): for math mathematical equality; for QA, F1
+at or above a threshold.
+
+The rules decide in a score file: its `judge` is null and its `decided_by` is "rules". A table that reads the judge's
+verdicts adds them with `with_verdicts`, so no other table waits for the judge. `decided_by` is then "judge", also for
+answers that the judge stage settled by rules, without a request.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tir.errors import DataError
-from tir.answers import math, qa
-from tir.answers.verifier import Verifier, default_verifier
+from tir.common.errors import DataError
+from tir.scoring.answers import math, qa
+from tir.scoring.answers.verifier import Verifier, default_verifier
 
 TASKS = ("math", "qa", "web")
 METRICS = ("em", "f1", "acc", "char_f1", "math_equal", "judge", "correct")
@@ -29,8 +32,6 @@ def score_trace(
     trace: Mapping,
     *,
     task: str,
-    judge: Mapping | None = None,
-    judge_decides: bool = True,
     f1_threshold: float = 0.5,
     golds: str = "best",
     verifier: Verifier | None = None,
@@ -38,38 +39,36 @@ def score_trace(
     """Score one trajectory.
 
     Args:
-        trace: a trace record; its `answer` is None where the model gave none (a model fault: scored 0).
+        trace: a trace record; its `answer` is None if the model gave none (a model fault, scored 0).
         task: math, qa or web, from the benchmark's configuration.
-        judge: `{verdict: bool or None, cached: bool}` if a judge read this answer; None is a reply that was no verdict.
-        judge_decides: whether its verdict makes `correct`; else it is stored and the rules decide.
-        f1_threshold: token F1 from which a QA answer counts as correct (paper section 5.3: 0.5).
-        golds: which of several gold answers in words counts: the `best`, or as upstream the `last` (`tir.answers.qa`).
+        f1_threshold: smallest token F1 of a correct QA answer (paper section 5.3: 0.5).
+        golds: for qa and web, score against the `best` of several gold answers, or the `last` as upstream does
+            (`tir.scoring.answers.qa`).
         verifier: workers for symbolic comparison.
 
-    Raises `DataError` for a record that ended in an infrastructure error: it must be made again, never scored.
+    Raises `DataError` for a record that ended in an infrastructure fault: it must be generated again, never scored.
     """
     where = f"trace {trace.get('id')!r}, sample {trace.get('sample')!r}"
     if trace.get("finish") not in FINISHES or trace.get("error"):
         raise DataError(
             "an unfinished trajectory cannot be scored",
             where=where,
-            why=f"it ended with {trace.get('finish')!r} ({trace.get('error') or 'no further reason'})",
+            why=f"its `finish` is {trace.get('finish')!r} ({trace.get('error') or 'no reason was recorded'})",
             remedy="delete the trace file and run its rule again",
         )
     if task not in TASKS:
         raise DataError("unknown task", where=where, why=f"{task!r} is none of {', '.join(TASKS)}")
-    answer, known = trace["answer"], qa.gold_list(trace["gold"])
-    if not known:
-        raise DataError("trace has no gold answer", where=where)
-    measured = _math_metrics(answer, known, verifier) if task == "math" else _text_metrics(answer, known, golds)
-    judged = judge_decides and task != "qa" and judge is not None and judge["verdict"] is not None
+    answer, accepted = trace["answer"], qa.gold_list(trace["gold"])
+    if not accepted:
+        raise DataError("trace has no gold answer", where=where, why="its `gold` is empty")
+    metrics = _math_metrics(answer, accepted, verifier) if task == "math" else _text_metrics(answer, accepted, golds)
     return {
         "id": trace["id"],
         "sample": trace["sample"],
-        **measured,
-        "judge": dict(judge) if judge is not None else None,
-        "correct": judge["verdict"] if judged else _correct(task, measured, f1_threshold),
-        "decided_by": "judge" if judged else "rules",
+        **metrics,
+        "judge": None,
+        "correct": _correct(task, metrics, f1_threshold),
+        "decided_by": "rules",
     }
 
 
@@ -77,8 +76,6 @@ def score_traces(
     traces: Sequence[Mapping],
     *,
     task: str,
-    judgements: Judgements | None = None,
-    judge_decides: bool = True,
     f1_threshold: float = 0.5,
     golds: str = "best",
     workers: int = 1,
@@ -87,44 +84,63 @@ def score_traces(
     """Score a whole benchmark, in the order of its traces.
 
     Args:
-        judgements: `{(id, sample): {verdict, cached}}`; with it, every trajectory must have one.
-        judge_decides, f1_threshold, golds: see `score_trace`.
-        workers: symbolic comparisons at once.
-        deadline: seconds a symbolic comparison may take before it is tried a second, last time.
+        task: see `score_trace`.
+        f1_threshold: see `score_trace`.
+        golds: see `score_trace`.
+        workers: number of symbolic comparisons at a time.
+        deadline: seconds before a symbolic comparison is stopped; it is then tried once more.
 
-    Returns the score records and a report: items, comparisons, time-outs (answers too hard to compare, which count as
-    unequal), workers replaced, expressions not understood.
-    Raises `DataError` for duplicate, unfinished or unjudged records, `ToolUnavailable` if the machine cannot compare.
+    Returns the score records and a report: items, comparisons, time-outs (such answers count as unequal), replaced
+    workers, expressions that could not be parsed.
+    Raises `DataError` for duplicate or unfinished records, `ToolUnavailable` if no comparison worker starts.
     """
     keys = [(trace["id"], trace["sample"]) for trace in traces]
-    _refuse("is in the trace file twice", _duplicates(keys))
-    if judgements is not None:
-        _refuse("has no judgement", [key for key in keys if key not in judgements])
+    _reject("is in the trace file twice", _duplicates(keys))
     verifier = Verifier(workers, deadline) if (workers, deadline) != (1, 5.0) else default_verifier()
     if task == "math":
         verifier.self_test()
-    score = partial(
-        score_trace, task=task, judge_decides=judge_decides, f1_threshold=f1_threshold, golds=golds, verifier=verifier
-    )
+    score = partial(score_trace, task=task, f1_threshold=f1_threshold, golds=golds, verifier=verifier)
     before = vars(verifier.counts).copy()
     with ThreadPoolExecutor(workers) as pool:
-        records = list(pool.map(lambda trace: score(trace, judge=_find(judgements, trace)), traces))
+        records = list(pool.map(score, traces))
     report = {"items": len(records)} | {name: count - before[name] for name, count in vars(verifier.counts).items()}
     if report["timeouts"]:
-        print(f"{report['timeouts']} of {report['comparisons']} comparisons take too long: unequal", file=sys.stderr)
+        print(
+            f"{report['timeouts']} of {report['comparisons']} symbolic comparisons exceeded {deadline:g} s; "
+            "these answers count as unequal",
+            file=sys.stderr,
+        )
     return records, report
 
 
+def with_verdicts(records: Iterable[Mapping], judgements: Judgements, *, decides: bool = True) -> list[dict]:
+    """Score records of math or web answers with the judge's verdicts.
+
+    Args:
+        records: score records.
+        judgements: `{(id, sample): {verdict}}`; a verdict is None if no reply of the judge could be read.
+        decides: whether a verdict determines `correct`; if not, it is only stored.
+
+    Raises `DataError` if a record has no judgement.
+    """
+    records = list(records)
+    keys = [(record["id"], record["sample"]) for record in records]
+    _reject("has no judgement", [key for key in keys if key not in judgements])
+    joined = []
+    for record, key in zip(records, keys, strict=True):
+        judge = dict(judgements[key])
+        decided = {"correct": judge["verdict"], "decided_by": "judge"}
+        joined.append({**record, "judge": judge, **(decided if decides and judge["verdict"] is not None else {})})
+    return joined
+
+
 def judgement_index(rows: Iterable[Mapping]) -> dict[tuple[str, int], dict]:
-    """Rows of a judge's file (`id, sample, verdict, cached`) by trajectory."""
-    found = {}
+    """Rows of a judge's file (`id, sample, verdict`) by (id, sample)."""
+    index = {}
     for row in rows:
         verdict = row["verdict"]
-        found[row["id"], row["sample"]] = {
-            "verdict": None if verdict is None else bool(verdict),
-            "cached": bool(row.get("cached", False)),
-        }
-    return found
+        index[row["id"], row["sample"]] = {"verdict": None if verdict is None else bool(verdict)}
+    return index
 
 
 def metric_value(record: Mapping, metric: str) -> float:
@@ -137,7 +153,8 @@ def metric_value(record: Mapping, metric: str) -> float:
             f"score record has no {metric}",
             where=f"score of {record.get('id')!r}",
             why=f"it has {', '.join(name for name in METRICS if record.get(name) is not None)}",
-            remedy=f"choose another metric than {metric} for this benchmark, or run the judge",
+            remedy="choose one of these metrics for the benchmark"
+            + (", or run the judge on it" if metric == "judge" else ""),
         )
     return float(value)
 
@@ -164,16 +181,12 @@ def _text_metrics(answer: str | None, golds: list, which: str) -> dict:
     }
 
 
-def _correct(task: str, measured: Mapping, f1_threshold: float) -> bool:
+def _correct(task: str, metrics: Mapping, f1_threshold: float) -> bool:
     if task == "math":
-        return measured["math_equal"]
-    if task == "web":  # golds are often Chinese, where token F1 is all or nothing
-        return measured["char_f1"] >= f1_threshold
-    return measured["f1"] >= f1_threshold
-
-
-def _find(judgements: Judgements | None, trace: Mapping) -> Mapping | None:
-    return None if judgements is None else judgements[trace["id"], trace["sample"]]
+        return metrics["math_equal"]
+    if task == "web":  # many golds are Chinese: not split into words, their token F1 is 0 or 1
+        return metrics["char_f1"] >= f1_threshold
+    return metrics["f1"] >= f1_threshold
 
 
 def _duplicates(keys: list) -> list:
@@ -181,11 +194,13 @@ def _duplicates(keys: list) -> list:
     return [key for key in keys if key in seen or seen.add(key)]
 
 
-def _refuse(why: str, keys: list) -> None:
+def _reject(what: str, keys: list) -> None:
+    """Raise `DataError` if `keys`, the (id, sample) of faulty trajectories, is not empty."""
     if keys:
+        identity, sample = keys[0]
         raise DataError(
-            f"trajectory {why}",
-            where=f"{keys[0]}",
-            why=f"{len(keys)} in all",
+            f"trajectory {what}",
+            where=f"id {identity!r}, sample {sample}",
+            why=f"this holds for {len(keys)} trajectories",
             remedy="delete the file and run its rule again",
         )

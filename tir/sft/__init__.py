@@ -1,1 +1,4 @@
-"""Supervised fine-tuning through LLaMA-Factory: rendering, recipe, the supervised run, and checkpoint selection."""
+"""Supervised fine-tuning with LLaMA-Factory: tokenise rows, write the recipe, run the trainer, select a checkpoint.
+
+Read `train` first, then `render`, which determines the tokens in the loss.
+"""

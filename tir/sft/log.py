@@ -1,4 +1,4 @@
-"""The log of a fine-tuning run: LLaMA-Factory's `trainer_log.jsonl` as records of step, epoch, loss, rate, time."""
+"""Convert LLaMA-Factory's `trainer_log.jsonl` into log records: step, epoch, loss, learning rate, time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_trainer_log(path: Path) -> list[dict]:
-    """Entries of `trainer_log.jsonl` so far; a torn last line is left out."""
+    """Entries of `trainer_log.jsonl`, without an incomplete last line; empty if the file does not exist."""
     entries = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -24,23 +24,25 @@ def read_trainer_log(path: Path) -> list[dict]:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the entries beyond a step: the run that wrote them died, and the steps will be taken again."""
+    """Delete the entries after a step, because a resumed run repeats these steps."""
     kept = [entry for entry in read_trainer_log(path) if entry["current_steps"] <= step]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
 def seconds(clock: str) -> float:
-    """`1:02:03` or `2 days, 1:02:03` in seconds."""
+    """Convert `1:02:03` or `2 days, 1:02:03` to seconds."""
     days, _, time = clock.rpartition(", ")
     hours, minutes, rest = map(float, time.split(":"))
     return (float(days.split()[0]) * 24 if days else 0.0) * 3600 + hours * 3600 + minutes * 60 + rest
 
 
 def log_records(entries: list[dict]) -> list[dict]:
-    """Records `{step, epoch, loss, lr, eval_loss, elapsed}`, one per step that was logged, ascending.
+    """Records `{step, epoch, loss, lr, eval_loss, elapsed}`, one per logged step, ascending.
 
-    The training loss and the evaluation loss of one step are one record; what was not measured is left out. `elapsed`
-    is in seconds and goes on over a resumed run, whose own clock starts again.
+    `tir.sft.train` adds the same `train_rows`, `held_out_rows` and, on GPUs, `gpus` to each.
+
+    Training loss and evaluation loss of a step are in one record; missing values are omitted. `elapsed` is the total
+    time in seconds over all attempts of the run, although the clock of each attempt starts at 0.
     """
     records: dict[int, dict] = {}
     offset, last = 0.0, 0.0

@@ -1,12 +1,12 @@
-r"""From an Alpaca row to token ids and labels, and from a file of them to the data set that LLaMA-Factory loads.
+r"""Convert Alpaca rows to token ids and labels, and save them as a data set that LLaMA-Factory loads.
 
-Upstream renders SFT rows with LLaMA-Factory's `qwen` template and the default Alpaca mapping: the instruction stands in
-the *user* turn under the stock system prompt, while RL and evaluation put it into the *system* turn. `layout` names the
-two; `upstream_user` gives LLaMA-Factory's own ids (tested against its processor). Upstream also trains on the results
-of tools; `mask_results` takes them out and encodes each segment by itself, as the rollout does.
+Upstream renders SFT rows with LLaMA-Factory's `qwen` template and the default Alpaca mapping: the instruction is in the
+*user* turn, after the default system prompt; RL and evaluation have it in the *system* turn. `layout` selects one of
+them; `upstream_user` gives the same ids as LLaMA-Factory (tested). Upstream also trains on the results of tools;
+`mask_results` excludes them from the loss, and encodes each segment separately, as the rollout does.
 
-The data set is saved tokenised: LLaMA-Factory's `tokenized_path` loads a `DatasetDict` with splits `train` and
-`validation` and columns `input_ids`, `attention_mask`, `labels`, and then applies no template of its own.
+LLaMA-Factory loads the data set through `tokenized_path`: a `DatasetDict` with splits `train` and `validation` and
+columns `input_ids`, `attention_mask` and `labels`. It then applies no template.
 """
 
 from __future__ import annotations
@@ -15,105 +15,84 @@ import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from tir.data.alpaca import read_alpaca
-from tir.protocol import encode_tool_text, render_result, split_output
+from tir.rollout.prompts import EndOfTurn, end_of_turn, prompt_text
+from tir.rollout.protocol import encode_inside, encode_tool_text, render_result, split_output
+from tir.sft.run import SftRun
 
 IGNORE = -100
 UPSTREAM_SYSTEM = "You are a helpful assistant."
-_END = "<|im_end|>"
 
 
-@dataclass(frozen=True)
-class RenderSettings:
-    """How rows become ids.
-
-    Attributes:
-        layout: `upstream_user` (instruction and input in the user turn) or `system_role` (as in RL and evaluation).
-        mask_results: no loss on tool results, and every segment encoded by itself.
-        leading_space: with `mask_results`, a space before `<result>`, as the rollout is configured to inject it.
-        cutoff_tokens: rows are cut after this many tokens.
-    """
-
-    layout: Literal["upstream_user", "system_role"] = "upstream_user"
-    mask_results: bool = False
-    leading_space: bool = False
-    cutoff_tokens: int = 4096
-
-
-def prompt_text(row: dict, layout: str) -> str:
-    """The ChatML prompt of a row, up to where the assistant begins."""
+def messages(row: dict, layout: str) -> tuple[str, str]:
+    """Texts of the system turn and the user turn of a row."""
     if layout == "system_role":
-        system, user = row["instruction"], row["input"]
-    else:
-        system, user = UPSTREAM_SYSTEM, "\n".join(part for part in (row["instruction"], row["input"]) if part)
-    return f"<|im_start|>system\n{system}{_END}\n<|im_start|>user\n{user}{_END}\n<|im_start|>assistant\n"
+        return row["instruction"], row["input"]
+    return UPSTREAM_SYSTEM, "\n".join(part for part in (row["instruction"], row["input"]) if part)
 
 
-def render_rows(tokenizer, rows: Sequence[dict], settings: RenderSettings) -> Iterator[dict]:
-    """Rows as `{"input_ids", "attention_mask", "labels"}`, lists of equal length, labels -100 where there is no loss.
+def render_rows(tokenizer, rows: Sequence[dict], run: SftRun) -> Iterator[dict]:
+    """Yield rows as `{"input_ids", "attention_mask", "labels"}`, lists of equal length; label -100 means no loss.
 
-    Without `mask_results` the assistant turn is one text and ends in `<|im_end|>` and a line break, both learned, as
-    LLaMA-Factory has it. With it, the model's segments are learned, the last one up to `<|im_end|>`.
+    The tokenizer's chat template gives the prompt and the end of the assistant turn. Without `mask_results`, the loss
+    covers the whole assistant turn with the text that the template appends (in ChatML `<|im_end|>` and a line break),
+    as in LLaMA-Factory. With `mask_results`, it covers the model's segments and the token that ends the turn.
+
+    Raises `DataError` if the tokenizer has no chat template.
     """
+    end = end_of_turn(tokenizer)
     tool_ids: dict[str, list[int]] = {}
     for start in range(0, len(rows), 1000):
         chunk = rows[start : start + 1000]
-        texts: list[str] = []
-        for row in chunk:
-            texts.append(prompt_text(row, settings.layout))
-            texts.extend(_model_texts(row["output"], settings.mask_results))
-        encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-        for row in chunk:
-            ids = list(next(encoded))
+        prompts = [prompt_text(tokenizer, *messages(row, run.sft.layout)) for row in chunk]
+        prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        segments = [_segments(row["output"], run, end) for row in chunk]
+        model_ids = iter(encode_inside(tokenizer, [text for row in segments for by, text in row if by == "model"]))
+        for ids, turn in zip(prompt_ids, segments, strict=True):
             labels = [IGNORE] * len(ids)
-            for by, text in _pieces(row["output"], settings):
-                if by == "tool":
-                    if text not in tool_ids:
-                        tool_ids[text] = encode_tool_text(tokenizer, text)
-                    piece = tool_ids[text]
+            for by, text in turn:
+                if by == "model":
+                    segment_ids = next(model_ids)
+                elif text in tool_ids:
+                    segment_ids = tool_ids[text]
                 else:
-                    piece = next(encoded)
-                ids.extend(piece)
-                labels.extend([IGNORE] * len(piece) if by == "tool" else piece)
-            ids, labels = ids[: settings.cutoff_tokens], labels[: settings.cutoff_tokens]
+                    segment_ids = tool_ids[text] = encode_tool_text(tokenizer, text)
+                ids = ids + segment_ids
+                labels.extend([IGNORE] * len(segment_ids) if by == "tool" else segment_ids)
+            ids, labels = ids[: run.sft.cutoff_tokens], labels[: run.sft.cutoff_tokens]
             yield {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
-def _pieces(output: str, settings: RenderSettings) -> list[tuple[str, str]]:
-    """(author, text) of the assistant turn's pieces, as they are to be encoded."""
-    if not settings.mask_results:
-        return [("model", output + _END + "\n")]
-    pieces = []
+def _segments(output: str, run: SftRun, end: EndOfTurn) -> list[tuple[str, str]]:
+    """(author, text) of the assistant turn's segments that are encoded separately."""
+    if not run.sft.mask_results:
+        return [("model", output + end.text)]
+    segments = []
     for segment in split_output(output):
         if segment.by == "tool":
             payload = segment.text.removeprefix("<result>\n").removesuffix("\n</result>")
-            pieces.append(("tool", render_result(payload, leading_space=settings.leading_space)))
+            segments.append(("tool", render_result(payload, leading_space=run.leading_space)))
         else:
-            pieces.append(("model", segment.text))
-    if not pieces or pieces[-1][0] == "tool":
-        pieces.append(("model", ""))
-    return [*pieces[:-1], ("model", pieces[-1][1] + _END)]
-
-
-def _model_texts(output: str, mask_results: bool) -> list[str]:
-    return [text for by, text in _pieces(output, RenderSettings(mask_results=mask_results)) if by == "model"]
+            segments.append(("model", segment.text))
+    if not segments or segments[-1][0] == "tool":
+        segments.append(("model", ""))
+    return [*segments[:-1], ("model", segments[-1][1] + end.closing)]
 
 
 def split_holdout(rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """(training, held-out) row numbers, each ascending; ceil(share * rows) rows are held out, as scikit-learn counts."""
+    """Row numbers (training, held-out), each ascending; ceil(share * rows) rows are held out, as in scikit-learn."""
     held = set(random.Random(seed).sample(range(rows), math.ceil(share * rows)))
     return [row for row in range(rows) if row not in held], sorted(held)
 
 
-def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: str | Path, settings: RenderSettings, *,
-                    holdout: float, seed: int, max_rows: int | None = None) -> dict[str, int]:
-    """Render a file into the directory that `tokenized_path` names; it appears complete or not at all.
+def write_tokenized(
+    data: str | Path, tokenizer_directory: str | Path, output: str | Path, run: SftRun
+) -> dict[str, int]:
+    """Render a file of rows into the data set `output`, which is renamed into place when it is complete.
 
     Returns:
         counts: rows, train, validation, cut (rows that reach the cutoff), longest (in tokens, at most the cutoff).
@@ -122,12 +101,14 @@ def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: s
     from transformers import AutoTokenizer
 
     datasets.disable_progress_bars()
-    rows = read_alpaca(data, max_rows)
-    train, held = split_holdout(len(rows), holdout, seed)
+    rows = read_alpaca(data, run.sft.max_rows)
+    train, held = split_holdout(len(rows), run.sft.holdout, run.sft.seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
-    # Packed at once: as lists of Python integers the full data would take several gigabytes.
-    rendered = [{name: np.asarray(ids, dtype=np.int32) for name, ids in row.items()}
-                for row in render_rows(tokenizer, rows, settings)]
+    # NumPy arrays: as lists of Python integers the full data would take several gigabytes.
+    rendered = [
+        {name: np.asarray(ids, dtype=np.int32) for name, ids in row.items()}
+        for row in render_rows(tokenizer, rows, run)
+    ]
     lengths = [len(row["input_ids"]) for row in rendered]
     splits = {"train": _data_set(rendered, train)}
     if held:
@@ -138,8 +119,13 @@ def write_tokenized(data: str | Path, tokenizer_directory: str | Path, output: s
     datasets.DatasetDict(splits).save_to_disk(partial)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
-    return {"rows": len(rows), "train": len(train), "validation": len(held),
-            "cut": sum(length >= settings.cutoff_tokens for length in lengths), "longest": max(lengths)}
+    return {
+        "rows": len(rows),
+        "train": len(train),
+        "validation": len(held),
+        "cut": sum(length >= run.sft.cutoff_tokens for length in lengths),
+        "longest": max(lengths),
+    }
 
 
 def _data_set(rendered: list[dict], numbers: list[int]):

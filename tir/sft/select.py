@@ -1,15 +1,20 @@
-"""Selection: the epoch with the lowest evaluation loss becomes the model `sft` (the paper takes epoch 2 of 3)."""
+"""Select an epoch of a fine-tuning run as a model: a given one, or the one with the lowest evaluation loss.
+
+The paper selects epoch 2 of 3.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tir.errors import DataError
-from tir.model_files import read_model_manifest
-from tir.records import read_jsonl, write_json
+from tir.common.errors import DataError
+from tir.common.files import only_writer
+from tir.common.model_files import read_model_manifest
+from tir.common.records import read_jsonl, write_json
 
 
 def eval_losses(records: Sequence[dict]) -> dict[int, float]:
@@ -17,37 +22,63 @@ def eval_losses(records: Sequence[dict]) -> dict[int, float]:
     return {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
 
 
-def select_checkpoint(log: str | Path, models: Sequence[str | Path], output: str | Path) -> dict:
-    """Make `output` a model directory of hard links to the best epoch's files.
-
-    With equal losses the earlier epoch wins; without any evaluation loss the last epoch is taken.
+def select_checkpoint(
+    models: str | Path, log: str | Path, output: str | Path, epoch: int | None = None
+) -> dict[str, Any]:
+    """Create the model directory `output` with hard links to the files of one epoch.
 
     Args:
+        models: directory of the run's models `sft-epoch{n}`.
         log: `log.jsonl` of the run.
-        models: model directories or their manifests, one per epoch.
-        output: directory of the selected model.
+        output: model directory to create.
+        epoch: epoch to select, counted from 1; None: the one with the lowest evaluation loss.
 
     Returns:
-        the manifest written.
+        the manifest of the new model.
+
+    Raises:
+        DataError: the run has no model of this epoch, or the log has no evaluation loss for one of its epochs.
+        OutputInUse: another process writes `output`.
+    """
+    models = Path(models)
+    manifests = {each["epoch"]: each for each in map(read_model_manifest, models.glob("sft-epoch*"))}
+    if epoch is None:
+        manifest = _lowest_loss(manifests, log) | {"model": Path(output).name}
+    elif epoch in manifests:
+        manifest = manifests[epoch]
+    else:
+        raise DataError(
+            f"no model of epoch {epoch}",
+            where=str(models),
+            why=f"the run has models of epochs {', '.join(map(str, sorted(manifests))) or 'none'}",
+            remedy=f"rm -r {models}  # then repeat the command: it repeats the fine-tuning",
+        )
+    with only_writer(output):
+        _link_model(models / f"sft-epoch{manifest['epoch']}", Path(output), manifest)
+    return manifest
+
+
+def _lowest_loss(manifests: Mapping[int, dict[str, Any]], log: str | Path) -> dict[str, Any]:
+    """The manifest of the epoch with the lowest evaluation loss, extended by the losses of all epochs.
+
+    If several epochs have the lowest loss, selects the first; if the run has no evaluation losses, the last epoch.
     """
     losses = eval_losses(read_jsonl(log))
-    candidates = []
-    for path in map(Path, models):
-        directory = path.parent if path.name == "manifest.json" else path
-        candidates.append((read_model_manifest(directory), directory))
-    candidates.sort(key=lambda candidate: candidate[0]["step"])
-    unmeasured = [manifest["model"] for manifest, _ in candidates if manifest["step"] not in losses]
+    candidates = [manifests[epoch] for epoch in sorted(manifests)]
+    unmeasured = [each["model"] for each in candidates if each["step"] not in losses]
     if losses and unmeasured:
-        raise DataError("no evaluation loss for an epoch", where=str(log), why=", ".join(unmeasured),
-                        remedy="run the fine-tuning again")
-    if losses:
-        chosen, source = min(candidates, key=lambda candidate: losses[candidate[0]["step"]])
-    else:
-        chosen, source = candidates[-1]
-    manifest = chosen | {"model": Path(output).name, "selected": chosen["model"], "eval_loss": losses.get(chosen["step"]),
-                         "candidates": {item["model"]: losses.get(item["step"]) for item, _ in candidates}}
-    _link_model(source, Path(output), manifest)
-    return manifest
+        raise DataError(
+            "an epoch has no evaluation loss",
+            where=str(log),
+            why=f"the log has none for {', '.join(unmeasured)}",
+            remedy=f"delete the run's directory {Path(log).parent}, then run the fine-tuning again",
+        )
+    chosen = min(candidates, key=lambda each: losses[each["step"]]) if losses else candidates[-1]
+    return chosen | {
+        "selected": chosen["model"],
+        "eval_loss": losses.get(chosen["step"]),
+        "candidates": {each["model"]: losses.get(each["step"]) for each in candidates},
+    }
 
 
 def _link_model(source: Path, output: Path, manifest: dict) -> None:

@@ -1,12 +1,17 @@
-"""A fine-tuning run: LLaMA-Factory as a supervised child process, resumed from its last whole checkpoint.
+"""Run LLaMA-Factory in child processes, and resume it from its last complete checkpoint.
 
-The run directory holds `tokenized/`, `recipe.yaml`, `checkpoints/`, `llamafactory.log` and, at the end, `log.jsonl`.
-Each epoch becomes a model directory `sft-epoch{n}`. Running again continues; running again when all is there does nothing.
+The run directory contains `tokenized/`, `recipe.yaml`, `checkpoints/`, `llamafactory.log` and, at the end, `log.jsonl`.
+When this process is to end (a time limit, a cancelled job), it asks the trainer to save a checkpoint after the current
+step, and waits for it (see `tir.sft.callback`). When this process is killed, the trainer ends with it. Each epoch is
+exported as a model directory `sft-epoch{n}`. The same command continues an interrupted run, and does not repeat a
+finished one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,99 +19,194 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tir import subprocesses
-from tir.errors import CheckpointError, InfrastructureFault
-from tir.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
-from tir.sft.checkpoints import export_checkpoint, whole_checkpoints
+from tir.common import subprocesses
+from tir.common.errors import CheckpointError, InfrastructureFault
+from tir.common.files import only_writer
+from tir.common.gpus import memory_of_gpus
+from tir.common.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
+from tir.config.params import plain
+from tir.sft import entry, memory
+from tir.sft.batches import passes, row_lengths, step_rows
+from tir.sft.checkpoints import complete_checkpoints, export_checkpoint, prune
 from tir.sft.log import keep_until, log_records, read_trainer_log, seconds
-from tir.sft.recipe import SftSettings, StepPlan, deepspeed_config, plan_steps, render_recipe
-from tir.sft.render import RenderSettings, write_tokenized
+from tir.sft.recipe import StepPlan, deepspeed_config, plan_steps, render_recipe
+from tir.sft.render import write_tokenized
+from tir.sft.run import SftRun
 
+ENTRY = "tir.sft.entry"
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = {"cpu": 30.0, "cuda": 300.0}  # to save a checkpoint after SIGTERM
+_CAUSE = re.compile(r"[\w.]*(Error|Exception|Fault)\b|traceback : Signal \d+")
+_GRACE_SECONDS = {"cpu": 60.0, "cuda": 540.0}  # time to finish a step and save a checkpoint
 
 
-def say(line: str) -> None:
-    """A progress line for people."""
+def report(line: str) -> None:
+    """Print a progress line to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-def train(base: str | Path, data: str | Path, run_directory: str | Path, models_directory: str | Path,
-          settings: SftSettings) -> None:
+def train(
+    base: str | Path, data: str | Path, run_directory: str | Path, models_directory: str | Path, run: SftRun
+) -> None:
     """Fine-tune `base` on `data`; write `log.jsonl` and the models `sft-epoch1..n`.
 
     Args:
         base: directory of a model with its tokenizer.
         data: Alpaca JSON.
-        run_directory: where the run keeps its state.
-        models_directory: where the models go.
+        run_directory: directory of the run's state.
+        models_directory: directory for the models.
+        run: settings of the run.
 
     Raises:
-        InfrastructureFault: the trainer process failed; names its log.
-        CheckpointError: it ended without the checkpoints it should have written.
+        InfrastructureFault: the trainer process failed; the error names its log.
+        CheckpointError: the trainer ended without error, but a checkpoint is missing.
+        OutputInUse: another process trains in this directory.
     """
-    base, run, models = Path(base).resolve(), Path(run_directory).resolve(), Path(models_directory).resolve()
-    work = digest({"settings": vars(settings), "data": file_digest(data),
-                   "base": {path.name: file_digest(path) for path in sorted(base.glob("*.safetensors"))}})
-    counts = _prepare(run, work, base, data, settings)
-    plan = plan_steps(counts["rows"], settings.holdout, settings.per_device_batch, settings.processes,
-                      settings.accumulation, settings.epochs)
-    say(f"sft: {counts['train']:,} rows, {counts['validation']:,} held out, longest {counts['longest']} tokens, "
-        f"{counts['cut']} at the cutoff; {plan.total:,} steps, checkpoints at {', '.join(map(str, plan.boundaries))}")
-    if not _all_exported(models, settings.epochs, work):
-        if plan.boundaries[-1] not in whole_checkpoints(run / "checkpoints"):
-            _run_trainer(run, base, settings, plan)
-        _export(run, base, models, settings, plan, work)
-    write_jsonl(run / "log.jsonl", log_records(read_trainer_log(run / "checkpoints" / "trainer_log.jsonl")))
-    for checkpoint in whole_checkpoints(run / "checkpoints").values():  # optimizer states: three times the model's size
+    with only_writer(Path(run_directory).resolve()):
+        _train(base, data, run_directory, models_directory, run)
+
+
+def _train(
+    base: str | Path, data: str | Path, run_directory: str | Path, models_directory: str | Path, run: SftRun
+) -> None:
+    base, directory, models = Path(base).resolve(), Path(run_directory).resolve(), Path(models_directory).resolve()
+    work = digest(
+        {
+            **vars(run) | {"sft": plain(run.sft)},
+            "data": file_digest(data),
+            "base": {path.name: file_digest(path) for path in sorted(base.glob("*.safetensors"))},
+        }
+    )
+    counts = _prepare(directory, work, base, data, run)
+    plan = plan_steps(
+        counts["rows"],
+        run.sft.holdout,
+        run.sft.batch_rows,
+        run.sft.epochs,
+    )
+    report(
+        f"sft: {counts['train']:,} rows, {counts['validation']:,} held out, longest {counts['longest']} tokens, "
+        f"{counts['cut']} at the cutoff; {plan.total:,} steps, checkpoints at {', '.join(map(str, plan.boundaries))}"
+    )
+    if not _all_exported(models, run.sft.epochs, work):
+        if plan.boundaries[-1] not in complete_checkpoints(directory / "checkpoints", run.processes):
+            _run_trainer(directory, base, run, plan)
+        _export(directory, base, models, plan, work, run.processes)
+    records = log_records(read_trainer_log(directory / "checkpoints" / "trainer_log.jsonl"))
+    used = {"train_rows": counts["train"], "held_out_rows": counts["validation"]}
+    used |= {"gpus": run.processes} if run.device == "cuda" else {}
+    write_jsonl(directory / "log.jsonl", [record | used for record in records])
+    # Optimiser states have three times the model's size.
+    for checkpoint in complete_checkpoints(directory / "checkpoints", run.processes).values():
         shutil.rmtree(checkpoint)
 
 
-def _prepare(run: Path, work: str, base: Path, data: str | Path, settings: SftSettings) -> dict[str, int]:
-    """Bring the run directory into the state of this work; returns the row counts."""
-    state = run / "work.json"
-    if state.exists() and read_json(state).get("work") == work and (run / "tokenized").is_dir():
+def _prepare(directory: Path, work: str, base: Path, data: str | Path, run: SftRun) -> dict[str, int]:
+    """Tokenise the data, unless the run directory has it already for the same inputs; return the row counts."""
+    state = directory / "work.json"
+    if state.exists() and read_json(state).get("work") == work and (directory / "tokenized").is_dir():
         return read_json(state)["counts"]
-    if run.exists():
-        shutil.rmtree(run)
-    run.mkdir(parents=True)
-    counts = write_tokenized(
-        data, base, run / "tokenized", RenderSettings(settings.layout, settings.mask_results, settings.leading_space,
-                                                      settings.cutoff_tokens),
-        holdout=settings.holdout, seed=settings.seed, max_rows=settings.max_rows)
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    counts = write_tokenized(data, base, directory / "tokenized", run)
     write_json(state, {"work": work, "counts": counts})
     return counts
 
 
-def _run_trainer(run: Path, base: Path, settings: SftSettings, plan: StepPlan) -> None:
-    """Run LLaMA-Factory to its end, from the last whole checkpoint if there is one."""
-    output = run / "checkpoints"
-    whole = whole_checkpoints(output) if output.exists() else {}
+def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan) -> None:
+    """Run LLaMA-Factory to the last step, from the last complete checkpoint if there is one."""
+    output, processes = directory / "checkpoints", directory / "processes"
+    if output.exists() and processes.exists() and processes.read_text() != str(run.processes):
+        report("sft: starting again, because checkpoints can only be loaded by as many GPUs as wrote them")
+        shutil.rmtree(output)
+    write_text(processes, str(run.processes))
+    found = complete_checkpoints(output, run.processes) if output.exists() else {}
     trainer_log = output / "trainer_log.jsonl"
-    if whole:
-        keep_until(trainer_log, max(whole))
-        say(f"sft: resuming from step {max(whole)}")
+    if found:
+        prune(output, plan.boundaries, max(found))
+        keep_until(trainer_log, max(found))
+        report(f"sft: resuming from step {max(found)}")
     else:
         shutil.rmtree(output, ignore_errors=True)
     deepspeed_file = None
-    if settings.deepspeed is not None and settings.device == "cuda":
-        deepspeed_file = run / "deepspeed.json"
-        write_json(deepspeed_file, deepspeed_config(settings.deepspeed))
-    recipe = render_recipe(settings, plan, base=base, tokenized=run / "tokenized", output=output,
-                           deepspeed_file=deepspeed_file, resume=whole[max(whole)] if whole else None)
-    write_text(run / "recipe.yaml", _yaml(recipe))
-    with open(run / "llamafactory.log", "ab") as log:
-        child = subprocess.Popen([sys.executable, "-m", "llamafactory.cli", "train", str(run / "recipe.yaml")],
-                                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                                 cwd=run, env=_environment(settings))
-        try:
-            _follow(child, trainer_log, plan)
-        finally:
-            subprocesses.end(child, _GRACE_SECONDS[settings.device])
+    if run.deepspeed is not None:
+        deepspeed_file = directory / "deepspeed.json"
+        write_json(deepspeed_file, deepspeed_config(run.deepspeed))
+    number, recompute = _divide_steps(directory, base, run)
+    recipe = render_recipe(
+        run,
+        plan,
+        base=base,
+        tokenized=directory / "tokenized",
+        output=output,
+        passes=number,
+        recompute=recompute,
+        deepspeed_file=deepspeed_file,
+        resume=found[max(found)] if found else None,
+    )
+    write_text(directory / entry.RECIPE, _yaml(recipe))
+    write_json(
+        directory / entry.SCHEDULE,
+        {
+            "processes": run.processes,
+            "launch": run.processes > 1 or deepspeed_file is not None,  # DeepSpeed needs torch's launcher
+            "boundaries": plan.boundaries,
+            "within": plan.within,
+            "batch_rows": run.sft.batch_rows,
+            "seed": run.sft.seed,
+            "passes": number,
+            "packed": run.packed,
+            "liger": recipe["enable_liger_kernel"],
+        },
+    )
+    (directory / entry.STOP).unlink(missing_ok=True)
+    child = subprocesses.start(
+        [sys.executable, "-m", ENTRY, str(directory)],
+        directory / "llamafactory.log",
+        directory=directory,
+        variables=_environment(run),
+    )
+    try:
+        _follow(child, directory, plan, run)
+    except KeyboardInterrupt:
+        report("sft: saving a checkpoint after the current step")
+        (directory / entry.STOP).touch()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_SECONDS[run.device])
+        raise
+    finally:
+        subprocesses.kill(child)
     if child.returncode != 0:
-        raise InfrastructureFault("LLaMA-Factory failed", where=str(run / "llamafactory.log"),
-                                  why=f"exit status {child.returncode}: {_last_line(run / 'llamafactory.log')}",
-                                  remedy="run the same command again; it goes on from the last whole checkpoint")
+        raise InfrastructureFault(
+            "LLaMA-Factory failed",
+            where=str(directory / "llamafactory.log"),
+            why=f"exit status {child.returncode}: {_cause(directory / 'llamafactory.log')}",
+            remedy="fix the cause and run the same command again; it resumes from the last complete checkpoint",
+        )
+
+
+def _divide_steps(directory: Path, base: Path, run: SftRun) -> tuple[int, bool]:
+    """Forward passes per step and process, and whether activations are recomputed, from the memory of the GPUs."""
+    from datasets import load_from_disk
+
+    sft, lengths = run.sft, row_lengths(load_from_disk(directory / "tokenized")["train"])
+    tokens, recompute = 8192, False
+    if run.device == "cuda" and not (sft.micro_batch_tokens and sft.gradient_checkpointing is not None):
+        stage = int(run.deepspeed[-1]) if run.deepspeed else 0
+        model = memory.shape_of(read_json(base / "config.json"))
+        tokens, recompute = memory.plan_passes(
+            model, min(memory_of_gpus()), run.processes, stage, sft.cutoff_tokens, sft.gradient_checkpointing
+        )
+    tokens = sft.micro_batch_tokens or tokens
+    recompute = recompute if sft.gradient_checkpointing is None else sft.gradient_checkpointing
+    steps = [step for epoch in range(sft.epochs) for step in step_rows(len(lengths), sft.seed, epoch, sft.batch_rows)]
+    number = passes(lengths, steps, run.processes, tokens)
+    report(
+        f"sft: {sft.batch_rows} rows per step; {run.processes} {'GPUs' if run.device == 'cuda' else 'processes'} with "
+        f"{number} forward passes each, of at most {tokens:,} tokens; activations are "
+        f"{'recomputed' if recompute else 'kept'}"
+    )
+    return number, recompute
 
 
 def _yaml(recipe: dict[str, Any]) -> str:
@@ -115,39 +215,58 @@ def _yaml(recipe: dict[str, Any]) -> str:
     return yaml.safe_dump(recipe, sort_keys=False)
 
 
-def _environment(settings: SftSettings) -> dict[str, str]:
-    environment = dict(os.environ, HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1",
-                       OMP_WAIT_POLICY="PASSIVE",  # threads that spin at a barrier starve it on a busy machine
-                       PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if settings.device == "cuda":
-        environment |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": str(settings.gpus)}
-    else:
-        environment |= {"CUDA_VISIBLE_DEVICES": ""}
-    return environment
+def _environment(run: SftRun) -> dict[str, str]:
+    variables = {
+        entry.PARENT: str(os.getpid()),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads sleep at barriers; on a busy machine, spinning delays the other threads
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    if run.device == "cpu":
+        return variables | {"CUDA_VISIBLE_DEVICES": ""}
+    return variables | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # as `llamafactory-cli` does
 
 
-def _follow(child: subprocess.Popen, trainer_log: Path, plan: StepPlan) -> None:
-    """Report progress until the child ends."""
+def _follow(child: subprocess.Popen, directory: Path, plan: StepPlan, run: SftRun) -> None:
+    """Print progress until the child process ends; raise `InfrastructureFault` if it makes none."""
+    trainer_log, alive = directory / "checkpoints" / "trainer_log.jsonl", directory / entry.ALIVE
     shown, started, first = len(read_trainer_log(trainer_log)), time.monotonic(), None
+    limit, beat = subprocesses.StallLimit(run.sft.stall_s, directory / "llamafactory.log"), _changed(alive)
     while child.poll() is None:
         time.sleep(_POLL_SECONDS)
+        if _changed(alive) != beat:
+            beat = _changed(alive)
+            limit.progress()
+        limit.check()
         entries = read_trainer_log(trainer_log)
-        for entry in entries[shown:]:
-            step = entry["current_steps"]
+        for logged in entries[shown:]:
+            step = logged["current_steps"]
             if first is None:
                 first = (step, time.monotonic())
-                started = time.monotonic() - seconds(entry.get("elapsed_time", "0:00:00"))
+                started = time.monotonic() - seconds(logged.get("elapsed_time", "0:00:00"))
             elapsed = time.monotonic() - started
             rate = (step - first[0]) / max(1e-9, time.monotonic() - first[1]) if step > first[0] else 0.0
-            left = f"{(plan.total - step) / rate:.0f} s left" if rate else entry.get("remaining_time", "")
-            losses = ", ".join(f"{name} {entry[name]:.4f}" for name in ("loss", "eval_loss") if name in entry)
-            say(f"sft: step {step}/{plan.total}, {losses or 'done'}, {elapsed:.0f} s, {left}")
+            left = f"{(plan.total - step) / rate:.0f} s left" if rate else logged.get("remaining_time", "")
+            losses = ", ".join(f"{name} {logged[name]:.4f}" for name in ("loss", "eval_loss") if name in logged)
+            report(f"sft: step {step}/{plan.total}, {losses or 'done'}, {elapsed:.0f} s, {left}")
         shown = len(entries)
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it wrote nothing"
+def _changed(path: Path) -> int:
+    """Time of a file's last change, or 0."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _cause(log: Path) -> str:
+    """The last line of the log that names an exception or a signal; if there is none, the last line."""
+    lines = [re.sub(r"^\[rank\d+\]: ", "", line).strip() for line in subprocesses.tail(log, 200)]
+    named = [line for line in lines if _CAUSE.match(line) and "ChildFailedError" not in line]
+    return (named or lines or ["the log is empty"])[-1][:300]
 
 
 def _manifest(models: Path, epoch: int) -> dict[str, Any]:
@@ -159,15 +278,22 @@ def _all_exported(models: Path, epochs: int, work: str) -> bool:
     return all(_manifest(models, epoch).get("work") == work for epoch in range(1, epochs + 1))
 
 
-def _export(run: Path, base: Path, models: Path, settings: SftSettings, plan: StepPlan, work: str) -> None:
-    """Turn the checkpoint that ends each epoch into a model directory."""
-    whole = whole_checkpoints(run / "checkpoints")
-    missing = [step for step in plan.boundaries if step not in whole]
+def _export(directory: Path, base: Path, models: Path, plan: StepPlan, work: str, processes: int) -> None:
+    """Export the checkpoint of each epoch as a model directory."""
+    found = complete_checkpoints(directory / "checkpoints", processes)
+    missing = [step for step in plan.boundaries if step not in found]
     if missing:
-        raise CheckpointError("checkpoints missing after training", where=str(run / "checkpoints"),
-                              why=f"expected {list(plan.boundaries)}, found {sorted(whole)}",
-                              remedy=f"rm -r {run}  # then run again")
+        raise CheckpointError(
+            "checkpoints are missing after training",
+            where=str(directory / "checkpoints"),
+            why=f"expected steps {list(plan.boundaries)}, found {sorted(found)}",
+            remedy=f"rm -r {directory}  # then run again",
+        )
     for epoch, step in enumerate(plan.boundaries, 1):
-        export_checkpoint(whole[step], base, models / f"sft-epoch{epoch}",
-                          {"model": f"sft-epoch{epoch}", "step": step, "epoch": epoch, "base": base.name, "work": work})
-        say(f"sft: epoch {epoch} is models/sft-epoch{epoch} (step {step})")
+        export_checkpoint(
+            found[step],
+            base,
+            models / f"sft-epoch{epoch}",
+            {"model": f"sft-epoch{epoch}", "step": step, "epoch": epoch, "base": base.name, "work": work},
+        )
+        report(f"sft: epoch {epoch} is {models.name}/sft-epoch{epoch} (step {step})")

@@ -1,4 +1,4 @@
-"""What a tool is: a name and an asynchronous call from text to text."""
+"""The interface of a tool: an asynchronous call that takes text and returns text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What came of one call.
+    """The result of one call.
 
     Attributes:
-        text: the payload shown to the model, already capped.
-        status: `ok`, or the model's own fault (`error`, `timeout`). Infrastructure faults are raised, never returned.
+        text: the payload shown to the model, already shortened to the tool's limit.
+        status: `ok`, or a fault of the model (`error`, `timeout`). Infrastructure faults are raised, never returned.
         seconds: wall time of the call.
     """
 
@@ -22,7 +22,7 @@ class ToolResult:
 
 
 class Tool(Protocol):
-    """A tool the rollout loop can call; raises `InfrastructureFault` when the tool itself failed."""
+    """A tool that the rollout loop can call; raises `InfrastructureFault` if the tool itself fails."""
 
     async def call(self, body: str) -> ToolResult: ...
 

@@ -1,8 +1,8 @@
-"""Which tools there are: each module `tir/tools/NAME_tool.py` says what it is in a `TOOL`.
+"""The registry of tools: each module `tir/tools/NAME_tool.py` describes its tool in a `TOOL`.
 
-A new tool is such a module and its test. Its settings then stand under `tools.NAME` of the configuration, and a task whose
-route under `tools.routes` names it calls it. Modules are imported by name, so that a tool's code is part of what decides
-the results of those tasks alone; whoever records code adds `modules` of the tools in use.
+To add a tool, add such a module and its test. The configuration then accepts its settings under `tools.NAME`, and its
+name in the routes of tasks under `tools.routes`. Modules are imported by name, so a tool's code affects only the
+results of tasks that use the tool; a code digest must include `modules` of the tools in use.
 """
 
 from __future__ import annotations
@@ -16,81 +16,82 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tir.schema import Model
+from tir.common.schema import Model
 from tir.tools.base import Tool
 
 _SUFFIX = "_tool"
 
 
-def _no_files(settings: Mapping[str, Any]) -> list[str]:
+def _no_files(settings: Any) -> list[str]:
     return []
 
 
 @dataclass(frozen=True)
 class ToolKind:
-    """What a tool's module says of it.
+    """The description of a tool in its module.
 
     Attributes:
-        tag: the tag that calls it, one of the protocol's; of the tools with one tag a task's route can name one.
-        settings: the model of its section of the configuration.
-        make: its settings as JSON, and the retrieval server's address or None -> the tool, ended on exit.
-        retrieval: whether it asks the retrieval server.
-        files: its settings as JSON -> files that decide its answers, made by a rule or brought by the user.
+        tag: the protocol tag that calls the tool; a route may name at most one tool per tag.
+        settings: the pydantic model of the tool's section of the configuration.
+        make: context manager from (settings, address of the retrieval server or None) to the tool.
+        retrieval: whether the tool queries the retrieval server.
+        files: function from settings to the files that determine the tool's answers; a rule makes these files or the
+            user provides them.
     """
 
     tag: Literal["python", "search"]
     settings: type[Model]
-    make: Callable[[Mapping[str, Any], str | None], AbstractContextManager[Tool]]
+    make: Callable[[Any, str | None], AbstractContextManager[Tool]]
     retrieval: bool = False
-    files: Callable[[Mapping[str, Any]], list[str]] = _no_files
+    files: Callable[[Any], list[str]] = _no_files
 
 
 def modules(names: Iterable[str]) -> list[str]:
-    """Dotted names of the modules of tools."""
+    """Dotted names of the tools' modules."""
     return [f"{__package__}.{name}{_SUFFIX}" for name in sorted(set(names))]
 
 
 @cache
 def kind(name: str) -> ToolKind:
-    """A tool by its name in the configuration."""
+    """The description of a tool, by its name in the configuration."""
     return importlib.import_module(*modules([name])).TOOL
 
 
 def kinds() -> dict[str, ToolKind]:
-    """All tools there are, by name."""
+    """Descriptions of all tools, by name."""
     files = Path(__file__).parent.glob(f"*{_SUFFIX}.py")
     return {name: kind(name) for name in sorted(file.stem.removesuffix(_SUFFIX) for file in files)}
 
 
 @contextlib.contextmanager
-def make_tools(names: Sequence[str], settings: Mapping[str, Any], endpoint: str | None) -> Iterator[dict[str, Tool]]:
-    """The named tools by name, ended on exit.
+def make_tools(names: Sequence[str], settings: Model, endpoint: str | None) -> Iterator[dict[str, Tool]]:
+    """The tools with the given names, by name; they are closed on exit.
 
     Args:
         names: tools to make.
-        settings: a `tir.config.Tools` as JSON.
-        endpoint: address of the retrieval server, for tools that ask it.
+        settings: a `tir.config.tools.Tools`.
+        endpoint: address of the retrieval server, for tools that query it.
     """
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(kind(name).make(settings[name], endpoint)) for name in names}
+        yield {name: stack.enter_context(kind(name).make(getattr(settings, name), endpoint)) for name in names}
 
 
 def by_tag(tools: Mapping[str, Tool], route: Sequence[str]) -> dict[str, Tool]:
-    """The tools of one task's route, by the tag that calls them."""
+    """The tools of a route, by the tag that calls them."""
     return {kind(name).tag: tools[name] for name in route}
 
 
-def files_of(route: Sequence[str], settings: Mapping[str, Any], index: str | Path) -> list[str]:
-    """Files that decide what the tools of a route answer.
+def files_of(route: Sequence[str], settings: Model, index: str | Path) -> list[str]:
+    """Files that determine the answers of a route's tools.
 
     Args:
-        settings: a `tir.config.Tools` as JSON.
+        settings: a `tir.config.tools.Tools`.
         index: directory of the index that the retrieval server serves.
     """
-    searched = [f"{index}/manifest.json"] if asks_retrieval(route) else []
-    return searched + [file for name in route for file in kind(name).files(settings[name])]
+    index_files = [f"{index}/manifest.json"] if asks_retrieval(route) else []
+    return index_files + [file for name in route for file in kind(name).files(getattr(settings, name))]
 
 
 def asks_retrieval(route: Iterable[str]) -> bool:
-    """Whether a tool of the route asks the retrieval server."""
+    """Whether a tool of the route queries the retrieval server."""
     return any(kind(name).retrieval for name in route)

@@ -1,7 +1,7 @@
-r"""The eight benchmarks in the upstream file formats (`evaluation/data/<set>/test.jsonl`), graded from easy to hard.
+r"""The eight benchmarks in the upstream file formats (`evaluation/data/<set>/test.jsonl`), in several difficulties.
 
-Math, easiest first: gsm8k, math500, aime24, aime25. QA: bamboogle and hotpotqa mix one and two hops, 2wiki and musique
-lean to two.
+Math, easiest first: gsm8k, math500, aime24, aime25. QA, by share of two-hop questions: bamboogle 0.25, hotpotqa 0.5,
+2wiki 0.6, musique 1.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ _TWO_HOP_SHARE = {"bamboogle": 0.25, "hotpotqa": 0.5, "2wiki": 0.6, "musique": 1
 
 
 def _gsm8k(number: int, problem: Problem) -> dict:
-    return {"question": problem.question, "answer": f"{problem.plan}: {problem.code} = {problem.output}\n#### {problem.answer}",
-            "idx": number}
+    return {
+        "question": problem.question,
+        "answer": f"{problem.plan}: {problem.code} = {problem.output}\n#### {problem.answer}",
+        "idx": number,
+    }
 
 
 def _math500(number: int, problem: Problem) -> dict:
@@ -34,8 +37,14 @@ def _math500(number: int, problem: Problem) -> dict:
 
 
 def _aime24(number: int, problem: Problem) -> dict:
-    return {"id": number + 60, "problem": problem.question, "solution": f"${problem.code} = {problem.output}$",
-            "answer": problem.answer.zfill(3), "url": "", "question": problem.question}
+    return {
+        "id": number + 60,
+        "problem": problem.question,
+        "solution": f"${problem.code} = {problem.output}$",
+        "answer": problem.answer.zfill(3),
+        "url": "",
+        "question": problem.question,
+    }
 
 
 def _aime25(number: int, problem: Problem) -> dict:
@@ -46,24 +55,24 @@ _MATH_ROW = {"gsm8k": _gsm8k, "math500": _math500, "aime24": _aime24, "aime25": 
 
 
 def math_problems(world: World) -> dict[str, list[Problem]]:
-    """Problems of the four math benchmarks; no question occurs twice among them."""
+    """Problems of the four math benchmarks; each question occurs in one of them only."""
     rows, seen, chosen = world.settings.benchmark_rows, set(), {}
     for name in MATH_BENCHMARKS:
         random = Random(f"benchmark:{name}:{world.settings.seed}")
-        fresh = [problem for problem in draw(random, _MATH_MIX[name], "benchmark", 2 * rows) if problem.question not in seen]
-        chosen[name] = fresh[:rows]
+        problems = draw(random, _MATH_MIX[name], "benchmark", 2 * rows)
+        chosen[name] = [problem for problem in problems if problem.question not in seen][:rows]
         seen.update(problem.question for problem in chosen[name])
     return chosen
 
 
 def qa_questions(world: World) -> dict[str, list[Question]]:
-    """Questions of the four QA benchmarks, about entities no other split asks about."""
+    """Questions of the four QA benchmarks, about entities that occur in no other split."""
     chosen = {}
     for name in QA_BENCHMARKS:
         random = Random(f"benchmark:{name}:{world.settings.seed}")
-        two = round(_TWO_HOP_SHARE[name] * world.settings.benchmark_rows)
-        questions = all_questions(world, name, 2, random)[:two]
-        questions += all_questions(world, name, 1, random)[: world.settings.benchmark_rows - two]
+        two_hop = round(_TWO_HOP_SHARE[name] * world.settings.benchmark_rows)
+        questions = all_questions(world, name, 2, random)[:two_hop]
+        questions += all_questions(world, name, 1, random)[: world.settings.benchmark_rows - two_hop]
         random.shuffle(questions)
         chosen[name] = questions
     return chosen
@@ -72,16 +81,20 @@ def qa_questions(world: World) -> dict[str, list[Question]]:
 def _golds(name: str, number: int, question: Question) -> list[str]:
     if name == "2wiki":
         return [question.answer, *question.aliases]
-    if name == "musique":  # most rows have one gold, some have more
+    if name == "musique":  # as upstream, most rows have one gold, some have more
         return [question.answer, *(question.aliases if number % 3 == 0 else ())]
     return [question.answer.lower() if name == "bamboogle" and number % 4 == 0 else question.answer]
 
 
 def benchmark_rows(world: World) -> dict[str, list[dict]]:
-    """Rows of every benchmark, in the fields and gold types of its upstream file."""
-    rows = {name: [_MATH_ROW[name](number, problem) for number, problem in enumerate(problems)]
-            for name, problems in math_problems(world).items()}
+    """Rows of every benchmark, with the fields and the type of gold answer of its upstream file."""
+    rows = {
+        name: [_MATH_ROW[name](number, problem) for number, problem in enumerate(problems)]
+        for name, problems in math_problems(world).items()
+    }
     for name, questions in qa_questions(world).items():
-        rows[name] = [{"question": question.text, "answer": _golds(name, number, question)}
-                      for number, question in enumerate(questions)]
+        rows[name] = [
+            {"question": question.text, "answer": _golds(name, number, question)}
+            for number, question in enumerate(questions)
+        ]
     return rows

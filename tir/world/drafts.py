@@ -1,52 +1,37 @@
-r"""Trajectories before their tools have run: what the model says, turn by turn, and which results it counts on.
+r"""Trajectories before their tools run: the model's text turn by turn, and the text that each result must contain.
 
-Each writer varies what shaping later acts on: how much is thought before the first tool call, whether an answer or
-another thought follows the call, and now and then a first attempt that fails and is mended.
+The trajectories vary in the features that the shaping term measures: the length of the thought before the first tool
+call, and whether an answer or a thought follows a call. In some the first call fails and the second corrects it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 from tir.world.problems import Problem
 from tir.world.questions import Question
 
+if TYPE_CHECKING:
+    from tir.config.world import Habits
+
 
 @dataclass
 class Draft:
-    """A trajectory whose tool results are still open.
+    """A trajectory without tool results.
 
     Attributes:
         question: the user's question.
         category: python_only, search_only, mixed or no_tools (the paper's Table 2).
-        turns: model texts; every turn but the last ends with a tool call.
-        expects: per call the text its result must contain for the trajectory to make sense, or None.
+        turns: model texts; every turn except the last ends with a tool call.
+        expects: for each call, text that its result must contain (later turns rely on it), or None.
     """
 
     question: str
     category: str
     turns: list[str]
     expects: list[str | None]
-
-
-@dataclass(frozen=True)
-class Habits:
-    """How often the writers do what, as probabilities.
-
-    Attributes:
-        think_after_tool: a thought, not the answer, follows the last result.
-        verify: a Python answer is checked by a second call.
-        fail_first: the first call is a mistake that the second mends.
-        think_long: the first thought is a long one.
-        think_short: the first thought is a bare word.
-    """
-
-    think_after_tool: float = 0.25
-    verify: float = 0.05
-    fail_first: float = 0.05
-    think_long: float = 0.2
-    think_short: float = 0.25
 
 
 def _think(text: str) -> str:
@@ -66,19 +51,23 @@ def _answer(text: str) -> str:
 
 
 def _length(random: Random, habits: Habits) -> str:
-    return random.choices(("short", "long", "plain"),
-                          (habits.think_short, habits.think_long, 1 - habits.think_short - habits.think_long))[0]
+    return random.choices(
+        ("short", "long", "plain"), (habits.think_short, habits.think_long, 1 - habits.think_short - habits.think_long)
+    )[0]
 
 
 def python_draft(problem: Problem, random: Random, habits: Habits) -> Draft:
     """Solve a problem with one or two programs."""
     length = _length(random, habits)
-    opening = {"short": "compute.", "plain": f"{problem.plan}.", "long": f"we need a number. {problem.plan}. compute."}[length]
+    opening = {"short": "compute.", "plain": f"{problem.plan}.", "long": f"we need a number. {problem.plan}. compute."}[
+        length
+    ]
     program, turns, expects = f"print({problem.code})", [], []
     lead = _think(opening)
     if random.random() < habits.fail_first:
-        wrong, remark = random.choice(((problem.code, "nothing was printed. print it."),
-                                       (f"prnt({problem.code})", "a typing error. use print.")))
+        wrong, remark = random.choice(
+            ((problem.code, "nothing was printed. print it."), (f"prnt({problem.code})", "a typing error. use print."))
+        )
         turns.append(lead + _python(wrong))
         expects.append(None)
         lead = _think(remark)
@@ -98,36 +87,43 @@ _RELATION_WORDS = {"seat": "place", "birthplace": "birthplace", "occupation": "j
 
 
 def search_draft(question: Question, random: Random, habits: Habits) -> Draft:
-    """Answer a question with one look-up per hop."""
-    wanted = [_RELATION_WORDS.get(hop.relation, hop.relation) for hop in question.hops]
+    """Answer a question with one search per hop."""
+    relations = [_RELATION_WORDS.get(hop.relation, hop.relation) for hop in question.hops]
     length, first = _length(random, habits), question.hops[0]
-    plain = f"find the {', then the '.join(wanted)}."
+    plain = f"find the {', then the '.join(relations)}."
     opening = {"short": "search.", "plain": plain, "long": f"we need a fact. {plain} look up {first.entity}."}[length]
     turns, expects, lead = [], [], _think(opening)
     if random.random() < habits.fail_first:
-        turns.append(lead + _search(wanted[0]))
+        turns.append(lead + _search(relations[0]))
         expects.append(None)
         lead = _think(f"not found. look up {first.entity}.")
     for position, hop in enumerate(question.hops):
         turns.append(lead + _search(hop.query))
         expects.append(hop.value)
-        lead = _think(f"the {wanted[position]} is {hop.value}." if random.random() < 0.5 else "next.")
+        lead = _think(f"the {relations[position]} is {hop.value}." if random.random() < 0.5 else "next.")
     closing = _think(f"so {question.answer}.") if random.random() < habits.think_after_tool else ""
     turns.append(closing + _answer(question.answer))
     return Draft(question.text, "search_only", turns, expects)
 
 
 def mixed_draft(question: Question, random: Random) -> Draft:
-    """Look a year up and compute with it: both tools in one trajectory (the published data has none)."""
+    """Search for a year and compute with it: both tools in one trajectory (the published data has none such)."""
     hop, years = question.hops[-1], random.randint(2, 99)
     total = int(hop.value) + years
     text = f"What is {years} more than the year of {hop.query}?"
-    return Draft(text, "mixed",
-                 [_think("find the year.") + _search(hop.query), _think(f"add {years}.") + _python(f"print({hop.value}+{years})"),
-                  _answer(str(total))], [hop.value, str(total)])
+    return Draft(
+        text,
+        "mixed",
+        [
+            _think("find the year.") + _search(hop.query),
+            _think(f"add {years}.") + _python(f"print({hop.value}+{years})"),
+            _answer(str(total)),
+        ],
+        [hop.value, str(total)],
+    )
 
 
 def no_tool_draft(random: Random) -> Draft:
-    """A sum small enough to know."""
+    """Answer a sum of two one-digit numbers without a tool."""
     a, b = random.randint(1, 9), random.randint(1, 9)
     return Draft(f"What is {a} + {b}?", "no_tools", [_think(f"{a} and {b} make {a + b}.") + _answer(str(a + b))], [])

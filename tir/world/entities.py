@@ -1,8 +1,8 @@
-"""Entities, their relations, and the passages that state them.
+"""Entities, their facts, and the passages that state these facts.
 
-The world is made of *clusters*: a city, two people, a work and a company. Every entity belongs to one split and refers
-only to entities of its split (countries, rivers and occupations are values, not entities with passages), so a fact that
-training asks about, directly or as the first hop of two, is never asked by validation or by a benchmark.
+The world consists of *clusters*: a city, two people, a work and a company. Every entity belongs to one split, and its
+facts refer only to entities of that split. (Countries, rivers and occupations are values, not entities with passages.)
+So a training question never needs a fact that a validation or benchmark question needs, not even as its first hop.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING
 
-from tir.world.names import GIVEN, unique_names
+from tir.world.names import FIRST_NAMES, unique_names
+
+if TYPE_CHECKING:
+    from tir.config.world import WorldSettings
 
 QA_BENCHMARKS = ("hotpotqa", "2wiki", "bamboogle", "musique")
 SPLITS = ("sft", "rl_train", "rl_validation", *QA_BENCHMARKS)
@@ -19,41 +23,15 @@ WORK_KINDS = ("novel", "film", "song")
 OCCUPATIONS = "actor baker cook farmer judge miner nurse pilot poet singer".split()
 
 
-@dataclass(frozen=True)
-class WorldSettings:
-    """Size of the world.
-
-    Attributes:
-        seed: seed of everything in the world.
-        sft_clusters: clusters (five entities each) that supervised trajectories ask about.
-        rl_train_rows: rows of the RL training file, half math and half QA.
-        rl_validation_rows: rows of the RL validation file, half math and half QA.
-        benchmark_rows: rows of each of the eight benchmarks.
-        countries: distinct countries.
-    """
-
-    seed: int = 0
-    sft_clusters: int = 500
-    rl_train_rows: int = 512
-    rl_validation_rows: int = 64
-    benchmark_rows: int = 40
-    countries: int = 60
-
-    def clusters(self, split: str) -> int:
-        """Clusters of a split: enough for its questions to be about distinct facts (a cluster answers five or more)."""
-        rows = {"rl_train": self.rl_train_rows // 2, "rl_validation": self.rl_validation_rows // 2}
-        return self.sft_clusters if split == "sft" else max(4, rows.get(split, self.benchmark_rows) // 3 + 1)
-
-
 @dataclass
 class Entity:
-    """A thing with a passage.
+    """A fictional entity with a passage.
 
     Attributes:
         name: its title, unique in the world.
         kind: city, person, work or company.
-        noun: the word a question calls it by (novel, company, ...); empty for people and cities.
-        facts: relation name -> value, a string; for relations to entities the other entity's name.
+        noun: the noun before its name in questions (novel, company, ...); empty for people and cities.
+        facts: relation -> value; the value of a relation to an entity is that entity's name.
     """
 
     name: str
@@ -75,33 +53,61 @@ class World:
             yield from self.splits[split]
 
 
-def _split(clusters: int, names: Iterator[str], countries: list[str], rivers: list[str], random: Random) -> list[Entity]:
-    """Entities of one split. Relations are drawn across it: a company's seat says nothing of its founder's birthplace."""
-    cities = [Entity(next(names), "city", facts={"country": random.choice(countries), "river": random.choice(rivers)})
-              for _ in range(clusters)]
-    people = [Entity(f"{random.choice(GIVEN)} {next(names)}", "person",
-                     facts={"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)})
-              for _ in range(2 * clusters)]
-    works = [Entity(next(names), "work", noun=random.choice(WORK_KINDS),
-                    facts={"author": person.name, "year": str(random.randint(1801, 1999))}) for person in people[:clusters]]
-    companies = [Entity(next(names), "company", noun="company",
-                        facts={"founder": person.name, "seat": random.choice(cities).name}) for person in people[clusters:]]
+def _split(
+    clusters: int, names: Iterator[str], countries: list[str], rivers: list[str], random: Random
+) -> list[Entity]:
+    """Entities of one split. Facts are independent: a company's seat does not depend on its founder's birthplace."""
+    cities = [
+        Entity(next(names), "city", facts={"country": random.choice(countries), "river": random.choice(rivers)})
+        for _ in range(clusters)
+    ]
+    people = [
+        Entity(
+            f"{random.choice(FIRST_NAMES)} {next(names)}",
+            "person",
+            facts={"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)},
+        )
+        for _ in range(2 * clusters)
+    ]
+    works = [
+        Entity(
+            next(names),
+            "work",
+            noun=random.choice(WORK_KINDS),
+            facts={"author": person.name, "year": str(random.randint(1801, 1999))},
+        )
+        for person in people[:clusters]
+    ]
+    companies = [
+        Entity(
+            next(names), "company", noun="company", facts={"founder": person.name, "seat": random.choice(cities).name}
+        )
+        for person in people[clusters:]
+    ]
     return [*cities, *people, *works, *companies]
 
 
+def clusters(settings: WorldSettings, split: str) -> int:
+    """Number of clusters of a split. A cluster gives five or more questions about different facts."""
+    if split == "sft":
+        return settings.sft_clusters
+    rows = {"rl_train": settings.rl_train_rows // 2, "rl_validation": settings.rl_validation_rows // 2}
+    return max(4, rows.get(split, settings.benchmark_rows) // 3 + 1)
+
+
 def build_world(settings: WorldSettings) -> World:
-    """The world of a seed; the same settings give the same world on every machine."""
+    """Generate the world; the same settings give the same world on every machine."""
     random = Random(f"world:{settings.seed}")
-    total = sum(settings.clusters(split) for split in SPLITS)
-    spelled = unique_names(5 * total + settings.countries + 40, random)
-    rivers, countries = spelled[:40], [name + "ia" for name in spelled[40 : 40 + settings.countries]]
-    names = iter(spelled[40 + settings.countries :])
-    splits = {split: _split(settings.clusters(split), names, countries, rivers, random) for split in SPLITS}
+    total = sum(clusters(settings, split) for split in SPLITS)
+    unused = unique_names(5 * total + settings.countries + 40, random)
+    rivers, countries = unused[:40], [name + "ia" for name in unused[40 : 40 + settings.countries]]
+    names = iter(unused[40 + settings.countries :])
+    splits = {split: _split(clusters(settings, split), names, countries, rivers, random) for split in SPLITS}
     by_name = {entity.name: entity for entities in splits.values() for entity in entities}
     return World(settings, splits, by_name)
 
 
-# The text names its subject again: an encoder finds a short passage by its name far more surely when it stands twice.
+# The name is in the title and again in the text: an encoder then finds the short passage by its name more often.
 _SENTENCES = {
     "city": "{name} is a city in {country} on the river {river}.",
     "person": "{name} is a {occupation} born in {birthplace}.",
@@ -111,7 +117,7 @@ _SENTENCES = {
 
 
 def passage_text(entity: Entity) -> str:
-    r"""The entity's passage, FlashRAG's `contents`: the quoted title, a line break, the text."""
+    r"""The entity's passage in FlashRAG's `contents` format: the quoted title, a line break, the text."""
     text = _SENTENCES[entity.kind].format(name=entity.name, noun=entity.noun, **entity.facts)
     return f'"{entity.name}"\n{text}'
 

@@ -1,45 +1,35 @@
-"""The world's files, written from plain settings."""
+"""Write the world's files from the configuration's `world` section."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from tir.errors import DataError
-from tir.records import atomic_path, read_json, read_jsonl, write_jsonl
-from tir.settings import from_params
+from tir.common.errors import DataError
+from tir.common.files import atomic_path
+from tir.common.records import read_json, read_jsonl, write_jsonl
 from tir.world.benchmarks import benchmark_rows
-from tir.world.drafts import Habits
-from tir.world.entities import World, WorldSettings, build_world, passages
-from tir.world.names import syllables_apart
+from tir.world.entities import build_world, passages
+from tir.world.names import split_syllables
 from tir.world.rl import rl_rows
-from tir.world.trajectories import TrajectorySettings, sft_rows
+from tir.world.trajectories import sft_rows
+
+if TYPE_CHECKING:
+    from tir.config.world import WorldSettings
+    from tir.tools.python_tool import PythonToolConfig
+    from tir.tools.search_tool import SearchToolConfig
 
 
-def trajectory_settings(params: dict[str, Any]) -> TrajectorySettings:
-    """Trajectory settings from a plain mapping, `habits` nested."""
-    params = dict(params)
-    if "habits" in params:
-        params["habits"] = from_params(Habits, params["habits"], "world.trajectories.habits")
-    return from_params(TrajectorySettings, params, "world.trajectories")
-
-
-def world_of(params: dict[str, Any]) -> World:
-    """The world that a configuration's `world` section describes (its `trajectories` do not matter here)."""
-    return build_world(from_params(WorldSettings, {key: params[key] for key in params if key != "trajectories"}, "world"))
-
-
-def write_world(directory: str | Path, params: dict[str, Any]) -> None:
+def write_world(directory: str | Path, settings: WorldSettings) -> None:
     """Write corpus.jsonl, benchmarks/*.jsonl, rl_train.parquet and rl_validation.parquet.
 
     Args:
-        directory: where to.
-        params: the `world` section: fields of `WorldSettings`, and `trajectories`.
+        directory: output directory.
+        settings: the section `world`.
     """
-    directory, world = Path(directory), world_of(params)
-    trajectory_settings(params.get("trajectories", {}))  # a mistake there is better found now than after the index
+    directory, world = Path(directory), build_world(settings)
     write_jsonl(directory / "corpus.jsonl", passages(world))
     for name, rows in benchmark_rows(world).items():
         write_jsonl(directory / "benchmarks" / f"{name}.jsonl", rows)
@@ -52,57 +42,77 @@ def write_rl(path: str | Path, rows: list[dict]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    schema = pyarrow.schema([
-        ("data_source", pyarrow.string()), ("question", pyarrow.string()), ("ability", pyarrow.string()),
-        ("reward_model", pyarrow.struct([("ground_truth", pyarrow.string()), ("style", pyarrow.string())])),
-        ("extra_info", pyarrow.struct([("index", pyarrow.int64())])),
-    ])
+    schema = pyarrow.schema(
+        [
+            ("data_source", pyarrow.string()),
+            ("question", pyarrow.string()),
+            ("ability", pyarrow.string()),
+            ("reward_model", pyarrow.struct([("ground_truth", pyarrow.string()), ("style", pyarrow.string())])),
+            ("extra_info", pyarrow.struct([("index", pyarrow.int64())])),
+        ]
+    )
     with atomic_path(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(rows, schema), temporary)
 
 
-def write_trajectories(world_directory: str | Path, index_directory: str | Path, output: str | Path,
-                       params: dict[str, Any]) -> None:
-    """Write the supervised set as an Alpaca JSON list, its tool results made by the configured tools.
+def write_trajectories(
+    world_directory: str | Path,
+    index_directory: str | Path,
+    output: str | Path,
+    settings: WorldSettings,
+    *,
+    python: PythonToolConfig,
+    search: SearchToolConfig,
+) -> None:
+    """Write the SFT rows as an Alpaca JSON list, with results of the configured tools.
 
     Args:
-        world_directory: the directory `write_world` wrote; its corpus must be the one `params` describes.
+        world_directory: output directory of `write_world`, called with the same world settings.
         index_directory: a finished index over the corpus.
         output: the JSON file.
-        params: the `world` section plus `tools` (`python`, `search`).
+        settings: the section `world`.
+        python: the section `tools.python`.
+        search: the section `tools.search`.
+
+    Raises `DataError` if the corpus is another world's, or if too many trajectories fail when their tools run.
     """
     from tir.retrieval.index import load_index
-    from tir.retrieval.render import render_passages
+    from tir.retrieval.passage import render_passages
     from tir.tools.base import cap
     from tir.tools.python_tool import PythonTool
 
-    tools = params.get("tools", {})
-    world = world_of({key: params[key] for key in params if key != "tools"})
-    settings = trajectory_settings(params.get("trajectories", {}))
+    world = build_world(settings)
     if read_jsonl(Path(world_directory) / "corpus.jsonl") != passages(world):
-        raise DataError("the corpus is not of this world", where=str(Path(world_directory) / "corpus.jsonl"),
-                        why="its passages differ from those the settings give", remedy="make the world and the index again")
+        raise DataError(
+            "the corpus was generated with other settings",
+            where=str(Path(world_directory) / "corpus.jsonl"),
+            why="its passages differ from the passages of the configured world",
+            remedy=f"rm -r {world_directory} {index_directory}  # then run again",
+        )
     index = load_index(index_directory, device="cpu", threads=os.cpu_count() or 1)
-    top_k, output_chars = tools.get("search", {}).get("top_k", 1), tools.get("search", {}).get("output_chars", 8000)
 
-    def search(queries: list[str]) -> list[str]:
-        return [cap(render_passages(found), output_chars) for found in index.search(queries, top_k)] if queries else []
+    def find(queries: list[str]) -> list[str]:
+        if not queries:
+            return []
+        return [cap(render_passages(results), search.output_chars) for results in index.search(queries, search.top_k)]
 
-    with PythonTool(**tools.get("python", {}), workers=os.cpu_count() or 1) as python:
-        rows = sft_rows(world, settings, lambda codes: [result.text for result in python.run_many(codes)], search)
+    with PythonTool(**dict(python) | {"workers": os.cpu_count() or 1}) as tool:
+        rows = sft_rows(world, settings.trajectories, lambda codes: [each.text for each in tool.run_many(codes)], find)
     with atomic_path(output) as temporary:
         temporary.write_text(json.dumps(rows, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
 def tokenizer_text(corpus: str | Path, sft: str | Path, rows: int = 4000) -> list[str]:
-    """Text for training the tiny tokenizer: passages, prompts and trajectories, names broken at their syllables.
+    """Text for training the tiny tokenizer: passages, prompts and trajectories, with names split into syllables.
 
     Args:
         corpus: the world's passages, JSON Lines.
         sft: the world's trajectories, Alpaca JSON.
-        rows: trajectories used, from the head of the file.
+        rows: number of trajectories used, from the start of the file.
     """
     text = [row["contents"] for row in read_jsonl(corpus)]
-    text += ["\n".join(("system", row["instruction"], "user", row["input"], "assistant", row["output"]))
-             for row in read_json(sft)[:rows]]
-    return [syllables_apart(item) for item in text]
+    text += [
+        "\n".join(("system", row["instruction"], "user", row["input"], "assistant", row["output"]))
+        for row in read_json(sft)[:rows]
+    ]
+    return [split_syllables(item) for item in text]

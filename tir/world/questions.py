@@ -11,12 +11,12 @@ from tir.world.entities import Entity, World
 
 @dataclass(frozen=True)
 class Hop:
-    """One look-up: the relation asked of an entity, in the words of question and thought, and the search that finds it.
+    """One look-up of a fact about an entity.
 
     Attributes:
-        entity: name of the entity asked about.
-        relation: the fact asked for.
-        query: the search query, the entity's noun and name.
+        entity: name of the entity.
+        relation: name of the fact.
+        query: the search query that finds the entity's passage: its noun and name.
         value: the fact.
     """
 
@@ -28,12 +28,12 @@ class Hop:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its reasoning.
+    """A question with the look-ups that answer it.
 
     Attributes:
-        text: the text asked.
-        hops: the look-ups in order; the last one's value is the answer.
-        aliases: other spellings of the answer.
+        text: the question.
+        hops: the look-ups in order; the value of the last one is the answer.
+        aliases: other accepted spellings of the answer.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Question:
         return tuple((hop.entity, hop.relation) for hop in self.hops)
 
 
-# relation -> wordings; {e} is the entity with its noun where it has one.
+# relation -> question templates; {e} is the entity's name, with its noun if it has one.
 _ONE_HOP = {
     "country": ("What country is {e} in?", "In what country is {e}?"),
     "river": ("What river is {e} on?", "On what river is {e}?"),
@@ -74,7 +74,7 @@ _TWO_HOP = {
 
 
 def query_for(entity: Entity) -> str:
-    """The search query for an entity: its noun and name find it far more surely than the name alone."""
+    """The search query for an entity: noun and name, which find its passage more often than the name alone."""
     noun = "city" if entity.kind == "city" else entity.noun
     return f"{noun} {entity.name}".strip()
 
@@ -88,7 +88,7 @@ def _hop(entity: Entity, relation: str) -> Hop:
 
 
 def aliases_of(value: str, relation: str) -> tuple[str, ...]:
-    """Other accepted spellings of an answer, by the kind of thing it is."""
+    """Other accepted spellings of an answer, depending on its relation."""
     if relation == "country":
         return (f"Republic of {value}", f"{value} Republic")
     if relation in ("birthplace", "seat"):
@@ -101,7 +101,7 @@ def aliases_of(value: str, relation: str) -> tuple[str, ...]:
 
 
 def all_questions(world: World, split: str, hops: int, random: Random) -> list[Question]:
-    """Every question of one split and hop count, each fact once, one wording each, shuffled."""
+    """All questions of one split with `hops` look-ups, shuffled: one per fact, with a random template."""
     questions = list(_one_hop(world, split, random) if hops == 1 else _two_hop(world, split, random))
     random.shuffle(questions)
     return questions
@@ -120,4 +120,6 @@ def _two_hop(world: World, split: str, random: Random) -> Iterator[Question]:
             bridge = world.by_name.get(entity.facts.get(first, ""))
             if bridge is not None:
                 text = random.choice(wordings).format(e=_mention(entity))
-                yield Question(text, (_hop(entity, first), _hop(bridge, second)), aliases_of(bridge.facts[second], second))
+                yield Question(
+                    text, (_hop(entity, first), _hop(bridge, second)), aliases_of(bridge.facts[second], second)
+                )

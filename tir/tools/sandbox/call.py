@@ -1,7 +1,7 @@
-"""The child's side of a call: shut every door, wait for the code, run it, report.
+"""The child process of a call: restrict itself, wait for the program, run it, report the outcome.
 
-Order matters. Descriptors are closed once the user namespace is written; Landlock forbids mounting, so it comes after
-the mounts; seccomp forbids the calls all of the above are made of, so it comes last.
+The order of the restrictions matters. Descriptors are closed after the user namespace's maps are written. Landlock
+forbids mounting, so it follows the mounts. Seccomp forbids the system calls of all other steps, so it comes last.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import resource
 import signal
 import sys
 import tempfile
+import textwrap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tir.subprocesses import end_with_parent
+from tir.common.subprocesses import end_with_parent
 from tir.tools.sandbox import syscalls
 from tir.tools.sandbox.barriers import Barriers
 from tir.tools.sandbox.pages import Range, copy_until
@@ -28,9 +29,14 @@ from tir.tools.sandbox.pages import Range, copy_until
 THREADS, DESCRIPTORS, _FILE_BYTES = 64, 64, 2**24
 _REPORT_CHARS = 4096
 _KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
-# Shared generators: what a call draws from them depends on its program alone, neither on chance nor on what ran before.
+# Global random generators, seeded from the program: the same program draws the same numbers in every call.
 _GENERATORS = "random", "numpy.random", "sympy.core.random"
 READY = b"ready\n"
+_FENCED = re.compile(
+    r"^[ \t]*(```+|~~~+)[ \t]*[\w{}.+-]*[ \t]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+)
+_LAST_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
+_ONE_LINE = re.compile(r"\A\s*(`+)(?:(?:python|py)\b)?(.*?)\1\s*\Z", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,31 +44,44 @@ class Settings:
     """Limits of a call.
 
     Attributes:
-        timeout_s: wall-clock seconds. memory_mb: MiB of address space.
+        timeout_s: wall-clock seconds.
+        memory_mb: MiB of address space.
         output_bytes: bytes of output kept, half from each end.
-        without: barriers left out although the kernel has them; for tests of what remains.
+        without: barriers to leave out although the kernel has them; for tests.
+        unwrap: whether code that is no Python as written runs without its Markdown fence or common indentation.
+        stderr: whether standard error goes where standard output goes; otherwise it is dropped.
     """
 
     timeout_s: float
     memory_mb: int
     output_bytes: int
     without: tuple[str, ...] = ()
+    unwrap: bool = False
+    stderr: bool = False
 
 
-def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int, settings: Settings,
-        written: Sequence[Range]) -> None:
-    """Run code with everything shut; never returns.
+def run(
+    globals_: dict,
+    barriers: Barriers,
+    code: int,
+    stdout: int,
+    report: int,
+    settings: Settings,
+    written: Sequence[Range],
+) -> None:
+    """Run one program behind all barriers; never returns.
 
     Args:
-        globals_: the program's global names, already holding the preamble.
-        barriers: what stands around it.
-        code, stdout, report: descriptors. `code` gives a JSON string on a line, or nothing if there is no call after
-            all. `READY` is written to `report` before the code runs, its outcome, a line too, after it.
-        settings: its limits. The evaluator keeps the time; here CPU time is bounded, per core.
-        written: memory to copy until the code comes.
+        globals_: the program's global names, including those of the preamble.
+        barriers: the barriers to enter.
+        code, stdout, report: pipe descriptors. `code` delivers the program as a JSON string on one line, or ends
+            without data if no call follows. `report` receives `READY` before the program runs, and one line with its
+            outcome afterwards.
+        settings: limits. The evaluator enforces the wall-clock limit; this process limits CPU time, per core.
+        written: memory pages to copy while waiting for the program.
     """
     try:
-        _shut(barriers, code, stdout, report, settings)
+        _restrict(barriers, code, stdout, report, settings)
         copy_until(4, written)
         with open(4, encoding="utf-8") as file:
             program = file.readline()
@@ -73,25 +92,25 @@ def run(globals_: dict, barriers: Barriers, code: int, stdout: int, report: int,
             if name in sys.modules:
                 sys.modules[name].seed(zlib.crc32(program.encode("utf-8", "surrogatepass")))
         os.write(3, READY)
-    except BaseException as error:  # noqa: BLE001  (the parent must hear of it: this is not the code's fault)
-        words = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS]
+    except BaseException as error:  # noqa: BLE001  (a failed set-up is not the program's fault: report it)
+        message = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:_REPORT_CHARS]
         try:
-            os.write(report, words)
-        except OSError:  # it has become descriptor 3 by then
-            os.write(3, words)
+            os.write(report, message)
+        except OSError:  # `report` may already have been moved to descriptor 3
+            os.write(3, message)
         finally:
             os._exit(1)
-    printed = sys.stdout
-    outcome = _execute(program, globals_)
-    for stream in (sys.stdout, printed):  # code may put something else in its place
+    original_stdout = sys.stdout
+    outcome = _execute(program, globals_, settings.unwrap)
+    for stream in (sys.stdout, original_stdout):  # the program may have replaced sys.stdout
         with contextlib.suppress(BaseException):
             stream.flush()
     with contextlib.suppress(BaseException):
-        os.write(3, json.dumps(outcome).encode() + b"\n")  # its end is the end of the call
+        os.write(3, json.dumps(outcome).encode() + b"\n")  # the newline tells the evaluator that the call has ended
     os._exit(0)
 
 
-def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Settings) -> None:
+def _restrict(barriers: Barriers, code: int, stdout: int, report: int, settings: Settings) -> None:
     os.setsid()
     end_with_parent(signal.SIGKILL)
     if barriers.namespaces:
@@ -99,16 +118,24 @@ def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Set
     os.chdir(barriers.directory)
     tempfile.tempdir = barriers.directory
     os.environ.clear()
-    _only_own_descriptors(code, stdout, report)
+    _only_own_descriptors(code, stdout, report, settings.stderr)
     if barriers.landlock:
         barriers.landlock.apply()
-    # The wall clock ends a call first; this stands behind it, for all threads together.
+    # The evaluator's wall-clock limit is reached first; this CPU limit covers all threads together as a second bound.
     memory, seconds = settings.memory_mb * 2**20, (int(settings.timeout_s) + 1) * len(os.sched_getaffinity(0))
-    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0,
-              resource.RLIMIT_FSIZE: _FILE_BYTES, resource.RLIMIT_NOFILE: DESCRIPTORS, resource.RLIMIT_MEMLOCK: 0,
-              resource.RLIMIT_MSGQUEUE: 0, resource.RLIMIT_SIGPENDING: 64}
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: _FILE_BYTES,
+        resource.RLIMIT_NOFILE: DESCRIPTORS,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 64,
+    }
     if barriers.namespaces and _KERNEL >= (5, 14):
-        # Counted per user namespace, but not by older kernels and not without one: all that this user runs elsewhere (`usage`).
+        # Kernels from 5.14 count this limit per user namespace. Elsewhere it would count all processes of the user, so
+        # `usage` checks the number of threads instead.
         limits[resource.RLIMIT_NPROC] = THREADS
     for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
@@ -118,36 +145,68 @@ def _shut(barriers: Barriers, code: int, stdout: int, report: int, settings: Set
         (barriers.seccomp if barriers.namespaces else syscalls.build_filter(os.getpid(), own_root=False)).load()
 
 
-def _only_own_descriptors(code: int, stdout: int, report: int) -> None:
-    """0: nothing, 1: the output, 2: nowhere, 3: the report, 4: the code, until it is read; no other."""
+def _only_own_descriptors(code: int, stdout: int, report: int, stderr: bool) -> None:
+    """Keep five descriptors: 0 /dev/null, 1 the output, 2 the output or /dev/null, 3 the report, 4 the program."""
     null = os.open(os.devnull, os.O_RDWR)
-    sources = [fcntl.fcntl(source, fcntl.F_DUPFD, 5) for source in (null, stdout, null, report, code)]  # no target is one
+    # Duplicate to 5 and above first, so that no source is overwritten as a target.
+    streams = (null, stdout, stdout if stderr else null, report, code)
+    sources = [fcntl.fcntl(source, fcntl.F_DUPFD, 5) for source in streams]
     for target, source in enumerate(sources):
         os.dup2(source, target)
     os.closerange(5, DESCRIPTORS)
     sys.stdin = io.StringIO()
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace")
+    sys.stdout = sys.__stdout__ = io.TextIOWrapper(
+        os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace"
+    )
+    if stderr:
+        sys.stderr = sys.__stderr__ = sys.stdout  # one buffer keeps the order of what is written
 
 
-def _execute(code: str, globals_: dict) -> dict[str, str]:
-    """What came of the code: an empty object, or the type and text of what it raised."""
+def _execute(code: str, globals_: dict, unwrap: bool) -> dict[str, str]:
+    """Run a program; returns {}, or the type and message of the exception it raised. A clean exit is no exception."""
     try:
-        exec(compile(code, "<string>", "exec", dont_inherit=True), globals_)
+        exec(_compiled(code, unwrap), globals_)
+    except SystemExit as error:
+        with contextlib.suppress(BaseException):  # a subclass can make `code` raise
+            if error.code is None or (isinstance(error.code, int) and error.code == 0):
+                return {}
+        return {"type": "SystemExit", "text": _message(error)}
     except MemoryError as error:
         globals_.clear()
-        return {"type": "MemoryError", "text": _text(error) or "out of memory"}
-    except BaseException as error:  # noqa: BLE001  (whatever model code raises is data)
-        return {"type": _kind(error), "text": _text(error)}
+        return {"type": "MemoryError", "text": _message(error) or "out of memory"}
+    except BaseException as error:  # noqa: BLE001  (any exception of model code is data)
+        return {"type": _type_name(error), "text": _message(error)}
     return {}
 
 
-def _kind(error: BaseException) -> str:
-    """The name of an exception's type, whatever its metaclass makes of that."""
+def _compiled(code: str, unwrap: bool):
+    """A program's code; raises `SyntaxError` (among others) if it is no Python."""
+    try:
+        return compile(code, "<string>", "exec", dont_inherit=True)
+    except SyntaxError:
+        inner = _unwrapped(code) if unwrap else code
+        if inner == code:
+            raise
+    return compile(inner, "<string>", "exec", dont_inherit=True)
+
+
+def _unwrapped(code: str) -> str:
+    """The code in Markdown fences, if there are any, without the indentation common to all lines.
+
+    Several fenced blocks are joined. A block that is not closed ends with the code; an opening fence may be missing.
+    """
+    blocks = _FENCED.findall(code) or _ONE_LINE.findall(code)
+    code = "\n".join(textwrap.dedent(block) for _, block in blocks) if blocks else _LAST_FENCE.sub("", code)
+    return textwrap.dedent(code).strip("\r\n")
+
+
+def _type_name(error: BaseException) -> str:
+    """The name of an exception's type; a metaclass cannot replace it."""
     return str(type.__dict__["__name__"].__get__(type(error)))
 
 
-def _text(error: BaseException) -> str:
-    """An exception's own words; a hostile `__str__` has none."""
+def _message(error: BaseException) -> str:
+    """The message of an exception; "" if its `__str__` raises."""
     try:
         text = str.__str__(str(error))
     except BaseException:  # noqa: BLE001

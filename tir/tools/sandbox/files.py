@@ -1,7 +1,8 @@
-"""Landlock (kernel 5.13): a call reads the Python installation and system libraries, writes its own directory, no more.
+"""Landlock (kernel 5.13): a call may read the Python installation and system libraries and write its own directory.
 
-It stands behind the mount namespace, and in its place where user namespaces are refused. `py_landlock` makes the system
-calls and leaves out what an older kernel does not know; TCP and signals to others are refused along with files.
+Landlock adds to the mount namespace, and replaces it where the kernel refuses user namespaces. `py_landlock` makes the
+system calls and omits access rights that an older kernel does not know. The rules also forbid TCP and signals to other
+processes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ except ImportError as error:
 
 
 def probe() -> str:
-    """"" if the kernel enforces Landlock, else the reason."""
+    """The reason why the kernel does not enforce Landlock, or ""."""
     if Landlock is None:
         return _missing
     try:
@@ -26,12 +27,12 @@ def probe() -> str:
 
 
 def build_rules(readable: list[str], devices: list[str], writable: str):
-    """The rules; `.apply()` restricts the calling process for good.
+    """The Landlock rules; `.apply()` restricts the calling process irrevocably.
 
     Args:
         readable: files and directory trees that may be read.
         devices: files that may be read and written.
-        writable: directory tree in which everything is allowed; looked up when the rules are applied.
+        writable: directory tree with full access; its path is resolved when the rules are applied.
 
     Returns:
         A `py_landlock.Landlock`.

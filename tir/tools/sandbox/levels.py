@@ -1,12 +1,12 @@
-"""What this kernel lets an ordinary user build around a call, and the least that is accepted.
+"""Sandbox levels: which barriers this kernel lets an ordinary user put around a call.
 
     level 3  namespaces + seccomp + Landlock
-    level 2  seccomp + one of namespaces, Landlock     files, network and other processes are out of reach
-    level 1  seccomp                                   the network and other processes are; files are not
+    level 2  seccomp + one of namespaces, Landlock     no access to files, network or other processes
+    level 1  seccomp                                   no access to network or other processes; files are accessible
     level 0  resource limits only
 
-Each barrier is tried before a worker serves, in a process that is thrown away, and a first call then checks from inside
-that what was built holds. Nothing is assumed from a version number, and nothing is left out silently.
+A worker tries each barrier in a throw-away process before it serves calls, and its first call checks from inside that
+the barriers hold. No barrier is assumed from a kernel version, and every missing barrier is reported.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from collections.abc import Mapping
 
 BARRIERS = ("namespaces", "seccomp", "landlock")
 REMEDIES = {
-    "namespaces": "sysctl user.max_user_namespaces and, on Ubuntu, kernel.apparmor_restrict_unprivileged_userns",
-    "seccomp": "install libseccomp (Debian libseccomp2) and pyseccomp",
-    "landlock": "a kernel from 5.13 with landlock in its list of security modules (`lsm=`)",
+    "namespaces": "allow user namespaces: sysctl -w user.max_user_namespaces=10000 and, on Ubuntu, "
+    "kernel.apparmor_restrict_unprivileged_userns=0",
+    "seccomp": "install libseccomp (apt-get install libseccomp2) and pyseccomp",
+    "landlock": "boot a kernel from 5.13 with landlock in its list of security modules (`lsm=`)",
 }
 
 
 def level(missing: Mapping[str, str]) -> int:
-    """The level that remains.
+    """The sandbox level.
 
     Args:
-        missing: barrier -> why it is not there.
+        missing: missing barriers, from name to reason.
     """
     if "seccomp" in missing:
         return 0
@@ -33,7 +34,7 @@ def level(missing: Mapping[str, str]) -> int:
 
 
 def describe(missing: Mapping[str, str]) -> str:
-    """One line: the level, what it is made of, and why the rest is not there."""
+    """One line with the level, the barriers present, and the reason for each missing one."""
     present = [name for name in BARRIERS if name not in missing]
     text = f"Python sandbox: level {level(missing)} of 3 (resource limits{''.join(f', {name}' for name in present)})"
     return text + "".join(f"; no {name}: {why}" for name, why in missing.items())

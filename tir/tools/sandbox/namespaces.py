@@ -1,16 +1,18 @@
-"""A root directory of its own and fresh namespaces for every call, as any user and without a container tool.
+"""Linux namespaces for every call, for any user and without a container tool.
 
-A worker calls `enter` once, before it imports anything large: it moves into a user and mount namespace whose root holds
-nothing but the Python installation and the system's libraries, read-only, and becomes the first process of a PID
-namespace. Each call then costs one `fork` plus about a millisecond: a PID namespace of its own (when its first process
-ends, the kernel kills all others in it), then user, mount, IPC, network and UTS namespaces and an empty /tmp.
+A worker creates a `Namespaces` once, before it imports large libraries. The worker moves into a user and a mount
+namespace whose root contains only the Python installation and the system's libraries, read-only, and becomes the first
+process of a PID namespace. Each call then costs one `fork` plus about a millisecond. It gets its own PID namespace
+(when its first process ends, the kernel kills all others in it), its own user, mount, IPC, network and UTS namespaces,
+and an empty /tmp.
 
-Bubblewrap and Apptainer make the same walls around a program they *start*; a preloaded worker that forks must make them
-itself, and before Python 3.12 the standard library has none of these system calls.
+Bubblewrap and Apptainer set up the same namespaces around a program that they *start*. A preloaded worker that forks
+has to make the system calls itself; the standard library has none of them before Python 3.12.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -19,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from tir.subprocesses import end_with_parent
+from tir.common.subprocesses import end_with_parent
 from tir.tools.sandbox.trial import trial
 
 # include/uapi/linux/sched.h
@@ -29,9 +31,15 @@ _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
 _MS_RDONLY, _MS_REMOUNT = 0x1, 0x20
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
 _MNT_DETACH, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 0x2, 0x8000, 0x1
-_FLAGS_TO_KEEP = {os.ST_NOSUID: 0x2, os.ST_NODEV: 0x4, os.ST_NOEXEC: 0x8, os.ST_NOATIME: 0x400, os.ST_NODIRATIME: 0x800,
-                  os.ST_RELATIME: 0x200000}
-# Numbers of system calls that libc has no function for; mount_setattr is the same on every architecture.
+_FLAGS_TO_KEEP = {
+    os.ST_NOSUID: 0x2,
+    os.ST_NODEV: 0x4,
+    os.ST_NOEXEC: 0x8,
+    os.ST_NOATIME: 0x400,
+    os.ST_NODIRATIME: 0x800,
+    os.ST_RELATIME: 0x200000,
+}
+# Numbers of system calls without a libc function; mount_setattr has the same number on every architecture.
 _SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _PR_SET_DUMPABLE = 4
@@ -40,10 +48,10 @@ _CAPABILITY_VERSION_3 = 0x20080522
 NOBODY = 65534
 TMP_BYTES, TMP_FILES = 64 * 2**20, 4096
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-# The new root is assembled here: a directory that exists on every machine and holds nothing a call needs.
+# Mount point of the new root while it is assembled: exists on every machine, and calls need nothing in it.
 _ASSEMBLY = "/sys"
-_KEPT = "/.python"
-_HOST = b"sandbox"
+_SECOND_BINDS = "/.python"  # second binds of sources below /tmp
+_HOST_NAME = b"sandbox"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,40 +68,82 @@ def _unshare(flags: int) -> None:
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
     kind_bytes = kind.encode() if kind else None
-    _check(_libc.mount(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), options.encode()), f"mount {target}")
+    _check(
+        _libc.mount(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), options.encode()),
+        f"mount {target}",
+    )
 
 
 def _make_read_only(root: str, mounts: Sequence[str]) -> None:
-    """Recursively; other flags of the mounts stay as they are, which user namespaces insist on."""
+    """Make all mounts below a root read-only; other flags stay, because a user namespace may not clear them."""
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
-    result = _libc.syscall(ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(-100), ctypes.c_char_p(root.encode()),
-                           ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes), ctypes.c_size_t(32))
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOUNT_SETATTR),
+        ctypes.c_int(-100),
+        ctypes.c_char_p(root.encode()),
+        ctypes.c_uint(_AT_RECURSIVE),
+        ctypes.byref(attributes),
+        ctypes.c_size_t(32),
+    )
     if result != 0 and ctypes.get_errno() == errno.ENOSYS:
-        # Before kernel 5.12 one mount at a time, each with the flags it has.
+        # Kernels before 5.12 have no mount_setattr: remount each mount with its present flags.
         for target in (*mounts, root):
-            has = os.statvfs(target).f_flag
-            keep = sum(flag for status, flag in _FLAGS_TO_KEEP.items() if has & status)
-            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | keep)
+            status = os.statvfs(target).f_flag
+            flags = sum(flag for status_bit, flag in _FLAGS_TO_KEEP.items() if status & status_bit)
+            _mount("none", target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags)
         return
     _check(result, f"mount_setattr {root}")
 
 
 def system_files() -> list[str]:
-    """What code may read: the Python installation's libraries, the system's shared libraries, time zones."""
-    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    wanted = [*sys.path, *libraries, os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/lib64", "/lib", "/lib64",
-              "/etc/ld.so.cache", "/usr/share/zoneinfo"]
-    real = sorted({os.path.realpath(path) for path in wanted if path and os.path.exists(path)})
-    return [path for path in real if not any(path.startswith(other + "/") for other in real)]
+    """Paths that code may read: the Python installation's libraries, the system's shared libraries, time zones.
+
+    Of a directory in `LD_LIBRARY_PATH` they include nothing but shared libraries, and of `sys.path` only what belongs
+    to the installation: other directories may be the working directory or somebody's home.
+    """
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    installation = tuple(f"{prefix}/{name}/" for prefix in prefixes for name in ("lib", "lib64", "local/lib"))
+    importable = [path for path in sys.path if os.path.realpath(path).startswith(installation)]
+    directories = [
+        *importable,
+        os.path.join(sys.base_prefix, "lib"),
+        "/usr/lib",
+        "/usr/lib64",
+        "/lib",
+        "/lib64",
+        "/etc/ld.so.cache",
+        "/usr/share/zoneinfo",
+    ]
+    resolved = sorted({os.path.realpath(path) for path in directories if os.path.exists(path)})
+    paths = [path for path in resolved if not path.startswith(tuple(f"{other}/" for other in resolved))]
+    # Python looks for modules under the names in sys.path, which go through a link where the environment is one.
+    paths += [path for path in importable if os.path.isdir(path) and path != os.path.realpath(path)]
+    for directory in sorted(set(os.environ.get("LD_LIBRARY_PATH", "").split(":"))):
+        if os.path.isabs(directory) and not f"{os.path.realpath(directory)}/".startswith(tuple(f"{p}/" for p in paths)):
+            paths += _shared_libraries(directory)
+    return paths
+
+
+def _shared_libraries(directory: str) -> list[str]:
+    """The shared libraries in a directory, under all their names: the loader looks for the names of links too."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                if ".so" in name and os.path.isfile(path):
+                    with open(path, "rb") as file:
+                        found += [path] if file.read(4) == b"\x7fELF" else []
+    return found
 
 
 class Namespaces:
-    """A worker's own root and PID namespace, and those of its calls. One instance per process, made by `enter`."""
+    """The root and namespaces of a worker and of its calls. Creating one moves this process in: one per process."""
 
     def __init__(self, sources: Sequence[str]):
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
         if os.geteuid() == 0 and self._is_root_outside():
-            # Root needs no user namespace for its mounts, and afterwards stops being root like everyone else.
+            # Root may mount without a user namespace; after mounting the process becomes the user nobody.
             _unshare(_NEWNS)
             self._make_root(sources)
             os.setgroups([])
@@ -104,18 +154,18 @@ class Namespaces:
             self._unshare_user(_NEWNS)
             self._make_root(sources)
         self._unshare_user(_NEWNS | _NEWPID | _NEWIPC | _NEWNET | _NEWUTS)
-        _check(_libc.sethostname(_HOST, len(_HOST)), "sethostname")
+        _check(_libc.sethostname(_HOST_NAME, len(_HOST_NAME)), "sethostname")
         _become_first_process()
         self._own_pids = os.open("self/ns/pid", os.O_RDONLY, dir_fd=self._proc)
 
     def _is_root_outside(self) -> bool:
-        """Whether uid 0 is the machine's own, and so may become anyone; inside a container it may map to a user."""
+        """Whether uid 0 is the machine's root; inside a container uid 0 may be mapped to an ordinary user."""
         with open(os.open("self/uid_map", os.O_RDONLY, dir_fd=self._proc), encoding="ascii") as file:
             inside, outside, count = (int(word) for word in file.readline().split())
         return inside == 0 and outside == 0 and count > NOBODY
 
     def _unshare_user(self, others: int) -> None:
-        """A user namespace that knows this user by its own number and no one else, with other namespaces in it."""
+        """Enter a user namespace that maps only this user, to the same number, and the other given namespaces."""
         user, group = os.geteuid(), os.getegid()
         _unshare(_NEWUSER | others)
         for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
@@ -126,7 +176,7 @@ class Namespaces:
                 os.close(file)
 
     def _make_root(self, sources: Sequence[str]) -> None:
-        """Assemble a root of read-only binds, enter it, and let go of the old one."""
+        """Assemble a root of read-only binds, make it the root, and unmount the old one."""
         _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
         _mount("tmpfs", _ASSEMBLY, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
         self._under_tmp: list[tuple[str, str]] = []
@@ -134,11 +184,11 @@ class Namespaces:
         for number, source in enumerate(sources):
             _bind(source, _ASSEMBLY + source)
             if source.startswith("/tmp/"):
-                # A call's own /tmp will hide this one; a second way to it lets the call put it back.
-                kept = f"{_KEPT}/{number}"
-                _bind(source, _ASSEMBLY + kept)
-                mounts.append(_ASSEMBLY + kept)
-                self._under_tmp.append((kept, source))
+                # The call's own /tmp will hide this source; the call binds it again from a second place.
+                second = f"{_SECOND_BINDS}/{number}"
+                _bind(source, _ASSEMBLY + second)
+                mounts.append(_ASSEMBLY + second)
+                self._under_tmp.append((second, source))
         for device in filter(os.path.exists, DEVICES):
             _bind(device, _ASSEMBLY + device)
         for link in ("/lib", "/lib64"):
@@ -155,7 +205,7 @@ class Namespaces:
         os.chdir("/")
 
     def open_own(self, name: str) -> BinaryIO:
-        """Open a file of /proc/self for reading; this process's new root has no /proc."""
+        """Open a file of /proc/self for reading, although the new root contains no /proc."""
         return open(os.open(f"self/{name}", os.O_RDONLY, dir_fd=self._proc), "rb")
 
     def fork(self) -> int:
@@ -167,11 +217,11 @@ class Namespaces:
         return child
 
     def enter_call(self) -> None:
-        """In the child: the other namespaces, an empty /tmp, and no privilege left in any of them."""
+        """In the child: enter the other namespaces, mount an empty /tmp, drop all capabilities."""
         self._unshare_user(_NEWNS | _NEWIPC | _NEWNET | _NEWUTS)
         _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={TMP_BYTES},nr_inodes={TMP_FILES},mode=700")
-        for kept, source in self._under_tmp:
-            _bind(kept, source)
+        for second, source in self._under_tmp:
+            _bind(second, source)
         os.chdir("/tmp")
         _drop_capabilities()
 
@@ -186,12 +236,12 @@ def _bind(source: str, target: str) -> None:
 
 
 def _become_first_process() -> None:
-    """Continue in a child that is process 1 of the new PID namespace; this process waits and ends with it."""
+    """Continue in a child that is process 1 of the new PID namespace; the parent waits for it and exits with it."""
     child = os.fork()
     if child == 0:
         end_with_parent(signal.SIGKILL)
         return
-    os.closerange(0, 3)  # or the other end would never see the worker's pipes close
+    os.closerange(0, 3)  # otherwise these copies would keep the worker's pipes open after the worker has ended
     _, status = os.waitpid(child, 0)
     os._exit(abs(os.waitstatus_to_exitcode(status)))
 
@@ -202,10 +252,10 @@ def _drop_capabilities() -> None:
 
 
 def probe(sources: Sequence[str]) -> str:
-    """Try all of it in a child that is thrown away.
+    """Try all namespaces in a throw-away child.
 
     Returns:
-        "" if namespaces work here, else what refused.
+        "" if they work here, else the error.
     """
 
     def attempt(report) -> None:

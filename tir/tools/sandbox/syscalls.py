@@ -1,8 +1,9 @@
-"""The seccomp filter of a call: the system calls that numerical Python needs, and no others.
+"""The seccomp filter of a call: it allows only the system calls that numerical Python needs.
 
-An allow list, because the next kernel's new call should be refused too. What is not listed fails with "Operation not
-permitted": making processes, running programs, sockets, mounts, namespaces, ptrace, keys, BPF, io_uring. libseccomp
-(through pyseccomp) writes the filter; it also ends a process that uses another architecture's numbers (`int 0x80`, x32).
+It is an allow list, so that system calls of future kernels are refused too. All others fail with "Operation not
+permitted": creating processes, running programs, sockets, mounts, namespaces, ptrace, keys, BPF, io_uring. libseccomp
+(through pyseccomp) generates the filter, which also kills a process that uses the system call numbers of another
+architecture (`int 0x80`, x32).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tir.tools.sandbox.trial import trial
 
 try:
     import pyseccomp
-except (ImportError, OSError, RuntimeError) as error:  # the package or libseccomp itself is not there
+except (ImportError, OSError, RuntimeError) as error:  # pyseccomp or libseccomp is not installed
     pyseccomp, _missing = None, str(error)
 
 ALLOWED = """
@@ -32,20 +33,20 @@ ALLOWED = """
     sync_file_range sysinfo tee time timerfd_create timerfd_gettime timerfd_settime times truncate umask uname unlink
     unlinkat wait4 waitid write writev
 """.split()
-# These reach any file whose path is known, and Landlock does not refuse them; a root of its own does.
+# These change any file whose path is known, and Landlock does not restrict them: allowed only inside a separate root.
 ALLOWED_ON_OWN_FILES = "chmod fchmod fchmodat utime utimensat utimes".split()
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020080
 _TERMINAL_AND_PIPE_QUERIES = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451, 0x5421)  # TCGETS TIOCGWINSZ FIONREAD FIOCLEX ..
-# F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW, the same of open files, F_DUPFD_CLOEXEC F_GETPIPE_SZ;
-# not F_SETOWN and F_SETSIG, which have the kernel signal anyone.
+# F_DUPFD F_GETFD F_SETFD F_GETFL F_SETFL F_GETLK F_SETLK F_SETLKW, the locks of open file descriptions (F_OFD_*),
+# F_DUPFD_CLOEXEC F_GETPIPE_SZ; without F_SETOWN and F_SETSIG, by which the kernel would signal any process.
 _FCNTL_COMMANDS = (*range(8), 36, 37, 38, 1030, 1032)
 _PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
-_BINARY_TREE = 2  # of libseccomp's CTL_OPTIMIZE: a third fewer steps per system call
+_BINARY_TREE = 2  # value of libseccomp's CTL_OPTIMIZE: a third fewer instructions per system call
 _AF_UNIX, _PR_GET_NAME, _PR_SET_NAME = 1, 16, 15
 
 
 def probe() -> str:
-    """Load the filter in a child that is thrown away; "" if it holds there, else what refused."""
+    """Load the filter in a throw-away child; returns "" if it works, else the reason why not."""
     if pyseccomp is None:
         return _missing
 
@@ -53,7 +54,7 @@ def probe() -> str:
         build_filter(os.getpid(), own_root=False).load()
         try:
             os.fork()
-            report("it was loaded, but a process could still be made")
+            report("the filter was loaded, but fork still worked")
         except PermissionError:
             report("works")
 
@@ -67,10 +68,10 @@ class _Program(ctypes.Structure):
 
 
 class Filter:
-    """A finished filter. libseccomp could load it too, but builds it anew for that, on pages a fork must copy: 3 ms.
+    """A compiled filter. Loading through libseccomp would compile it again for every call, which takes 3 ms.
 
     Args:
-        instructions: the program, 8 bytes each.
+        instructions: the BPF program, 8 bytes per instruction.
     """
 
     def __init__(self, instructions: bytes):
@@ -78,8 +79,11 @@ class Filter:
         self._program = _Program(len(instructions) // 8, instructions)
 
     def load(self) -> None:
-        """Restrict the calling process for good, and the threads it will have."""
-        for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(self._program))):
+        """Restrict the calling process and its future threads irrevocably."""
+        for arguments in (
+            (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            (_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(self._program)),
+        ):
             if self._libc.prctl(*arguments) != 0:
                 error = ctypes.get_errno()
                 raise OSError(error, f"prctl: {os.strerror(error)}")
@@ -89,23 +93,26 @@ def build_filter(pid: int, own_root: bool) -> Filter:
     """The filter of a call.
 
     Args:
-        pid: the process that will load it, by the number it knows itself by: it may signal no other.
-        own_root: whether it sees no files but its own and read-only ones.
+        pid: id of the process that will load the filter, in its own PID namespace; it may signal only itself.
+        own_root: whether the process has a separate root, with read-only files and its own files only.
     """
     allow, equal = pyseccomp.ALLOW, pyseccomp.EQ
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     rules.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
     for name in ALLOWED + ALLOWED_ON_OWN_FILES * own_root:
-        # A name this architecture (or this libseccomp) does not know is refused by being absent.
+        # A name that this architecture or libseccomp does not know gets no rule, so the call stays refused.
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
             rules.add_rule(allow, name)
-    # Threads, yes; processes and namespaces, no. clone3 hides its flags in memory: libc falls back to clone.
-    rules.add_rule(allow, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD | _CLONE_NAMESPACES, _CLONE_THREAD))
+    # clone may create threads, but no processes or namespaces. A filter cannot read clone3's flags, which are in
+    # memory: ENOSYS makes libc fall back to clone.
+    rules.add_rule(
+        allow, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD | _CLONE_NAMESPACES, _CLONE_THREAD)
+    )
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     for name in ("kill", "tgkill"):
         rules.add_rule(allow, name, pyseccomp.Arg(0, equal, pid))
     rules.add_rule(allow, "prlimit64", pyseccomp.Arg(0, equal, 0))
-    # A pair of sockets is how asyncio wakes itself; an address would lead elsewhere.
+    # asyncio wakes itself through a socket pair. sendto is allowed without an address only, so it cannot reach others.
     rules.add_rule(allow, "socketpair", pyseccomp.Arg(0, equal, _AF_UNIX))
     rules.add_rule(allow, "sendto", pyseccomp.Arg(4, equal, 0))
     for command in _FCNTL_COMMANDS:

@@ -1,4 +1,4 @@
-"""Trying a barrier where it does no harm: in a child that is thrown away."""
+"""Try a barrier in a throw-away child, so that it does not restrict this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ def trial(attempt: Callable[[Callable[[str], None]], None]) -> str:
     """Run an attempt in a forked child.
 
     Args:
-        attempt: gets a function that reports from the child, or from a child of the child: `works`, or what does not.
+        attempt: function that gets a `report` function and must call it, in the child or a child of it, with "works" or
+            with the reason why the barrier does not work.
 
     Returns:
-        "" if the report was `works`, else what was reported or raised.
+        "" if the report was "works", else the reported reason or the exception's message.
     """
     read, write = os.pipe()
     child = os.fork()
@@ -28,4 +29,4 @@ def trial(attempt: Callable[[Callable[[str], None]], None]) -> str:
     os.waitpid(child, 0)
     with open(read, encoding="utf-8", errors="replace") as file:
         answer = file.read()
-    return "" if answer == "works" else answer or "the probe ended without a word"
+    return "" if answer == "works" else answer or "the probe ended without a report"

@@ -1,9 +1,9 @@
-"""What a call takes of the machine where no namespace bounds it: disk and threads, looked at while it runs.
+"""Disk and thread use of a call without namespaces, checked while it runs.
 
-With namespaces the kernel refuses: /tmp is a file system of 64 MiB, and threads are counted per user namespace. Without
-them it has no bound that would hold for one call. RLIMIT_NPROC counts all that this user runs, here and in other
-containers, and not at all for root: a call's threads would fail by what others do. So the worker looks, and a call that
-is found to have taken more is ended. It gets the words that the kernel has for the same program at level 3.
+With namespaces the kernel enforces the limits: /tmp is a file system of 64 MiB, and threads are counted per user
+namespace. Without them the kernel has no limit for a single call: RLIMIT_NPROC counts all processes of the user, also
+in other containers, and ignores root. So the worker checks, and ends a call that uses too much. The call's error text
+is the one that the kernel gives at level 3.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from tir.tools.sandbox.namespaces import TMP_BYTES, TMP_FILES
 
 NO_SPACE = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
 NO_THREAD = "can't start new thread"
-_BLOCK_BYTES = 512  # of st_blocks, whatever the file system
+_BLOCK_BYTES = 512  # unit of st_blocks on every file system
 
 
 def excess(process: int, directory: str) -> str:
-    """What a running call has too much of, as an error's words; "" if nothing.
+    """The error text for a running call that uses too much disk or too many threads; "" if it does not.
 
     Args:
-        process: its number.
-        directory: the only one it may write.
+        process: process id of the call.
+        directory: the call's only writable directory.
     """
-    if _threads(process) > THREADS:
+    if _count_threads(process) > THREADS:
         return NO_THREAD
     return "" if _fits(directory) else NO_SPACE
 
 
-def _threads(process: int) -> int:
+def _count_threads(process: int) -> int:
     try:
         return len(os.listdir(f"/proc/{process}/task"))
-    except OSError:  # it has just ended, or there is no /proc
+    except OSError:  # the process has just ended, or /proc is not mounted
         return 0
 
 
 def _fits(directory: str) -> bool:
-    """Whether a tree is within the bounds; it may change meanwhile, and is looked at no further than the bounds."""
-    used, entries, waiting = 0, 0, [directory]
-    while waiting:
+    """Whether a directory tree is within TMP_BYTES and TMP_FILES; stops at the first excess. The tree may change."""
+    used, entries, directories = 0, 0, [directory]
+    while directories:
         try:
-            listed = os.scandir(waiting.pop())
-        except (FileNotFoundError, NotADirectoryError):  # gone by now
+            listing = os.scandir(directories.pop())
+        except (FileNotFoundError, NotADirectoryError):  # deleted since it was listed
             continue
-        except OSError:  # shut, or deeper than a path is long: a place to hide files in
+        except OSError:  # unreadable, or its path is too long: files could be hidden in it
             return False
-        with listed:
-            for entry in listed:
+        with listing:
+            for entry in listing:
                 try:
                     used += _BLOCK_BYTES * entry.stat(follow_symlinks=False).st_blocks
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+                        directories.append(entry.path)
                 except FileNotFoundError:
                     pass
                 except OSError:

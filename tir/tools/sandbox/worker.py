@@ -1,4 +1,4 @@
-"""The evaluator's handle on one preloaded worker: start it, ask it, end it."""
+"""The evaluator's handle on one preloaded worker process: start it, run programs in it, end it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,47 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from tir.common.files import remove_tree
 from tir.tools.sandbox import zygote
 from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.levels import BARRIERS
-from tir.tools.sandbox.scratch import remove
+from tir.tools.sandbox.namespaces import system_files
 from tir.tools.sandbox.supervisor import Call, make_answer
 
 _ROOT = Path(__file__).resolve().parents[3]
-_STARTUP_S, _GRACE_S = 120.0, 45.0  # a call may take 30 s to be set up where the machine is busy
-# The same program prints the same: sets of strings have one order in every worker.
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-                "PYTHONHASHSEED": "0"}
-# Of the caller's environment only this passes, to the worker: an interpreter from a software module needs it to start.
+_FOLDERS, _FILES = 30, 5  # folders below a directory, and files in each, that the self-check tries to read
+_STARTUP_S, _REPLY_S = 120.0, 45.0  # on a busy machine the set-up of a call may take 30 s
+# PYTHONHASHSEED fixes the order of sets of strings, so that the same program prints the same in every worker.
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
+# The only variable passed on from the caller's environment: an interpreter from a software module needs it to start.
 _LIBRARIES = "LD_LIBRARY_PATH"
-_PROGRAM = f"import sys, json; sys.path.insert(0, sys.argv[1]); from {zygote.__name__} import Settings, serve; " \
-           "del sys.path[0]; serve(Settings(**json.loads(sys.argv[2])))"
-# Run as the first call; its output is compared with what the barriers promise.
-_INSIDE = """
+_PROGRAM = (
+    f"import sys; sys.path[0] = sys.argv[1]; import json; from {zygote.__name__} import Settings, serve; "
+    "del sys.path[0]; serve(Settings(**json.loads(sys.argv[2])))"
+)
+# The first program of every worker: it tries what the barriers must forbid. PRIVATE is a list of files.
+_SELF_CHECK = """
 import os, json
-seen = {"pid": os.getpid(), "root": os.path.exists("/proc/self") or os.path.exists("/etc/passwd")}
+def can_read(path):
+    try:
+        return open(path, "rb").close() is None
+    except OSError:
+        return False
+seen = {"private": [*filter(can_read, PRIVATE)], "pid": os.getpid()}
+seen["root"] = os.path.exists("/proc/self") or os.path.exists("/etc/passwd")
 try:
     if os.fork() == 0: os._exit(0)
     seen["fork"] = True
 except OSError:
     seen["fork"] = False
 try:
-    os.listdir("/")  # a root of its own may be listed: Landlock alone refuses this
+    os.listdir("/")  # allowed in a separate root; only Landlock forbids it
     seen["listed"] = True
 except OSError:
     seen["listed"] = False
@@ -48,42 +63,47 @@ print(json.dumps(seen))
 
 
 class Worker:
-    """One worker process, with a child of it that waits for the next call; used by one thread at a time.
+    """One worker process with a child that waits for the next call; used by one thread at a time.
 
     Args:
         settings: limits of its calls.
 
     Attributes:
-        missing: barriers that its calls lack, with reasons (`tir.tools.sandbox.levels`).
-        calls: programs run so far.
+        missing: missing barriers, from name to reason (`tir.tools.sandbox.levels`).
+        calls: number of programs run so far.
 
     Raises:
-        OSError: it did not start, or died (`ask`); the text says how.
+        OSError: the worker did not start, or died (`ask`); the text gives the reason.
     """
 
     def __init__(self, settings: Settings):
         self.calls = 0
-        self._settings, self._scipy = settings, False
-        self._waiting: Call | None = None
-        self._unread = 0  # replies to come
+        self._settings, self._scipy_loaded = settings, False
+        self._next_call: Call | None = None
+        self._unread = 0  # number of replies not read yet
         self._remove_scratch: Callable[[], object] = lambda: None
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self._control, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with worker_end:
             self._process = subprocess.Popen(
-                # Not -I: it would take the environment away, which is the one above and nothing else.
-                [sys.executable, "-s", "-P", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))], stdin=theirs,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                env=_ENVIRONMENT | {"TMPDIR": tempfile.gettempdir()}
-                | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ})
+                # Not -I, which would also ignore PYTHONHASHSEED.
+                [sys.executable, "-s", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))],
+                stdin=worker_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_ENVIRONMENT
+                | {"TMPDIR": tempfile.gettempdir()}
+                | {name: os.environ[name] for name in [_LIBRARIES] if name in os.environ},
+            )
         try:
             self._unread = 1
-            built = self._replies(_STARTUP_S)
-            # It goes with the worker, however that ends: the worker removes it, and this process if that was killed.
-            if built["scratch"]:
-                self._remove_scratch = weakref.finalize(self, remove, built["scratch"])
-            self.missing: dict[str, str] = built["missing"]
+            started = self._last_reply(_STARTUP_S)
+            # The worker removes its scratch directory when it ends; this process does so if the worker was killed.
+            if started["scratch"]:
+                self._remove_scratch = weakref.finalize(self, remove_tree, started["scratch"])
+            self.missing: dict[str, str] = started["missing"]
             self._fork()
-            self.missing |= _check_from_inside(self._run(_INSIDE), self.missing)
+            self.missing |= _failed_barriers(self._run(f"PRIVATE = {_private_files()!r}{_SELF_CHECK}"), self.missing)
         except BaseException:
             self.kill()
             raise
@@ -94,41 +114,44 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, code: str) -> dict[str, str]:
-        """Run code and return the answer (`tir.tools.sandbox.supervisor`)."""
+        """Run a program and return its answer (`tir.tools.sandbox.supervisor`)."""
         self.calls += 1
-        if not self._scipy and "scipy" in code:
-            self._scipy = True
+        if not self._scipy_loaded and "scipy" in code:
+            self._scipy_loaded = True
             self._command(zygote.LOAD_SCIPY, _STARTUP_S)
             self._fork()
         return self._run(code)
 
     def _run(self, code: str) -> dict[str, str]:
-        """Have the waiting child run code, and the next one forked, which ends what is left of this one."""
-        refused = self._replies(_GRACE_S)["refused"]
-        answer = make_answer("fault", text=refused) if refused else self._waiting.run(
-            code, lambda: self._command(zygote.LOOK)["ended"], self._end)
+        """Run a program in the waiting child, then request the next child, which also ends the old one."""
+        refused = self._last_reply(_REPLY_S)["refused"]
+        answer = (
+            make_answer("fault", text=refused)
+            if refused
+            else self._next_call.run(code, lambda: self._command(zygote.CHECK)["ended"], self._end)
+        )
         try:
             self._fork()
-        except OSError:  # the answer stands; the next call finds this worker ended and starts another
+        except OSError:  # the answer is still valid; the next call finds this worker dead and starts another
             self.kill()
         return answer
 
     def _end(self) -> int | str | None:
-        """End the child: its wait status, or the words of what it took too much of."""
+        """End the child; returns its wait status, or the error text if it used too much disk or too many threads."""
         reply = self._command(zygote.END)
         return reply["excess"] or reply["status"]
 
     def _fork(self) -> None:
-        """Have a child forked, without waiting for it; a model thinks longer than that takes."""
-        if self._waiting:
-            self._waiting.close()
-        self._waiting = Call(self._settings)
-        self._send(zygote.FORK, self._waiting.theirs)
-        self._waiting.sent()
+        """Request the child of the next call without waiting for the reply: the fork overlaps with generation."""
+        if self._next_call:
+            self._next_call.close()
+        self._next_call = Call(self._settings)
+        self._send(zygote.FORK, self._next_call.child_ends)
+        self._next_call.close_child_ends()
 
-    def _command(self, command: bytes, timeout_s: float = _GRACE_S) -> dict:
+    def _command(self, command: bytes, timeout_s: float = _REPLY_S) -> dict:
         self._send(command)
-        return self._replies(timeout_s)
+        return self._last_reply(timeout_s)
 
     def _send(self, command: bytes, descriptors: tuple[int, ...] = ()) -> None:
         try:
@@ -137,8 +160,8 @@ class Worker:
             raise self._died() from error
         self._unread += 1
 
-    def _replies(self, timeout_s: float) -> dict:
-        """Take the replies to all commands sent; the last. A worker that has none in time is killed."""
+    def _last_reply(self, timeout_s: float) -> dict:
+        """Read the replies to all commands sent and return the last; kills a worker that does not reply in time."""
         reply = b""
         self._control.settimeout(timeout_s)
         for _ in range(self._unread):
@@ -155,46 +178,68 @@ class Worker:
         return json.loads(reply)
 
     def _died(self) -> OSError:
-        """How it ended, with its last words."""
-        status = self._ended()
+        """An error with the worker's exit status and the last line of its error output."""
+        status = self._wait()
         os.set_blocking(self._process.stderr.fileno(), False)
-        words = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
-        return OSError(f"exit status {status}" + (f": {words.splitlines()[-1]}" if words else ""))
+        errors = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
+        return OSError(f"exit status {status}" + (f": {errors.splitlines()[-1]}" if errors else ""))
 
     def kill(self) -> None:
-        """End it and everything under it at once."""
+        """End the worker and all its children at once."""
         self._process.kill()
         self._process.wait()
         self._release()
 
     def close(self) -> None:
-        """Let it end by itself, which takes no time between calls."""
+        """Ask the worker to exit and wait for it; between calls it exits at once."""
         with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)  # closing would not tell it while a fork of this process has a copy
-        self._ended()
+            # shutdown, not close: a fork of this process may hold a copy of the socket and keep it open
+            self._control.shutdown(socket.SHUT_RDWR)
+        self._wait()
         self._release()
 
-    def _ended(self) -> int:
-        """Its exit status; without its socket it ends by itself, or is ended."""
+    def _wait(self) -> int:
+        """Wait for the worker to exit, kill it if it does not; returns its exit status."""
         try:
-            return self._process.wait(_GRACE_S)
+            return self._process.wait(_REPLY_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
 
     def _release(self) -> None:
-        if self._waiting:
-            self._waiting.close()
+        if self._next_call:
+            self._next_call.close()
         self._control.close()
         self._process.stderr.close()
         self._remove_scratch()
 
 
-def _check_from_inside(answer: dict, missing: dict[str, str]) -> dict[str, str]:
-    """Barriers that were built and do not hold, by what the first call saw."""
+def _private_files() -> list[str]:
+    """Some files that no call may read: those in the working directory, in the home directory, and one level below."""
+    readable = tuple(path if os.path.isfile(path) else f"{path}/" for path in system_files())
+    found: list[str] = []
+    for top in map(os.path.realpath, (os.curdir, os.path.expanduser("~"))):
+        with contextlib.suppress(OSError):
+            below = [entry.path for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False)]
+            for folder in (top, *below[:_FOLDERS]):
+                with contextlib.suppress(OSError):
+                    files = [entry.path for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+                    found += [path for path in files if not path.startswith(readable)][:_FILES]
+    return found
+
+
+def _failed_barriers(answer: dict, missing: dict[str, str]) -> dict[str, str]:
+    """Barriers that were built but do not hold according to the answer to `_SELF_CHECK`."""
     if answer["status"] != "ok":
-        raise OSError(f"the first call failed: {answer['text']}")
+        raise OSError(f"the self-check failed: {answer['text']}")
     seen = json.loads(answer["stdout"])
-    broken = {"namespaces": seen["pid"] != 1 or seen["root"], "seccomp": seen["fork"],
-              "landlock": seen["listed"]}
-    return {name: "it was built, but a call saw through it" for name in BARRIERS if name not in missing and broken[name]}
+    private = bool(seen["private"])
+    failed = {
+        "namespaces": seen["pid"] != 1 or seen["root"] or private,
+        "seccomp": seen["fork"],
+        "landlock": seen["listed"] or private,
+    }
+    what = (
+        f"it was set up, but the self-check got past it{' and read ' if private else ''}{''.join(seen['private'][:1])}"
+    )
+    return {name: what for name in BARRIERS if name not in missing and failed[name]}

@@ -1,1 +1,1 @@
-"""Stands in for torchaudio where only its import is needed."""
+"""Empty replacement for torchaudio, for packages that import it without using it."""

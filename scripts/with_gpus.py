@@ -1,0 +1,24 @@
+"""Run a command on GPUs that no other job of this user has: `with_gpus COUNT COMMAND...`; waits until they are free."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tir.common import cli
+from tir.common.devices import claim, lock_directory, visible_devices
+
+
+def main() -> None:
+    count, command = int(sys.argv[1]), sys.argv[2:]
+    held = claim(count, visible_devices() if count else [], lock_directory())
+    for file in held.values():
+        os.set_inheritable(file, True)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    if held:
+        print(f"GPUs: {os.environ['CUDA_VISIBLE_DEVICES']}", file=sys.stderr, flush=True)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,28 @@
+"""Update the results in README.md and docs/tour.md from a finished `make demo`."""
+
+import shutil
+from pathlib import Path
+
+from tir.analysis.pages import blocks, fill
+from tir.common.cli import run
+from tir.common.errors import DataError
+
+PAGES = ("README.md", "docs/tour.md")
+FIGURES = ("figure1.png", "figure4.png")
+
+
+def main() -> None:
+    root = Path()
+    texts = {page: fill(Path(page).read_text(encoding="utf-8"), blocks(root)) for page in PAGES}
+    for name in FIGURES:
+        if not (root / "results" / name).is_file():
+            raise DataError("a figure is missing", where=f"results/{name}", why="no finished run", remedy="make demo")
+    for page, text in texts.items():
+        Path(page).write_text(text, encoding="utf-8")
+    Path("docs/images").mkdir(exist_ok=True)
+    for name in FIGURES:
+        shutil.copyfile(root / "results" / name, Path("docs/images", name))
+
+
+if __name__ == "__main__":
+    run(main)

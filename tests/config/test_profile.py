@@ -1,0 +1,47 @@
+"""GPUs of a profile must divide the effective batches; which number it is does not belong to the experiment."""
+
+import pytest
+from support.configuration import PAPER
+
+from tir.common.errors import ConfigError
+from tir.config.experiment import load
+from tir.config.params import params
+from tir.config.profile import require_divisors
+
+CONFIG = load(PAPER, ["config.yaml"])
+
+
+@pytest.mark.parametrize("gres", ["'gpu:h100:8'", "'gpu:a100:4'", "'gpu:1'", "'gpu:h100:' + str(attempt)", ""])
+def test_the_papers_batches_run_on_8_4_and_1_gpus(gres):
+    require_divisors({"sft": gres, "rl": gres, "traces": "'gpu:a10g:3'"}, CONFIG)
+
+
+def test_gpus_that_do_not_divide_a_step_are_refused_with_a_line_to_paste():
+    with pytest.raises(ConfigError) as caught:
+        require_divisors({"sft": "'gpu:h100:16'", "rl": "gpu:a100:6"}, CONFIG)
+    assert str(caught.value).splitlines() == [
+        "profile: GPUs of the profile do not fit the configuration",
+        "  sft: 16 GPUs do not divide a step: sft_pilots.smoke.batch_rows is 8",
+        "  try: set-resources: {sft: {gres: \"'gpu:h100:8'\"}}",
+        "  rl: 6 GPUs do not divide a step: rl.mini_batch_prompts x rl.group_size is 128",
+        "  try: set-resources: {rl: {gres: \"'gpu:a100:4'\"}}",
+    ]
+
+
+def test_gpus_of_one_machine_are_checked_too():
+    require_divisors({}, CONFIG, 8)
+    with pytest.raises(ConfigError, match=r"6 GPUs do not divide a step: sft.batch_rows is 128.*\n  try: .*gpu=4\]"):
+        require_divisors({}, CONFIG, 6)
+
+
+def test_the_number_of_gpus_is_no_parameter_of_a_rule():
+    """A run on another number of GPUs, or with other micro-batches, is the same run."""
+    other = load(
+        PAPER
+        | {
+            "sft": PAPER["sft"] | {"processes": 4, "micro_batch_tokens": 4096, "gradient_checkpointing": True},
+            "rl": PAPER["rl"] | {"processes": 4},
+        },
+        ["config.yaml"],
+    )
+    assert params(sft=other.sft, rl=other.rl) == params(sft=CONFIG.sft, rl=CONFIG.rl)

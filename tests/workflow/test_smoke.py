@@ -1,0 +1,123 @@
+"""The smoke run: it goes through the user's profile on few GPUs, and says of each stage whether and why it failed."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+from support.paths import ROOT, SNAKEMAKE
+
+from tir.common.records import write_jsonl
+from tir.retrieval.bm25 import BM25Config
+from tir.retrieval.build import build_index
+from tir.workflow.findings import table
+from tir.workflow.smoke import smoke_profile, verdicts
+
+needs_snakemake = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
+
+
+def shipped(name: str) -> dict:
+    return yaml.safe_load((ROOT / f"profiles/{name}/config.yaml").read_text())
+
+
+def test_the_profile_keeps_its_machine_and_asks_for_two_gpus_at_most():
+    paper = shipped("slurm")
+    made = smoke_profile(paper, ["profiles/slurm/site.yaml"], on_gpus=True)
+    asked = {rule: resources["gres"] for rule, resources in made["set-resources"].items() if "gres" in resources}
+    assert asked == {
+        "index": "'gpu:h200:1'",
+        "sft": "'gpu:h100:2'",
+        "rl": "'gpu:h100:2'",
+        "traces": "'gpu:a10g:1'",
+        "judge": "'gpu:h100:2'",
+    }
+    assert {resources["runtime"] for resources in made["set-resources"].values()} == {30}
+    for key in ("executor", "apptainer-args", "default-resources", "set-threads"):
+        assert made[key] == paper[key]
+    assert made["configfile"][-2:] == ["profiles/smoke/cuda.yaml", "profiles/slurm/site.yaml"]
+    assert smoke_profile(shipped("workstation"), [], on_gpus=True)["resources"] == [
+        "gpu=2",
+        "mem_mb=500000",
+        "downloads=100",
+    ]
+    assert "profiles/smoke/cuda.yaml" not in smoke_profile(shipped("laptop"), [], on_gpus=False)["configfile"]
+
+
+@needs_snakemake
+@pytest.mark.parametrize("profile, limit", [("slurm", 1.0), ("profiles/workstation", 1.0), ("profiles/laptop", 0.0)])
+def test_a_smoke_run_plans_every_stage_in_less_than_one_gpu_hour(profile, limit, tmp_path):
+    for name in "Snakefile config.yaml rules scripts tir aspo profiles envs containers slurm".split():
+        (tmp_path / name).symlink_to(ROOT / name)
+    python = SNAKEMAKE.with_name("python")
+    command = [python, "-m", "scripts.smoke", "--profile", profile, "--snakemake", SNAKEMAKE, "--", "-n"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout.partition("Job stats:")[2], re.M))
+    assert {"index", "sft", "rl", "traces", "judge", "scores", "table5", "retrieval_smoke"} <= set(jobs)
+    total = re.search(r"^total +\d+ +([\d.]+)", done.stderr.rpartition("\nPlan\n")[2], re.M)
+    assert float(total[1]) <= limit
+
+
+def finished(directory):
+    """The files of a run in which every stage succeeded."""
+    trace = {"finish": "answer", "n_python": 1, "n_search": 0}
+    write_jsonl(directory / "corpus.jsonl", [{"id": str(row), "contents": f"Title\ntext {row}"} for row in range(1500)])
+    build_index(directory / "corpus.jsonl", directory / "index", BM25Config())
+    write_jsonl(directory / "runs/sft/full/log.jsonl", [{"step": 1, "loss": 5.5}, {"step": 2, "loss": 2.0}])
+    write_jsonl(directory / "runs/rl/aspo/seed1/metrics.jsonl", [{"step": 1, "actor/kl_loss": 1e-4}])
+    write_jsonl(directory / "traces/sft/gsm8k.jsonl", [trace, trace])
+    write_jsonl(directory / "judge/sft/gsm8k.jsonl", [{"verdict": "correct"}])
+    write_jsonl(directory / "scores/sft/gsm8k.jsonl", [{"em": 1}, {"em": 0}])
+    (directory / "results").mkdir()
+    (directory / "results/table5.csv").write_text("model\n")
+    return directory
+
+
+def lines(directory) -> dict[str, str]:
+    """Verdict and text of each stage."""
+    return {found.check: f"{'ok' if found.ok else 'FAIL'} {found.found}" for found in verdicts(directory, images=False)}
+
+
+def test_each_finished_stage_has_a_line_with_what_came_out(tmp_path):
+    assert lines(finished(tmp_path)) == {
+        "index": "ok 1,500 passages",
+        "fine-tuning": "ok 1 runs, mean loss 5.50 -> 2.00",
+        "reinforcement learning": "ok 1 steps, KL divergence 1.0e-04",
+        "trajectories": "ok 2 trajectories, 2 tool calls",
+        "judge": "ok 1 verdicts",
+        "scores": "ok 2 scores",
+        "table": "ok table5.csv",
+    }
+
+
+def test_a_failed_stage_has_the_remedy_of_its_log_and_the_stages_behind_it_were_not_reached(tmp_path):
+    finished(tmp_path)
+    for name in ("runs/rl/aspo/seed1/metrics.jsonl", "results/table5.csv"):
+        (tmp_path / name).unlink()
+    log = tmp_path / "logs/rl/aspo-seed1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("step 1\n\nTrainingFailed: verl.log: verl ended with status 1: out of memory\n  try: ask for more\n")
+    found = table(verdicts(tmp_path, images=False))
+    assert "FAIL  reinforcement learning  TrainingFailed: verl.log: verl ended with status 1: out of memory" in found
+    assert "try: ask for more" in found and "FAIL  table                   not reached" in found
+    log.write_text("Error: an earlier attempt\n  try: again\nsaved step 2\n")  # the job went on after it
+    assert "FAIL  reinforcement learning  not reached" in table(verdicts(tmp_path, images=False))
+
+
+@pytest.mark.parametrize(
+    "file, rows, expected",
+    [
+        ("runs/sft/full/log.jsonl", [{"step": 1, "loss": float("nan")}], "the training loss is missing or not finite"),
+        ("runs/rl/aspo/seed1/metrics.jsonl", [{"step": 1}], "no KL divergence from the reference model"),
+        (
+            "traces/sft/gsm8k.jsonl",
+            [{"finish": "error", "n_python": 0, "n_search": 0}],
+            "1 of 1 trajectories ended with an error",
+        ),
+    ],
+)
+def test_an_output_that_is_not_what_it_should_be_is_a_failure(tmp_path, file, rows, expected):
+    finished(tmp_path)
+    (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert expected in " ".join(text for text in lines(tmp_path).values() if text.startswith("FAIL"))

@@ -1,0 +1,62 @@
+"""Checks of a profile: its rule names, and whether the GPUs of a training stage divide its effective batch.
+
+Snakemake silently ignores unknown rule names, and the rule runs with default resources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from tir.common.errors import ConfigError
+from tir.config.experiment import Config
+from tir.config.faults import nearest
+
+
+def require_rules(named: Mapping[str, Iterable[str]], known: Iterable[str]) -> None:
+    """Raise a `ConfigError` that lists all unknown rule names.
+
+    Args:
+        named: option of the profile, e.g. `set-resources` -> rule names in it.
+        known: names of the workflow's rules.
+    """
+    known = sorted(known)
+    faults = []
+    for option, names in named.items():
+        for name in names:
+            if name not in known:
+                near = nearest(name, known)
+                faults.append(f"  {option}: {name}" + (f"; did you mean `{near}`?" if near else "; delete it"))
+    if faults:
+        raise ConfigError("\n".join(["unknown rule names", *faults]), where="profile")
+
+
+def effective_batches(config: Config) -> dict[str, dict[str, int]]:
+    """Rows or trajectories of an optimiser step, by stage and key of the configuration."""
+    pilots = {f"sft_pilots.{name}.batch_rows": config.pilot(name).batch_rows for name in config.sft_pilots}
+    return {
+        "sft": {"sft.batch_rows": config.sft.batch_rows} | pilots,
+        "rl": {"rl.mini_batch_prompts x rl.group_size": config.rl.mini_batch_prompts * config.rl.group_size},
+    }
+
+
+def require_divisors(gres: Mapping[str, str], config: Config, machine: int = 0) -> None:
+    """Raise a `ConfigError` for each stage whose GPUs do not divide its effective batches, with a line to paste.
+
+    Args:
+        gres: GPUs of each rule as the profile writes them, e.g. `'gpu:h100:8'`.
+        config: the experiment.
+        machine: GPUs of a machine without Slurm, all of which a training stage takes; 0 on a cluster.
+    """
+    faults = []
+    for stage, batches in effective_batches(config).items():
+        found = re.search(r"(gpu[:=](?:[\w.-]+:)?)(\d+)", gres.get(stage, f"gpu={machine}" if machine else ""))
+        number = int(found[2]) if found else 1
+        wrong = [f"{key} is {size}" for key, size in batches.items() if size % number]
+        if found and wrong:
+            fits = max(n for n in range(1, number + 1) if not any(size % n for size in batches.values()))
+            faults.append(f"  {stage}: {number} GPUs do not divide a step: {', '.join(wrong)}")
+            paste = f"set-resources: {{{stage}: {{gres: \"'{found[1]}{fits}'\"}}}}"
+            faults.append("  try: " + (paste if stage in gres else f"resources: [gpu={fits}]"))
+    if faults:
+        raise ConfigError("\n".join(["GPUs of the profile do not fit the configuration", *faults]), where="profile")

@@ -1,0 +1,117 @@
+"""The vLLM engine: continuous batching, for GPUs and for jobs of many prompts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tir.common.errors import EngineFault
+from tir.rollout.engines.base import Completion, Sampling
+from tir.rollout.prompts import end_of_turn
+
+_CPU_CACHE_BYTES = 1 << 30  # vLLM would reserve the same share of the machine's memory as of a GPU's
+
+
+class VllmEngine:
+    """One asynchronous vLLM engine in this process.
+
+    Args:
+        model: Hugging Face directory.
+        device: `cpu`, or the GPU's. On a GPU decoding replays CUDA graphs, which vLLM records when it starts; a small
+            model then does not wait for its kernels to be launched one by one. A CPU gains nothing from compiling.
+        dtype: precision; use `float32` on a CPU.
+        max_model_len: context length in tokens; None for the model's own.
+        gpu_memory_utilization: share of GPU memory that vLLM may use; on a CPU the key-value cache has 1 GiB.
+        tensor_parallel_size: number of GPUs that hold one copy of the model.
+        batch_invariant: use vLLM's batch-invariant kernels (GPU only).
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str,
+        dtype: str,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        tensor_parallel_size: int = 1,
+        batch_invariant: bool = False,
+    ):
+        if batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"  # vLLM has no other switch
+        from transformers import AutoTokenizer
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.tokenizer = AutoTokenizer.from_pretrained(str(model))
+        self._turn_end = end_of_turn(self.tokenizer).token_id
+        self.max_length = max_model_len
+        try:
+            self._engine = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    model=str(model),
+                    dtype=dtype,
+                    max_model_len=max_model_len,
+                    enforce_eager=device == "cpu",
+                    seed=0,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    kv_cache_memory_bytes=_CPU_CACHE_BYTES if device == "cpu" else None,
+                    tensor_parallel_size=tensor_parallel_size,
+                )
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineFault("vLLM did not start", where=str(model), why=str(error).splitlines()[0]) from error
+        self.max_length = self._engine.model_config.max_model_len
+
+    async def generate(
+        self,
+        prompt_ids: list[int],
+        *,
+        max_tokens: int,
+        sampling: Sampling,
+        stop: tuple[str, ...] = (),
+        request_id: str = "",
+    ) -> Completion:
+        """Continue one prompt; see `Engine`."""
+        from uuid import uuid4
+
+        from vllm import SamplingParams, TokensPrompt
+
+        room = self.max_length - len(prompt_ids)
+        if room <= 0:
+            return Completion([], [], "length")
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=list(stop) or None,
+            stop_token_ids=[self._turn_end],
+            repetition_penalty=sampling.repetition_penalty,
+            max_tokens=min(max_tokens, room),
+            logprobs=0,
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+        )
+        final = None
+        try:
+            # vLLM rejects a repeated request id, and a trajectory sends one request per turn.
+            async for final in self._engine.generate(
+                TokensPrompt(prompt_token_ids=prompt_ids), params, f"{request_id}-{uuid4().hex[:8]}"
+            ):
+                pass
+        except Exception as error:  # the engine process died or rejected the request
+            raise EngineFault("vLLM failed", where=request_id, why=str(error)) from error
+        output = final.outputs[0]
+        if output.finish_reason not in ("stop", "length"):
+            raise EngineFault(
+                "vLLM aborted a request", where=request_id, why=f"its finish reason is {output.finish_reason!r}"
+            )
+        log_probs = [entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)]
+        finish = (
+            "length" if output.finish_reason == "length" else "stop" if isinstance(output.stop_reason, str) else "eos"
+        )
+        return Completion(list(output.token_ids), log_probs, finish)
+
+    async def close(self) -> None:
+        """Stop the engine's processes."""
+        self._engine.shutdown()

@@ -1,0 +1,61 @@
+"""LLaMA-Factory's trainer in one process or in one per GPU; `tir.sft.train` starts it: `python -m tir.sft.entry DIR`.
+
+It differs from `llamafactory-cli train` in three points. torch's launcher and every process of the run end when their
+parent ends, even if it is killed. They ignore SIGTERM, which Slurm sends to all processes of a job, because only
+`tir.sft.train` decides what it means. And the Trainer is that of `tir.sft.trainer` with the callback of
+`tir.sft.callback`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tir.common.records import read_json
+from tir.common.subprocesses import end_with_parent
+
+PARENT = "TIR_PARENT"  # id of the process that this one must not outlive
+RECIPE, SCHEDULE, STOP, ALIVE = "recipe.yaml", "schedule.json", "stop", "alive"  # files in the run's directory
+
+
+def main(directory: Path) -> None:
+    """Train as the files `recipe.yaml` and `schedule.json` of a run's directory say."""
+    end_with_parent(signal.SIGKILL, int(os.environ[PARENT]))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    schedule = read_json(directory / SCHEDULE)
+    if schedule["launch"] and "LOCAL_RANK" not in os.environ:
+        _launch(directory, schedule["processes"])
+    else:
+        _train(directory, schedule)
+
+
+def _launch(directory: Path, processes: int) -> None:
+    """Start one process per GPU with torch's launcher, which ends all when one fails."""
+    from torch.distributed.run import main as torchrun
+
+    os.environ[PARENT] = str(os.getpid())
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
+    torchrun([*options, "--signals-to-handle", "SIGQUIT", "--module", "tir.sft.entry", str(directory)])
+
+
+def _train(directory: Path, schedule: dict) -> None:
+    import torch
+    import yaml
+    from llamafactory.train.sft import workflow
+    from llamafactory.train.tuner import run_exp
+
+    from tir.sft.callback import Checkpoints
+    from tir.sft.trainer import Trainer
+
+    # The Trainer loads the optimizer to the device `cpu:0`, which torch knows only as `cpu`.
+    torch.serialization.register_package(0, lambda _: None, lambda data, where: data if where[:4] == "cpu:" else None)
+    recipe = yaml.safe_load((directory / RECIPE).read_text(encoding="utf-8"))
+    callback = Checkpoints(directory / STOP, directory / ALIVE, schedule["boundaries"], schedule["within"])
+    Trainer.schedule, workflow.CustomSeq2SeqTrainer = schedule, Trainer
+    run_exp(recipe, callbacks=[callback])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,1 +1,0 @@
-"""Web search with Bing's response shape, from a provider, a cassette of recorded answers, or both."""

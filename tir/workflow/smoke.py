@@ -1,0 +1,154 @@
+"""The smoke run: a user's own profile with the tiny scale, and one line per stage about what came out.
+
+It tries on the real machine what the paper's scale needs, in minutes: images or environments, the profile's partitions,
+every engine on its device, bf16, two processes, the reference model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tir.common.errors import TirError
+from tir.common.records import read_json, read_jsonl
+from tir.common.subprocesses import tail
+from tir.workflow.findings import Finding
+
+GPUS, MINUTES = 2, 30  # at most, per job
+TARGETS = ("results/table5.csv", "judge/sft/gsm8k.jsonl", "results/retrieval_smoke.csv")
+SCALE = ["profiles/laptop/tiny.yaml", "profiles/ci/quick.yaml", "profiles/smoke/few.yaml"]
+ON_GPUS = "profiles/smoke/cuda.yaml"
+
+
+def smoke_profile(profile: Mapping[str, Any], site_files: Sequence[str], *, on_gpus: bool) -> dict[str, Any]:
+    """A profile with the tiny scale in place of its experiment, at most `GPUS` GPUs and `MINUTES` minutes per job.
+
+    Args:
+        profile: the content of the profile's config.yaml.
+        site_files: the configuration files of the profile that describe the machine.
+        on_gpus: compute on GPUs.
+    """
+    made = dict(profile) | {
+        "configfile": [*SCALE, *([ON_GPUS] if on_gpus else []), *site_files],
+        "keep-going": True,  # independent stages get their verdict too
+        "retries": 0,
+    }
+    if "resources" in profile:
+        made["resources"] = [_fewer(str(each)) for each in profile["resources"]]
+    if "set-resources" in profile:
+        made["set-resources"] = {
+            rule: {
+                name: MINUTES if name == "runtime" else _fewer(value) if isinstance(value, str) else value
+                for name, value in resources.items()
+            }
+            for rule, resources in profile["set-resources"].items()
+        }
+    return made
+
+
+def _fewer(text: str) -> str:
+    """A request in a profile, with at most `GPUS` GPUs: `gpu:h100:8` or `gpu=8`."""
+    return re.sub(r"(gpu(?::[\w.-]+)?[:=])(\d+)", lambda found: f"{found[1]}{min(int(found[2]), GPUS)}", text)
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: patterns of its outputs and logs, and what a finished one has to show.
+
+    Attributes:
+        shows: paths of the outputs -> a line about them; raises ValueError if the output is not what it should be.
+    """
+
+    name: str
+    outputs: str
+    logs: str
+    shows: Callable[[list[Path]], str]
+
+
+def _passages(paths: list[Path]) -> str:
+    return f"{read_json(paths[0])['count']:,} passages"
+
+
+def _losses(paths: list[Path]) -> str:
+    runs = [[row["loss"] for row in read_jsonl(path) if "loss" in row] for path in paths]
+    if not all(losses and all(map(math.isfinite, losses)) for losses in runs):
+        raise ValueError("the training loss is missing or not finite")
+    first, last = fmean(losses[0] for losses in runs), fmean(losses[-1] for losses in runs)
+    return f"{len(runs)} runs, mean loss {first:.2f} -> {last:.2f}"
+
+
+def _steps(paths: list[Path]) -> str:
+    rows = [row for path in paths for row in read_jsonl(path)]
+    divergences = [row["actor/kl_loss"] for row in rows if "actor/kl_loss" in row]
+    if not divergences or not all(map(math.isfinite, divergences)):
+        raise ValueError("no KL divergence from the reference model in the metrics")
+    return f"{len(divergences)} steps, KL divergence {divergences[-1]:.1e}"
+
+
+def _trajectories(paths: list[Path]) -> str:
+    rows = [row for path in paths for row in read_jsonl(path)]
+    failed = sum(row["finish"] == "error" for row in rows)
+    if failed:
+        raise ValueError(f"{failed} of {len(rows)} trajectories ended with an error")
+    return f"{len(rows)} trajectories, {sum(row['n_python'] + row['n_search'] for row in rows)} tool calls"
+
+
+def _count(unit: str) -> Callable[[list[Path]], str]:
+    return lambda paths: f"{sum(len(read_jsonl(path)) for path in paths)} {unit}"
+
+
+STAGES = (
+    Stage("images", "images/*.sif", "logs/images/*.log", lambda paths: f"{len(paths)} images"),
+    Stage("index", "index/manifest.json", "logs/index.log", _passages),
+    Stage("fine-tuning", "runs/sft/*/log.jsonl", "logs/sft/*.log", _losses),
+    Stage("reinforcement learning", "runs/rl/*/seed*/metrics.jsonl", "logs/rl/*.log", _steps),
+    Stage("trajectories", "traces/*/*.jsonl", "logs/traces/*/*.log", _trajectories),
+    Stage("judge", "judge/*/*.jsonl", "logs/judge/*/*.log", _count("verdicts")),
+    Stage("scores", "scores/*/*.jsonl", "logs/scores/*/*.log", _count("scores")),
+    Stage("table", "results/table5.csv", "logs/table5.log", lambda paths: str(paths[0].name)),
+)
+
+
+def verdicts(directory: str | Path, *, images: bool) -> list[Finding]:
+    """One finding per stage, from the files of a run; a failed stage has the remedy that its log ends with.
+
+    Args:
+        directory: the workflow's directory.
+        images: whether the site runs its stages in images.
+    """
+    return [_verdict(stage, Path(directory)) for stage in STAGES if images or stage.name != "images"]
+
+
+def _verdict(stage: Stage, directory: Path) -> Finding:
+    broken = [found for log in sorted(directory.glob(stage.logs)) if (found := _fault(log))]
+    if broken:
+        return Finding(stage.name, False, *broken[0])
+    outputs = sorted(directory.glob(stage.outputs))
+    if not outputs:
+        return Finding(stage.name, False, "not reached", "correct the stage above, then run the same command again")
+    try:
+        return Finding(stage.name, True, stage.shows(outputs))
+    except (ValueError, KeyError, TirError) as error:
+        return Finding(stage.name, False, f"{outputs[0].relative_to(directory)}: {error}", f"less {stage.logs}")
+
+
+def _fault(log: Path) -> tuple[str, str] | None:
+    """Error and remedy at the end of a failed job's log; None if it does not end with an error."""
+    lines = tail(log, 12)
+    starts = [
+        number for number, line in enumerate(lines) if re.match(r"(\w+\.)*\w*(Error|Fault|Failed|Unavailable)\b", line)
+    ]
+    if not starts:
+        return None
+    error, rest = lines[starts[-1]], lines[starts[-1] + 1 :]
+    if len(rest) > 1 or (rest and not rest[0].startswith("  try: ")):
+        return None  # the job went on
+    return error, (rest[0].removeprefix("  try: ") if rest else f"less {log}  # the cause is at its end")

@@ -1,0 +1,358 @@
+"""Inputs and parameters of each table and figure, as pure functions of the configuration.
+
+`rules/analysis.smk` calls this module. It does not import Snakemake, so tests can call it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+from tir.analysis.figures import FIGURES
+from tir.analysis.kind import Kind
+from tir.analysis.tables import TABLES
+from tir.analysis.tables import kind as table_kind
+from tir.config.experiment import Config
+from tir.config.params import params
+from tir.workflow.digests import ROOT
+
+PAPER_CELLS = "tir/analysis/tables/paper_reference.yaml"
+PAPER_TABLES = tuple(name for name in TABLES if name.startswith("table"))
+RL_TABLES = ("table5", "table6")  # their rows are the models whose training and behaviour is shown
+_ROOTS = {"metrics": "runs/rl", "logs": "runs/sft"}
+SAMPLED = "sampled/"  # prefix of a model id: its trajectories of the trace analysis
+
+
+@dataclass
+class Target:
+    """One table or figure.
+
+    Attributes:
+        inputs: input files by option of the script; those under "after" are inputs of the rule but no option.
+        params: parameters as canonical JSON.
+        module: dotted name of the module that builds the table or figure.
+        companions: suffixes of further tables that are written with it.
+        more: command-line options that are not inputs.
+    """
+
+    inputs: dict[str, list[str]]
+    params: str
+    module: str = ""
+    companions: list[str] = field(default_factory=list)
+    more: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        return sum(self.inputs.values(), [])
+
+    @property
+    def options(self) -> str:
+        """Options of the script, except output and parameters."""
+        words = []
+        for option, paths in self.inputs.items():
+            if option == "after":
+                continue
+            if option in ("scores", "traces"):
+                paths = dict.fromkeys(str(PurePosixPath(path).parents[1]) for path in paths)
+            words.append(f"--{option} {_ROOTS.get(option) or ' '.join(paths)}")
+        return " ".join([*words, self.more]).strip()
+
+
+@dataclass
+class Source:
+    """Source of a target: parameters, records by (model, benchmark), other input files, further options."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    options: str = ""
+
+
+class Targets:
+    """All tables and figures of a configuration.
+
+    Attributes:
+        tables, figures: names that `rule all` makes.
+        extra: names of tables that are made only on request.
+    """
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        runs = {"full", *cfg.sft_pilots}
+        default = [name for name, table in cfg.tables.items() if table.in_all]
+        static = ["table2", "table3", "table4", "table7", "table8"]
+        static += [name for name, each in TABLES.items() if each.source == "sft_run" and each.of in runs]
+        judged = ["judgements"] if cfg.judged() else []
+        trained = ["behaviour", "shaping"] if set(RL_TABLES) & set(default) else []
+        self.tables = [*default, *static, *trained, *judged, "leakage", "arithmetic"]
+        self.extra = [name for name in cfg.tables if name not in default]
+        if cfg.qa_analysis:
+            self.extra.append("qa_bigrams")
+        required = {name: each.of if each.source == "rows" else "table1" for name, each in FIGURES.items()}
+        self.figures = [name for name, table in required.items() if table in cfg.tables]
+
+    def target(self, name: str, size: str = "") -> Target:
+        """One target; `size` is "" or "n500/", the folder of its records."""
+        kind, source, inputs = _kind(name), self._source(name), self._inputs(name, size)
+        printed = ["paper"] if name in PAPER_TABLES else []
+        return Target(
+            inputs,
+            params(**source.params, **self._judge_params(inputs)),
+            kind.module,
+            [*kind.companions, *printed],
+            source.options,
+        )
+
+    def printed(self, name: str) -> list[str]:
+        """File of the paper's printed cells, for a target that shows or checks them; else empty."""
+        shows = name in (*PAPER_TABLES, "arithmetic") or (name == "figure4" and self._compared)
+        return [PAPER_CELLS] if shows else []
+
+    def claims(self) -> Target:
+        """The target that checks the paper's claims; its inputs are those of the tables and figures of `rule all`."""
+        tables = [name for name in self.tables if name in self.cfg.tables]
+        found: dict[str, list[str]] = {}
+        for name in [*tables, "table3", "figure4", "figure7", "table2"]:
+            for option, paths in self._inputs(name).items():
+                found[option] = list(dict.fromkeys([*found.get(option, []), *paths]))
+        rl = self.cfg.rl
+        return Target(
+            found,
+            params(
+                models=self._claimed(tables),
+                benchmarks=self.columns("table5" if "table5" in tables else tables[0]),
+                sets=self.pooled(),
+                statistics=self.cfg.statistics,
+                facts={"trajectories": rl.steps * rl.batch_prompts * rl.group_size},
+                **self._judge_params(found),
+            ),
+        )
+
+    def _claimed(self, tables: list[str]) -> dict[str, list[str]]:
+        """Model ids of the tables' models, by each expression that a claim may use (`aspo@30`, `aspo@last`, ...)."""
+        rows = [row.model for name in tables for row in self.cfg.tables[name].rows]
+        arms = list(dict.fromkeys(model.partition("@")[0] for model in rows if "@" in model))
+        shown = {tuple(self.cfg.model_ids(model)) for model in rows}
+        expressions = [*rows, *(f"{arm}@{step}" for arm in arms for step in ("first", "last"))]
+        return {each: self.cfg.model_ids(each) for each in expressions if tuple(self.cfg.model_ids(each)) in shown}
+
+    def _inputs(self, name: str, size: str = "") -> dict[str, list[str]]:
+        source = self._source(name)
+        pairs = dict.fromkeys(source.pairs)
+        found = {record: [_path(record, *pair, size) for pair in pairs] for record in _kind(name).records}
+        if not size and "scores" in found:
+            found["judge"] = [_path("judge", *pair) for pair in pairs if self._reads_verdicts(source, *pair)]
+        return {option: paths for option, paths in (found | source.files).items() if paths}
+
+    def _reads_verdicts(self, source: Source, model: str, benchmark: str) -> bool:
+        """Whether a target reads the judge's verdicts on the trajectories of a model on a benchmark."""
+        if (model.removeprefix(SAMPLED), benchmark) not in self._judged:
+            return False
+        if model.startswith(SAMPLED):
+            return self.cfg.judge.decides
+        columns = source.params.get("benchmarks", [])
+        return any(each["metric"] == "judge" for each in columns if each["name"] == benchmark)
+
+    def _judge_params(self, inputs: dict[str, list[str]]) -> dict[str, Any]:
+        return {"judge_decides": self.cfg.judge.decides} if "judge" in inputs else {}
+
+    def _source(self, name: str) -> Source:
+        """The target's source, by the kind of source that `tir.analysis.kind.Kind` documents."""
+        cfg, kind = self.cfg, _kind(name)
+        match kind.source:
+            case "rows":
+                rows, columns = self.rows(kind.of or name), self.columns(kind.of or name)
+                pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
+                return Source({"rows": rows, "benchmarks": columns, "statistics": cfg.statistics}, pairs)
+            case "models":
+                shown = [each for each in RL_TABLES if each in cfg.tables]
+                rows = {row["label"]: row for each in shown for row in self.rows(each)}.values()
+                columns = self.columns(shown[0])
+                pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
+                decoding = {key: getattr(cfg.evaluation, key) for key in ("temperature", "samples")}
+                return Source({"rows": list(rows), "benchmarks": columns, "decoding": decoding}, pairs)
+            case "trajectories":
+                sets = self.pooled(name)
+                pairs = [(each["model"], each["benchmark"]) for each in sets]
+                return Source({"sets": sets, "decoding": cfg.trace_sampling, "statistics": cfg.statistics}, pairs)
+            case "sft_run":
+                return Source(self._sft_params(kind.of), files={"logs": [f"runs/sft/{kind.of}/log.jsonl"]})
+            case "rl_runs":
+                runs = [f"{arm}/seed{seed}" for arm in self.shown_arms for seed in cfg.rl.seeds]
+                shown = {"arms": self.shown_arms}
+                if name == "figure4":
+                    shown |= {"items": cfg.data.validation.rows, "paper": self._compared}
+                return Source(shown, files={"metrics": [f"runs/rl/{run}/metrics.jsonl" for run in runs]})
+            case "stages":
+                rows = self._timed()
+                made = [path for row in rows for path in row.pop("made")]
+                timings = " ".join(f"benchmarks/{timing}.tsv" for row in rows for timing in row["timings"])
+                return Source({"rows": rows}, files={"after": made}, options=f"--timings {timings}")
+            case "judge":
+                reports = [f"{path}.report.json" for path in self._verdicts()]
+                return Source({"judge": cfg.judge.name, "decides": cfg.judge.decides}, files={"data": reports})
+            case "sft_data":
+                return Source(files={"data": ["data/sft.json"]})
+            case "package":
+                modules = sorted((ROOT / "aspo").glob("*.py"))
+                files = [module.relative_to(ROOT).as_posix() for module in modules]
+                return Source(files={"after": files}, options="--data aspo")
+            case "tables":
+                made = [name for name in self.tables if name in cfg.tables]
+                return Source(files={"data": [f"results/{each}{end}.csv" for each in made for end in ("", "_detail")]})
+            case "data":
+                return self._data()
+
+    def _data(self) -> Source:
+        """Source of the leakage table: every training, validation and benchmark file."""
+        cfg = self.cfg
+        names = ["sft.json", "rl_train.parquet", "rl_validation.parquet", "validation.parquet"]
+        names += [f"benchmarks/{each}.jsonl" for each in cfg.benchmarks]
+        facts = [
+            {"name": name, "label": each.label, "task": each.task, "n": each.n, "kept": each.kept_from_validation}
+            for name, each in cfg.benchmarks.items()
+        ]
+        clean = "validation" if cfg.data.validation.decontaminate else None
+        return Source(
+            {"benchmarks": facts, "decontaminated": clean}, files={"data": [f"data/{name}" for name in names]}
+        )
+
+    # --- rows, columns and stages of the configuration ----------------------------------------------------------------
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Rows of a table, each with its model ids."""
+        return [
+            {key: value for key, value in row.model_dump().items() if value and key != "model"}
+            | {"models": self.cfg.model_ids(row.model)}
+            for row in self.cfg.tables[table].rows
+        ]
+
+    def columns(self, table: str) -> list[dict[str, Any]]:
+        """Benchmarks of a table: those in its configuration, by default all standard ones."""
+        standard = [name for name, each in self.cfg.benchmarks.items() if each.standard]
+        return [
+            {"name": name} | {key: getattr(self.cfg.benchmarks[name], key) for key in ("label", "task", "metric")}
+            for name in self.cfg.tables[table].benchmarks or standard
+        ]
+
+    def pooled(self, name: str = "table3") -> list[dict[str, Any]]:
+        """Sets of trajectories (model, benchmark, number of items) that the trace analysis pools."""
+        sets = self.cfg.qa_analysis if name == "qa_bigrams" else self.cfg.trace_analysis
+        return [
+            {
+                "model": f"{SAMPLED}{model}",
+                "benchmark": each.benchmark,
+                "task": self.cfg.benchmarks[each.benchmark].task,
+                "n": each.n,
+            }
+            for each in sets
+            for model in self.cfg.model_ids(each.model)
+        ]
+
+    @cached_property
+    def _rl_rows(self) -> list[Any]:
+        """Rows of Tables 5 and 6."""
+        return [row for name in RL_TABLES if name in self.cfg.tables for row in self.cfg.tables[name].rows]
+
+    @cached_property
+    def shown_arms(self) -> list[str]:
+        """Arms whose training curves Figures 4 and 8 draw: those of Table 5, then those of Table 6."""
+        return list(dict.fromkeys(row.model.partition("@")[0] for row in self._rl_rows if "@" in row.model))
+
+    @property
+    def _compared(self) -> bool:
+        """Whether a row of Table 5 or 6 is compared with a row of the paper."""
+        return any(row.paper for row in self._rl_rows)
+
+    @cached_property
+    def _judged(self) -> list[tuple[str, str]]:
+        """(model, benchmark) of the trajectories that the judge reads."""
+        return [(model, each.benchmark) for each in self.cfg.judged() for model in self.cfg.model_ids(each.model)]
+
+    def _verdicts(self) -> list[str]:
+        """Files of the judge's verdicts: on the trace analysis, and on what the tables of `rule all` show."""
+        shown = [
+            path for name in self.tables if name in self.cfg.tables for path in self._inputs(name).get("judge", [])
+        ]
+        pooled = [_path("judge", f"{SAMPLED}{model}", benchmark) for model, benchmark in self._judged]
+        return list(dict.fromkeys([*pooled, *shown]))
+
+    def _sft_params(self, run: str) -> dict[str, Any]:
+        settings = self.cfg.pilot(run)
+        shown = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "schedule")}
+        return {
+            "run": run,
+            "configuration": {"samples": settings.max_rows or "all"} | shown,
+            "effective_batch": settings.batch_rows,
+        }
+
+    def _timed(self) -> list[dict[str, Any]]:
+        """Stages of Table 8: label, benchmark files with the times, outputs of the timed jobs, samples and hardware."""
+        rows = []
+        for run in (*self.cfg.sft_pilots, "full"):
+            each = self.cfg.pilot(run)
+            rows.append(
+                {
+                    "label": f"SFT {run}",
+                    "timings": [f"sft/{run}"],
+                    "made": [f"runs/sft/{run}/log.jsonl"],
+                    "samples": each.max_rows or "all",
+                    "epochs": each.epochs,
+                    "hardware": self._hardware(None),
+                }
+            )
+        for arm in self.shown_arms:
+            seeds = self.cfg.rl.seeds
+            rows.append(
+                {
+                    "label": f"RL {arm}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+                    "timings": [f"rl/{arm}-seed{seed}" for seed in seeds],
+                    "made": [f"runs/rl/{arm}/seed{seed}/metrics.jsonl" for seed in seeds],
+                    "samples": self.cfg.rl.steps * self.cfg.rl.batch_prompts * self.cfg.rl.group_size * len(seeds),
+                    "hardware": self._hardware(None),
+                }
+            )
+        evaluated = [pair for name in self.tables if name in self.cfg.tables for pair in self._source(name).pairs]
+        sampled = [(each["model"], each["benchmark"]) for each in self.pooled()]
+        stages = [("trajectories of the accuracy tables", "traces", list(dict.fromkeys(evaluated)), 1)]
+        stages += [
+            (f"trajectories, {model}/{benchmark}", "traces", [(model, benchmark)], 1) for model, benchmark in sampled
+        ]
+        stages += [
+            (f"judge, {model}/{benchmark}", "judge", [(f"{SAMPLED}{model}", benchmark)], self.cfg.judge.gpus)
+            for model, benchmark in self._judged
+        ]
+        for label, stage, pairs, gpus in stages:
+            made = [_path(stage, *pair) for pair in pairs]
+            rows.append(
+                {
+                    "label": label,
+                    "timings": [path.removesuffix(".jsonl") for path in made],
+                    "made": made,
+                    "samples": sum(self._trajectories(*pair) for pair in pairs),
+                    "hardware": self._hardware(gpus),
+                }
+            )
+        return rows
+
+    def _trajectories(self, model: str, benchmark: str) -> int:
+        """Trajectories in a trace file. The time covers all of them, also if the trace analysis uses fewer."""
+        return self.cfg.benchmarks[benchmark].n * self.cfg.decoding(sampled=model.startswith(SAMPLED)).samples
+
+    def _hardware(self, gpus: int | None) -> str:
+        """GPUs of a job; without a number, the table reads it from the benchmark file."""
+        if self.cfg.device == "cpu":
+            return "CPU"
+        return f"{gpus} GPU" if gpus else "GPU"
+
+
+def _path(record: str, model: str, benchmark: str, size: str = "") -> str:
+    """File of records of a model on a benchmark; `size`: "" or "n500/"."""
+    sampled = SAMPLED if model.startswith(SAMPLED) else ""
+    return f"{size}{sampled}{record}/{model.removeprefix(SAMPLED)}/{benchmark}.jsonl"
+
+
+def _kind(name: str) -> Kind:
+    return FIGURES.get(name) or table_kind(name)
