@@ -91,6 +91,13 @@ def test_each_finished_stage_has_a_line_with_what_came_out(tmp_path):
     }
 
 
+def test_judged_samples_are_verdicts_of_the_judge_too(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "sampled").mkdir()
+    (tmp_path / "judge").rename(tmp_path / "sampled/judge")
+    assert lines(tmp_path)["judge"] == "ok 1 verdicts"
+
+
 def test_a_failed_stage_has_the_remedy_of_its_log_and_the_stages_behind_it_were_not_reached(tmp_path):
     finished(tmp_path)
     for name in ("runs/rl/aspo/seed1/metrics.jsonl", "results/table5.csv"):

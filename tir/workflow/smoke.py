@@ -20,6 +20,7 @@ from tir.common.subprocesses import tail
 from tir.workflow.findings import Finding
 
 GPUS, MINUTES = 2, 30  # at most, per job
+SIZES = ("", "sampled/")  # the values of the rules' wildcard `size` in runs of the tiny scale
 TARGETS = ("results/table5.csv", "judge/sft/gsm8k.jsonl", "results/retrieval_smoke.csv")
 SCALE = ["profiles/laptop/tiny.yaml", "profiles/ci/quick.yaml", "profiles/smoke/few.yaml"]
 ON_GPUS = "profiles/smoke/cuda.yaml"
@@ -61,7 +62,7 @@ def _fewer(text: str) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: patterns of its outputs and logs, and what a finished one has to show.
+    """A stage: patterns of its outputs and logs as in its rule, and what a finished one has to show.
 
     Attributes:
         shows: paths of the outputs -> a line about them; raises ValueError if the output is not what it should be.
@@ -110,9 +111,9 @@ STAGES = (
     Stage("index", "index/manifest.json", "logs/index.log", _passages),
     Stage("fine-tuning", "runs/sft/*/log.jsonl", "logs/sft/*.log", _losses),
     Stage("reinforcement learning", "runs/rl/*/seed*/metrics.jsonl", "logs/rl/*.log", _steps),
-    Stage("trajectories", "traces/*/*.jsonl", "logs/traces/*/*.log", _trajectories),
-    Stage("judge", "judge/*/*.jsonl", "logs/judge/*/*.log", _count("verdicts")),
-    Stage("scores", "scores/*/*.jsonl", "logs/scores/*/*.log", _count("scores")),
+    Stage("trajectories", "{size}traces/*/*.jsonl", "logs/{size}traces/*/*.log", _trajectories),
+    Stage("judge", "{size}judge/*/*.jsonl", "logs/{size}judge/*/*.log", _count("verdicts")),
+    Stage("scores", "{size}scores/*/*.jsonl", "logs/{size}scores/*/*.log", _count("scores")),
     Stage("table", "results/table5.csv", "logs/table5.log", lambda paths: str(paths[0].name)),
 )
 
@@ -128,16 +129,21 @@ def verdicts(directory: str | Path, *, images: bool) -> list[Finding]:
 
 
 def _verdict(stage: Stage, directory: Path) -> Finding:
-    broken = [found for log in sorted(directory.glob(stage.logs)) if (found := _fault(log))]
+    broken = [found for log in _matching(directory, stage.logs) if (found := _fault(log))]
     if broken:
         return Finding(stage.name, False, *broken[0])
-    outputs = sorted(directory.glob(stage.outputs))
+    outputs = _matching(directory, stage.outputs)
     if not outputs:
         return Finding(stage.name, False, "not reached", "correct the stage above, then run the same command again")
     try:
         return Finding(stage.name, True, stage.shows(outputs))
     except (ValueError, KeyError, TirError) as error:
-        return Finding(stage.name, False, f"{outputs[0].relative_to(directory)}: {error}", f"less {stage.logs}")
+        logs = " ".join(stage.logs.replace("{size}", size) for size in SIZES) if "{size}" in stage.logs else stage.logs
+        return Finding(stage.name, False, f"{outputs[0].relative_to(directory)}: {error}", f"less {logs}")
+
+
+def _matching(directory: Path, pattern: str) -> list[Path]:
+    return sorted({path for size in SIZES for path in directory.glob(pattern.replace("{size}", size))})
 
 
 def _fault(log: Path) -> tuple[str, str] | None:
