@@ -10,6 +10,8 @@ TARGETS = Targets(cfg)
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
+# For the report: its captions say what a generated run is.
+config["origin"] = TARGETS.origin_label()
 CHECKS = ("judgements", "leakage", "arithmetic")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tir.analysis.claims.report import check, table
+from tir.analysis.origin import describe
 from tir.analysis.tables.files import write_tables
 from tir.analysis.tables.inputs import Inputs
 from tir.common import cli
@@ -15,7 +16,8 @@ def main() -> None:
     parse.add_argument("--output", required=True, help="JSON file to write")
     Inputs.add_arguments(parse)
     arguments = parse.parse_args()
-    records = check(Inputs.from_arguments(arguments), arguments.params)
+    inputs = Inputs.from_arguments(arguments)
+    records = check(inputs, arguments.params)
     write_json(arguments.output, records)
     provenance = {
         "config": arguments.params,
@@ -23,7 +25,7 @@ def main() -> None:
         "code": code_digest("scripts.check_claims"),
     }
     write_provenance(arguments.output, **provenance)
-    claims = table(records)
+    claims = table(records, describe(arguments.params, inputs.model))
     write_tables({"": claims}, Path(arguments.output).with_suffix(".csv"), **provenance)
     print(claims.notes[0])
 

@@ -151,6 +151,9 @@ def test_a_changed_cell_in_a_table_of_this_run_is_an_error(tmp_path):
         write("table5_detail.csv", [detail]),
     ]
     assert "2 checks, all hold" in build("arithmetic", Inputs(data=unchanged), {})[""].notes[0]
+    origin = {"data": "generated world", "model": "base", "seeds": 1}
+    generated = build("arithmetic", Inputs(data=unchanged), {"origin": origin})[""]
+    assert {row[0] for row in generated.rows} == {"this run"} and "The paper" not in " ".join(generated.notes)
     changed = write("table6_detail.csv", [detail | {"score": "73.4000"}])
     with pytest.raises(DataError, match="does not follow from the records: GSM8K"):
         build("arithmetic", Inputs(data=[changed]), {})

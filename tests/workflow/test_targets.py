@@ -10,6 +10,7 @@ import yaml
 from support.paths import ROOT
 
 from tir.analysis.claims.report import claims
+from tir.analysis.tables import TABLES
 from tir.analysis.tables.reference import published_cell
 from tir.common.errors import ConfigError
 from tir.config.experiment import load
@@ -171,6 +172,28 @@ def test_targets_that_read_the_papers_cells_have_their_file_as_input():
     assert all((ROOT / file).is_file() for file in paper.printed("table5")) and paper.printed("table5")
     assert paper.printed("arithmetic") and paper.printed("table11") and paper.printed("figure4")
     assert not any(map(paper.printed, ["leakage", "judgements", "terms", "figure1"])) and not laptop.printed("figure4")
+
+
+def test_results_of_a_generated_world_say_so_and_read_no_number_of_the_paper(tmp_path, monkeypatch):
+    paper, laptop, names = targets("paper"), targets("laptop"), [*FIGURES, *TABLES]
+    origin = {"data": "generated world", "model": "base", "seeds": 1}
+    made = {name: laptop.target(name) for name in [*laptop.tables, *laptop.extra, *laptop.figures]}
+    for name, target in [*made.items(), ("claims", laptop.claims())]:
+        assert json.loads(target.params)["origin"] == origin, name
+        assert "--model models/base/manifest.json" in target.options, name
+        assert "paper" not in target.companions and "paper" not in json.loads(target.params).get("rows", [{}])[0], name
+    assert not any(map(laptop.printed, names)) and any(map(paper.printed, names))
+    assert "origin" not in json.loads(paper.claims().params) and paper.origin_label() == ""
+    monkeypatch.chdir(tmp_path)
+    assert laptop.origin_label() == "generated world, 1 seed"  # no model is made yet
+
+
+def test_the_parameters_of_the_model_that_a_target_shows_are_counted():
+    published = {"base": {"kind": "world"}, "published": {"kind": "world"}}
+    table = {"rows": [{"label": "published", "model": "published"}]}
+    both = targets("laptop", models=merged("laptop")["models"] | published, tables={"mine": table}, full_size=None)
+    assert both.target("mine").inputs["model"] == ["models/published/manifest.json"]
+    assert both.target("table2").inputs["model"] == ["models/base/manifest.json"]
 
 
 def test_claims_can_refer_to_the_models_of_the_tables():

@@ -106,7 +106,7 @@ def claims(path: Path) -> str:
     """The number of claims with each verdict, and the first claim of each verdict as a table."""
     rows = list(csv.DictReader(_text(path).splitlines()))
     counts = Counter(row["verdict"] for row in rows)
-    columns = ("claim", "stated", "measured", "interval", "n", "verdict")
+    columns = [each for each in ("claim", "stated", "measured", "interval", "n", "verdict") if each in rows[0]]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for verdict in counts:
         first = next(row for row in rows if row["verdict"] == verdict)

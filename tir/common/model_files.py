@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,23 @@ def read_model_manifest(directory: str | Path) -> dict[str, Any]:
                 "weights missing", where=str(directory / name), why="the manifest lists them", remedy=_remedy(directory)
             )
     return manifest
+
+
+def count_parameters(directory: str | Path) -> int:
+    """Number of parameters of a model, from the headers of its weights files, without loading a library.
+
+    Raises `CheckpointError` if the manifest or a weights file is missing or incomplete.
+    """
+    try:
+        total = 0
+        for name in read_model_manifest(directory)["sha256"]:
+            with open(Path(directory) / name, "rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            total += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+        return total
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why, remedy = f"{type(error).__name__}: {error}", _remedy(Path(directory))
+        raise CheckpointError("unreadable weights or manifest", where=str(directory), why=why, remedy=remedy) from None
 
 
 def has_chat_template(directory: str | Path) -> bool:

@@ -90,6 +90,14 @@ class Config(Model):
             raise Faults(found)
         return self
 
+    @property
+    def generated(self) -> str:
+        """What of the experiment is generated, as its results call it; "" for real data and real models."""
+        data = (self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus)
+        if any(each.kind == "world" for each in (*data, *(each.source for each in self.benchmarks.values()))):
+            return "generated world"
+        return "generated model" if self.models["base"].kind == "world" else ""
+
     def judged(self) -> list[TraceSet]:
         """Trajectories that the judge reads: those of the trace analysis on math and web tasks, as in the paper."""
         tasks = ("math", "web") if self.judge.kind == "server" else ()

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tir.analysis.figures import FIGURES
 from tir.analysis.kind import Kind
+from tir.analysis.origin import describe
 from tir.analysis.tables import TABLES
 from tir.analysis.tables import kind as table_kind
+from tir.common.errors import TirError
 from tir.config.experiment import Config
 from tir.config.params import params
 from tir.workflow.digests import ROOT
@@ -96,10 +99,11 @@ class Targets:
     def target(self, name: str, size: str = "") -> Target:
         """One target; `size` is "" or "n500/", the folder of its records."""
         kind, source, inputs = _kind(name), self._source(name), self._inputs(name, size)
-        printed = ["paper"] if name in PAPER_TABLES else []
+        printed = ["paper"] if name in PAPER_TABLES and not self.cfg.generated else []
+        origin = self._origin(source.pairs)
         return Target(
-            inputs,
-            params(**source.params, **self._judge_params(inputs)),
+            inputs | self._counted(origin),
+            params(**source.params, **self._judge_params(inputs), **origin),
             kind.module,
             [*kind.companions, *printed],
             source.options,
@@ -108,7 +112,33 @@ class Targets:
     def printed(self, name: str) -> list[str]:
         """File of the paper's printed cells, for a target that shows or checks them; else empty."""
         shows = name in (*PAPER_TABLES, "arithmetic") or (name == "figure4" and self._compared)
-        return [PAPER_CELLS] if shows else []
+        return [PAPER_CELLS] if shows and not self.cfg.generated else []
+
+    def origin_label(self) -> str:
+        """What the report says of a generated run; without the number of parameters if the model is not there."""
+        origin = self._origin()
+        try:
+            return describe(origin, map(Path, self._counted(origin).get("model", [])))
+        except TirError:
+            return describe(origin, [])
+
+    def _origin(self, pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+        """The parameter that makes results of generated data or models say so; empty for real ones.
+
+        Args:
+            pairs: (model, benchmark) of the records of a target. If this workflow trains none of these models, the
+                first one's parameters are counted, else those of the model that training starts from.
+        """
+        if not self.cfg.generated:
+            return {}
+        shown = dict.fromkeys(model.removeprefix(SAMPLED) for model, _ in pairs)
+        trained = not shown or any(model not in self.cfg.models for model in shown)
+        model = "base" if trained else next(iter(shown))
+        return {"origin": {"data": self.cfg.generated, "model": model, "seeds": len(self.cfg.rl.seeds)}}
+
+    def _counted(self, origin: dict[str, Any]) -> dict[str, list[str]]:
+        """The manifest of the model whose parameters the label of a generated run counts."""
+        return {"model": [f"models/{origin['origin']['model']}/manifest.json"]} if origin else {}
 
     def claims(self) -> Target:
         """The target that checks the paper's claims; its inputs are those of the tables and figures of `rule all`."""
@@ -118,9 +148,11 @@ class Targets:
             for option, paths in self._inputs(name).items():
                 found[option] = list(dict.fromkeys([*found.get(option, []), *paths]))
         rl = self.cfg.rl
+        origin = self._origin()
         return Target(
-            found,
+            found | self._counted(origin),
             params(
+                **origin,
                 models=self._claimed(tables),
                 benchmarks=self.columns("table5" if "table5" in tables else tables[0]),
                 sets=self.pooled(),
@@ -222,9 +254,10 @@ class Targets:
     # --- rows, columns and stages of the configuration ----------------------------------------------------------------
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """Rows of a table, each with its model ids."""
+        """Rows of a table, each with its model ids; a generated run is compared with no row of the paper."""
+        hidden = ("model", "paper") if self.cfg.generated else ("model",)
         return [
-            {key: value for key, value in row.model_dump().items() if value and key != "model"}
+            {key: value for key, value in row.model_dump().items() if value and key not in hidden}
             | {"models": self.cfg.model_ids(row.model)}
             for row in self.cfg.tables[table].rows
         ]
@@ -264,7 +297,7 @@ class Targets:
     @property
     def _compared(self) -> bool:
         """Whether a row of Table 5 or 6 is compared with a row of the paper."""
-        return any(row.paper for row in self._rl_rows)
+        return not self.cfg.generated and any(row.paper for row in self._rl_rows)
 
     @cached_property
     def _judged(self) -> list[tuple[str, str]]:

@@ -13,9 +13,7 @@ import yaml
 from tir.analysis.claims.evaluators import EVALUATORS
 from tir.analysis.claims.run import Run
 from tir.analysis.claims.verdict import (
-    FAILS,
     HOLDS,
-    UNCLEAR,
     UNMEASURED,
     Finding,
     NotMeasured,
@@ -50,47 +48,59 @@ def claims() -> list[dict[str, Any]]:
 
 
 def check(inputs: Inputs, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One record per claim: its text, the stated number, the measured number, the verdict. Params: see `Run`."""
-    run = Run(inputs, claims(), **params)
+    """One record per claim: its text, the stated number, the measured number, the verdict.
+
+    Params: see `Run`; and origin, for a generated run: its records have none of the paper's numbers.
+    """
+    generated = params.get("origin", {}).get("data")
+    run = Run(inputs, claims(), **{key: value for key, value in params.items() if key != "origin"})
     records = []
     for claim in claims():
         try:
             finding = require_seeds(EVALUATORS[claim["kind"]](claim, run), run.trained_once(claim))
         except NotMeasured as error:
             finding = Finding(UNMEASURED, why=str(error))
-        stated = {key: claim.get(key) for key in ("id", "section", "says", "stated")}
-        records.append(stated | {"paper_cells_give": claim.get("cells")} | finding.as_json())
+        record = {key: claim.get(key) for key in ("id", "section", "says")} | finding.as_json()
+        if generated:
+            del record["stated_inside"]
+        else:
+            record |= {"stated": claim.get("stated"), "paper_cells_give": claim.get("cells")}
+        records.append(record)
     return records
 
 
-def table(records: list[dict[str, Any]]) -> Table:
-    """The records as a table for readers."""
+def table(records: list[dict[str, Any]], generated: str = "") -> Table:
+    """The records as a table for readers; `generated`: label of a generated run, whose records have no `stated`."""
     counts = Counter(record["verdict"] for record in records)
-    rows = [
-        [
-            record["says"],
-            record["section"],
-            _shown(record["stated"]),
-            _shown(record["measured"]),
-            "" if record["lo"] is None else f"{_shown(record['lo'])} to {_shown(record['hi'])}",
-            {None: "", True: "yes", False: "no"}[record["stated_inside"]],
-            record["n"],
-            record["verdict"],
-            record["why"],
-        ]
-        for record in records
+    columns = {
+        "claim": lambda record: record["says"],
+        "section": lambda record: record["section"],
+        "stated": lambda record: _shown(record["stated"]),
+        "measured": lambda record: _shown(record["measured"]),
+        "interval": lambda record: "" if record["lo"] is None else f"{_shown(record['lo'])} to {_shown(record['hi'])}",
+        "stated inside": lambda record: {None: "", True: "yes", False: "no"}[record["stated_inside"]],
+        "n": lambda record: record["n"],
+        "verdict": lambda record: record["verdict"],
+        "why": lambda record: record["why"],
+    }
+    notes = [
+        ", ".join(f"{count} {word}" for word, count in counts.most_common()) + ".",
+        "A claim of a difference or a factor holds if its direction holds.",
+        "Intervals are 95 %. A difference needs p < 0.05 after Holm's correction over the claims on its column.",
     ]
-    outside = sum(record["verdict"] == HOLDS and record["stated_inside"] is False for record in records)
+    if generated:
+        columns = {title: cell for title, cell in columns.items() if not title.startswith("stated")}
+    else:
+        outside = sum(record["verdict"] == HOLDS and record["stated_inside"] is False for record in records)
+        notes[1] += (
+            f" `stated inside` says whether the interval contains the stated number; it does not for {outside} of the "
+            "claims that hold."
+        )
     return Table(
-        "The paper's claims, recomputed",
-        ["claim", "section", "stated", "measured", "interval", "stated inside", "n", "verdict", "why"],
-        rows,
-        notes=[
-            ", ".join(f"{counts[word]} {word}" for word in (HOLDS, FAILS, UNCLEAR, UNMEASURED)) + ".",
-            "A claim of a difference or a factor holds if its direction holds. `stated inside` says whether the "
-            f"interval contains the stated number; it does not for {outside} of the claims that hold.",
-            "Intervals are 95 %. A difference needs p < 0.05 after Holm's correction over the claims on its column.",
-        ],
+        f"The paper's claims, recomputed{f' ({generated})' if generated else ''}",
+        list(columns),
+        [[cell(record) for cell in columns.values()] for record in records],
+        notes=notes,
     )
 
 

@@ -37,8 +37,14 @@ def kind(name: str) -> Kind:
 
 
 def draw(name: str, inputs: Inputs, params: Mapping[str, Any]) -> Figure:
-    """Draw a figure.
+    """Draw a figure; one of a generated run says at its foot what it is.
 
     Raises `ConfigError` for an unknown name or a missing parameter, `DataError` for an unsuitable input.
     """
-    return kind(name).build(name, inputs, params)
+    from tir.analysis.origin import describe
+
+    figure = kind(name).build(name, inputs, params)
+    generated = describe(params, inputs.model)
+    if generated:
+        figure.supxlabel(generated, x=0.99, ha="right", fontsize=6.5, color="#555555")
+    return figure

@@ -59,10 +59,17 @@ def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     """Build a table and its companions.
 
     Returns suffix -> table. "" is the table itself; `{name}_{suffix}.csv` are its companions. "paper" has the paper's
-    cells beside this run's. Raises `ConfigError` if `params` lacks a key, `DataError` for an unsuitable input.
+    cells beside this run's; a generated run has none, and its captions say what it is. Raises `ConfigError` if `params`
+    lacks a key, `DataError` for an unsuitable input.
     """
+    from tir.analysis.origin import describe
     from tir.analysis.tables.reference import beside
 
     tables = kind(name).build(name, name, inputs, params)
+    generated = describe(params, inputs.model)
+    if generated:
+        for table in tables.values():
+            table.caption += f" ({generated})"
+        return tables
     paper = beside(name, tables[""])
     return tables | ({"paper": paper} if paper else {})

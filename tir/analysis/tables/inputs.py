@@ -23,7 +23,7 @@ from tir.rollout.protocol import Segment
 from tir.scoring.score import judgement_index, metric_value, with_verdicts
 
 Paths = Iterable[str | os.PathLike]
-SOURCES = ("scores", "traces", "judge", "metrics", "logs", "data", "timings")
+SOURCES = ("scores", "traces", "judge", "metrics", "logs", "data", "timings", "model")
 
 
 class Inputs:
@@ -36,6 +36,7 @@ class Inputs:
         logs: `.../{run}/log.jsonl`, or directories.
         data: other data files (SFT trajectories), in order.
         timings: Snakemake's benchmark files (`benchmarks/**/*.tsv`), or directories.
+        model: manifest of the model whose parameters a label counts (`tir.analysis.origin`).
         judge_decides: whether a verdict determines which trajectory is correct.
     """
 
@@ -49,6 +50,7 @@ class Inputs:
         logs: Paths = (),
         data: Paths = (),
         timings: Paths = (),
+        model: Paths = (),
         judge_decides: bool = True,
     ):
         self._scores = _index_files(scores, "*/*.jsonl", _place)
@@ -63,6 +65,7 @@ class Inputs:
         self._logs = _index_files(logs, "*/log.jsonl", lambda path: path.parent.name)
         self._timings = _index_files(timings, "**/*.tsv", _timing_key)
         self.data = [Path(path) for path in data]
+        self.model = [Path(path) for path in model]
         self._read: dict[Path, list[dict]] = {}
 
     @staticmethod
