@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,18 +12,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import made_up
 from support.paths import ROOT
+from support.rl_inputs import rows_file
 
 from tir.analysis.claims.evaluators import EVALUATORS
 from tir.analysis.claims.report import check, claims, table
 from tir.analysis.claims.run import Run
-from tir.analysis.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED, direction, equivalence, exact, value
+from tir.analysis.claims.verdict import (
+    FAILS,
+    HOLDS,
+    UNCLEAR,
+    UNMEASURED,
+    NotMeasured,
+    direction,
+    equivalence,
+    exact,
+    value,
+)
 from tir.analysis.tables.files import page, to_csv, to_latex, to_markdown
 from tir.analysis.tables.inputs import Inputs
 from tir.analysis.tables.reference import paper
-from tir.analysis.tables.trajectories import Behaviour
+from tir.analysis.tables.trajectories import Behaviour, occurrences
 
 MODELS = {"published": ["published"], "sft": ["sft"]} | {
     f"{arm}@last": [f"{arm}-step30-seed{seed}" for seed in (1, 2, 3)] for arm in ("grpo", "aspo")
@@ -35,7 +48,7 @@ PARAMS = {
     "benchmarks": made_up.BENCHMARKS,
     "sets": SETS,
     "statistics": {"resamples": 1000, "seed": 0},
-    "facts": {"trajectories": 3840},
+    "facts": {"trajectories": 3840, "steps": 30},
 }
 
 
@@ -129,7 +142,7 @@ class FakeRun:
     def trajectory_metrics(self):
         return self.metrics
 
-    def curve(self, arm, metric):
+    def curve(self, arm, metric, steps):
         return np.array(self.values)
 
 
@@ -183,11 +196,30 @@ def test_a_metric_whose_interval_contains_0_leaves_the_claim_about_every_metric_
 
 
 def test_growth_from_0_leaves_a_claim_open():
-    claim = {"arm": "aspo", "metric": "actor/kl_loss", "stated": 3}
-    growth = EVALUATORS["metric_growth"](claim, FakeRun(values=[[0, 0, 0.01], [0, 0.001, 0.01], [0, 0.002, 0.01]]))
-    assert growth.verdict == UNCLEAR and "half-way is 0" in growth.why
-    change = EVALUATORS["metric_change"](claim | {"relative": True}, FakeRun(values=[[0, 1, 2], [1, 2, 3]]))
+    claim = {"arm": "aspo", "metric": "actor/kl_loss", "steps": [16, 30], "stated": 3}
+    growth = EVALUATORS["metric_growth"](claim, FakeRun(values=[[0, 0.01], [0.001, 0.01], [0.002, 0.01]]))
+    assert growth.verdict == UNCLEAR and "earlier value is 0" in growth.why
+    change = EVALUATORS["metric_change"](claim | {"relative": True}, FakeRun(values=[[0, 2], [1, 3]]))
     assert change.verdict == UNCLEAR
+
+
+def test_a_curve_is_read_at_the_papers_steps_or_the_same_parts_of_a_shorter_run(tmp_path):
+    for seed in (1, 2):
+        rows = [{"step": step, "actor/kl_loss": 100 * seed + step} for step in range(1, 21)]
+        made_up.write_lines(tmp_path / f"aspo/seed{seed}/metrics.jsonl", rows)
+    inputs = Inputs(metrics=[tmp_path])
+    for steps, wanted, read in ((20, [16, 30], [11, 20]), (30, [1, 16], [1, 16])):
+        run = Run(inputs, [], **PARAMS | {"facts": {"trajectories": 1, "steps": steps}})
+        assert run.curve("aspo", "actor/kl_loss", wanted).tolist() == [[100 + s for s in read], [200 + s for s in read]]
+    few = Run(inputs, [], **PARAMS | {"facts": {"trajectories": 1, "steps": 1}})
+    with pytest.raises(NotMeasured, match="too few steps"):
+        few.curve("aspo", "actor/kl_loss", [16, 30])
+
+
+def test_the_slope_ratio_counts_the_steps_between_the_points():
+    claim = {"arm": "grpo", "metric": "validation", "steps": [0, 10, 30], "stated": 2.5}
+    found = EVALUATORS["slope_ratio"](claim, FakeRun(values=[[0, 1, 5.0], [0, 1, 5.1]]))
+    assert found.measured == pytest.approx(2.025)  # 4.05 in 20 steps, after 1 in 10 steps
 
 
 # --- differences -----------------------------------------------------------------------------------------------------
@@ -195,7 +227,7 @@ def test_growth_from_0_leaves_a_claim_open():
 
 def test_claims_of_differences_hold_fail_or_stay_open(tmp_path):
     better = verdicts(scores(tmp_path / "a", {"sft": 0.5, "grpo@last": 0.4, "aspo@last": 0.6}))
-    assert better["aspo_beats_grpo"]["verdict"] == better["gain_is_in_qa"]["verdict"] == HOLDS
+    assert better["aspo_beats_grpo"]["verdict"] == better["gain_on_qa"]["verdict"] == HOLDS
     assert 15 < better["aspo_beats_grpo"]["measured"] < 25 and better["math_is_equal"]["verdict"] == FAILS
     worse = verdicts(scores(tmp_path / "b", {"sft": 0.5, "grpo@last": 0.6, "aspo@last": 0.4}))
     assert worse["aspo_beats_grpo"]["verdict"] == FAILS
@@ -247,8 +279,42 @@ def test_claims_about_an_arm_with_one_seed_stay_open(tmp_path):
     found = verdicts(inputs, models=MODELS | {"aspo@last": ["aspo-step30-seed1"], "grpo@last": ["grpo-step30-seed1"]})
     for claim in ("aspo_beats_grpo", "gain_is_in_qa", "math_is_equal", "grpo_forgets", "share_of_published"):
         assert found[claim]["verdict"] == UNCLEAR and found[claim]["why"].startswith("one seed of "), claim
+        assert found[claim]["measured"] is not None and found[claim]["lo"] is found[claim]["hi"] is None, claim
     assert found["sft_ties_published"]["verdict"] == FAILS  # these two models are single checkpoints, not arms
     assert verdicts(inputs)["aspo_beats_grpo"]["verdict"] == HOLDS
+
+
+def _gains(root, on_math: float, on_qa: float) -> dict[str, dict]:
+    """Verdicts where ASPO is better than GRPO by so much on the two kinds of benchmarks."""
+    rng = np.random.default_rng(0)
+    for each in made_up.BENCHMARKS:
+        gain, ease = on_qa if each["task"] == "qa" else on_math, rng.random(150)
+        for arm, level in (("grpo", 0.4), ("aspo", 0.4 + gain)):
+            for seed in (1, 2, 3):
+                right = ease < level + rng.normal(0, 0.005)
+                rows = [
+                    {
+                        "id": str(item),
+                        "sample": 0,
+                        "em": float(one),
+                        "f1": float(one),
+                        "acc": float(one),
+                        "correct": bool(one),
+                    }
+                    for item, one in enumerate(right)
+                ]
+                made_up.write_lines(root / f"scores/{arm}-step30-seed{seed}/{each['name']}.jsonl", rows)
+    return verdicts(Inputs(scores=[root / "scores"]))
+
+
+def test_a_gain_is_concentrated_in_qa_if_it_is_larger_there_than_on_math(tmp_path):
+    both = _gains(tmp_path / "both", 0.15, 0.15)
+    assert both["gain_on_qa"]["verdict"] == both["aspo_beats_grpo"]["verdict"] == HOLDS
+    assert both["gain_is_in_qa"]["verdict"] == UNCLEAR and abs(both["gain_is_in_qa"]["measured"]) < 6
+    only = _gains(tmp_path / "only", 0.0, 0.15)
+    assert only["gain_is_in_qa"]["verdict"] == HOLDS
+    measured = only["gain_on_qa"]["measured"] - only["math_is_equal"]["measured"]
+    assert only["gain_is_in_qa"]["measured"] == pytest.approx(measured, abs=1e-4)
 
 
 def test_the_interval_of_a_ratio_includes_training_noise():
@@ -289,7 +355,7 @@ def test_wins_and_losses_are_counted_separately(won, lost, verdict):
 def test_every_claim_gets_a_verdict_from_raw_records(everything):
     root, inputs = everything
     records = check(inputs, PARAMS)
-    assert len(records) == len(claims()) >= 40
+    assert len(records) == len(claims()) >= 60
     assert {record["verdict"] for record in records} <= {HOLDS, FAILS, UNCLEAR, UNMEASURED}
     for record in records:
         if record["lo"] is not None:
@@ -327,6 +393,70 @@ def test_claims_about_counts(everything):
     )  # 2.4 %, not 3 to 5
     assert found["interval_30"]["measured"] == pytest.approx(16.85, abs=0.01)
     assert found["epoch_2_is_best"]["verdict"] == HOLDS
+
+
+def test_a_generated_world_measures_no_claim_about_real_things_and_shows_no_number_of_the_paper(everything):
+    origin = {"data": "generated world", "model": "base", "seeds": 3}
+    records = check(everything[1], PARAMS | {"origin": origin})
+    real = {claim["id"] for claim in claims() if "real" in claim}
+    assert real >= {"compute_share", "python_only_share", "no_mixed_trajectories", "published_gsm8k", "epoch_2_is_best"}
+    for record in records:
+        assert (record["verdict"] == "not measured (generated world)") == (record["id"] in real)
+        assert not {"stated", "paper_cells_give", "stated_inside"} & set(record)
+        assert record["id"] not in real or record["measured"] is None
+    assert next(each for each in records if each["id"] == "bigram_effect")["verdict"] == HOLDS  # no real thing
+    printed = table(records, "generated world, 1.6M parameters, 3 seeds")
+    by_value = [claim for claim in claims() if "tolerance" in claim]  # their reasons name the paper's number
+    assert by_value and all("real" in claim for claim in by_value)
+    assert "stated" not in printed.columns and "generated world, 1.6M parameters, 3 seeds" in printed.caption
+
+
+def test_no_claim_has_its_number_in_its_text():
+    """The text is shown beside the numbers of a generated world; only sizes and names may have digits."""
+    for claim in claims():
+        text = claim["says"].replace("n = 30", "").replace("n = 500", "").replace("95 %", "")
+        text = re.sub(r"GSM8K|MATH500|AIME2[45]|2Wiki|epoch \d|ratio below 1", "", text)
+        assert not re.search(r"\d", text), claim["id"]
+
+
+def test_claims_about_shares_and_values(everything, tmp_path):
+    root, inputs = everything
+    found = verdicts(inputs)
+    trajectories = Run(inputs, claims(), **PARAMS).trajectories()
+    hits, trials = occurrences(trajectories, ("python", "answer"))
+    share = found["python_answer_share"]
+    assert share["measured"] == pytest.approx(hits.sum() / trials.sum(), abs=1e-6) and share["lo"] < share["hi"]
+    gsm8k = [record["em"] for record in inputs.scores("published", "gsm8k")]
+    assert found["published_gsm8k"]["measured"] == pytest.approx(100 * np.mean(gsm8k), abs=1e-4)
+    assert (found["trajectories"]["measured"], found["trajectories"]["verdict"]) == (3840, HOLDS)
+    assert (
+        found["variance_reduction"]["measured"] == pytest.approx(0.9)
+        and found["variance_reduction"]["verdict"] == HOLDS
+    )
+    assert found["search_only_share"]["measured"] == 0.24 and found["no_tools_share"]["measured"] == 0.09
+    assert found["rl_data_mixture"]["verdict"] == UNMEASURED
+    prompts = rows_file(tmp_path / "rl_train.parquet", *"1234")
+    rows = pd.read_parquet(prompts).assign(ability=["math", "qa", "qa", "math"])
+    rows.to_parquet(prompts)
+    claim = next(each for each in claims() if each["id"] == "rl_data_mixture")
+    mixture = EVALUATORS["data_mixture"](claim, FakeRun(data=lambda *suffixes: [prompts]))
+    assert (mixture.measured, mixture.verdict, mixture.n) == (0.5, FAILS, "4 prompts")
+
+
+def test_well_formed_trajectories_call_a_tool_and_keep_the_format():
+    def trace(text, calls):
+        tool = [{"by": "tool", "text": "<result>\n1\n</result>"}] * calls
+        return {
+            "segments": [{"by": "model", "text": text[0]}, *tool, {"by": "model", "text": text[1]}],
+            "n_python": calls,
+            "n_search": 0,
+        }
+
+    call, answer = "<think>t</think><python>print(1)</python>", "<answer>\\boxed{1}</answer>"
+    traces = [trace((call, answer), 1), trace((call, "<answer>1</answer>"), 1), trace(("<think>t</think>", answer), 0)]
+    claim = {"models": ["sft-medium"], "benchmark": "gsm8k", "stated": 0.9, "tolerance": 0.1}
+    found = EVALUATORS["well_formed_share"](claim, FakeRun(evaluated_traces=lambda models, benchmark: traces))
+    assert found.measured == pytest.approx(1 / 3) and found.n == "3 trajectories"
 
 
 def test_bigram_ratio_equals_the_ratio_of_the_counted_shares(everything):

@@ -202,11 +202,12 @@ def test_claims_can_refer_to_the_models_of_the_tables():
     models = params["models"]
     assert {"published", "sft", "grpo@last", "aspo@last", "gamma_only@last", "sft-medium", "sft-epoch2"} <= set(models)
     assert "grpo@first" not in models  # evaluated only if a table made by default shows it
-    assert params["facts"]["trajectories"] == 3840
+    assert params["facts"] == {"trajectories": 3840, "steps": 30}
     files = paper.claims().files
     assert (
         "data/sft.json" in files and "runs/sft/full/log.jsonl" in files and "runs/rl/grpo/seed1/metrics.jsonl" in files
     )
+    assert {"data/rl_train.parquet", "runs/sft/medium/log.jsonl", "traces/sft-medium/gsm8k.jsonl"} <= set(files)
     for each in claims():
         for side in ("a", "b"):
             if each.get(side, "").endswith("@last"):

@@ -144,9 +144,12 @@ class Targets:
         """The target that checks the paper's claims; its inputs are those of the tables and figures of `rule all`."""
         tables = [name for name in self.tables if name in self.cfg.tables]
         found: dict[str, list[str]] = {}
-        for name in [*tables, "table3", "figure4", "figure7", "table2"]:
+        others = ["table3", "figure4", "figure7", "table2", *(["table10"] if "medium" in self.cfg.sft_pilots else [])]
+        others += ["figure6"] if "table11" in tables else []  # it reads the trajectories of Table 11
+        for name in [*tables, *others]:
             for option, paths in self._inputs(name).items():
                 found[option] = list(dict.fromkeys([*found.get(option, []), *paths]))
+        found["data"] = [*found.get("data", []), "data/rl_train.parquet"]
         rl = self.cfg.rl
         origin = self._origin()
         return Target(
@@ -157,7 +160,7 @@ class Targets:
                 benchmarks=self.columns("table5" if "table5" in tables else tables[0]),
                 sets=self.pooled(),
                 statistics=self.cfg.statistics,
-                facts={"trajectories": rl.steps * rl.batch_prompts * rl.group_size},
+                facts={"trajectories": rl.steps * rl.batch_prompts * rl.group_size, "steps": rl.steps},
                 **self._judge_params(found),
             ),
         )

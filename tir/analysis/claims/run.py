@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,13 @@ from tir.analysis.claims.verdict import NotMeasured
 from tir.analysis.statistics import Comparison, study
 from tir.analysis.tables.curves import curve, validation_key
 from tir.analysis.tables.inputs import Inputs, is_arm, segments_of
-from tir.analysis.tables.training import SftLog, sft_log
+from tir.analysis.tables.training import sft_log
 from tir.analysis.tables.trajectories import Behaviour, behaviours, scored
 from tir.common.errors import DataError
 from tir.rollout.protocol import TOOLS, actions
 
 MACROS = ("Avg", "math", "qa")
+PAPER_STEPS = 30  # RL steps of the paper; a claim names its steps in this number
 
 
 class Run:
@@ -31,7 +33,7 @@ class Run:
         benchmarks: [{name, label, task, metric}].
         sets: trajectories of the trace analysis, [{model, benchmark, task, n?}].
         statistics: {resamples, seed}.
-        facts: {trajectories: number of trajectories sampled in RL, by the configuration}.
+        facts: {trajectories: number of trajectories sampled in RL, steps: its steps, by the configuration}.
     """
 
     def __init__(
@@ -147,6 +149,21 @@ class Run:
         """Trajectories of the trace analysis, of one task or all."""
         return [each for each in self._behaviours if task in (None, each.task)]
 
+    def evaluated_traces(self, models: Sequence[str], benchmark: str) -> list[dict]:
+        """Trace records of models on a benchmark, from the evaluation."""
+        for model in models:
+            self._require(model, benchmark, self.inputs.has_traces)
+        return [
+            trace for model in models for each in self._models[model] for trace in self.inputs.traces(each, benchmark)
+        ]
+
+    def evaluated(self, models: Sequence[str], benchmark: str) -> list[Behaviour]:
+        """Their trajectories, joined with their verdicts."""
+        self.evaluated_traces(models, benchmark)
+        task = self._benchmarks[benchmark]["task"]
+        ids = [each for model in models for each in self._models[model]]
+        return behaviours(self.inputs, [{"model": each, "benchmark": benchmark, "task": task} for each in ids])
+
     def trajectory_metrics(self) -> dict[str, list[float]]:
         """Metrics of these trajectories by the paper's names, one value per trajectory."""
         records = [score for _, _, score in scored(self.inputs, self._sets)]
@@ -170,21 +187,36 @@ class Run:
         """All logged values of a training metric, over all seeds and steps."""
         return [row[metric] for rows in self.inputs.metrics(arm).values() for row in rows if metric in row]
 
-    def curve(self, arm: str, metric: str) -> np.ndarray:
-        """Values of a training metric, shape (seeds, steps); `validation` is the score on the validation set."""
+    def curve(self, arm: str, metric: str, steps: Sequence[int]) -> np.ndarray:
+        """Values of a training metric at steps of the paper's run, shape (seeds, steps).
+
+        A run of another length uses the same parts of it, and the nearest step at which the metric was logged.
+        `validation` is the score on the validation set.
+        """
+        logged, values = self._curve(arm, metric)
+        wanted = [step * self.facts["steps"] / PAPER_STEPS for step in steps]
+        places = [int(np.argmin(np.abs(logged - step))) for step in wanted]
+        if len(set(places)) < len(places):
+            raise NotMeasured(f"{arm} logged {metric} at too few steps: {', '.join(map(str, logged))}")
+        return values[:, places]
+
+    def means(self, arm: str, metric: str) -> np.ndarray:
+        """Mean of a training metric over all steps at which every seed logged it, shape (seeds,)."""
+        return self._curve(arm, metric)[1].mean(axis=1)
+
+    def _curve(self, arm: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
         if arm not in self.inputs.arms():
             raise NotMeasured(f"this run has no arm {arm}")
         runs = self.inputs.metrics(arm)
         try:
-            return curve(runs, validation_key(runs) if metric == "validation" else metric, arm)[1]
+            return curve(runs, validation_key(runs) if metric == "validation" else metric, arm)
         except DataError as error:
             raise NotMeasured(f"{arm}: {error.what}") from None
 
-    @cached_property
-    def _log(self) -> SftLog | None:
-        return sft_log(self.inputs, "full") if "full" in self.inputs.runs else None
+    def sft(self, run: str, curve: Literal["losses", "evaluations"]) -> list[tuple[int, float]]:
+        """(step, loss) pairs of a fine-tuning run, on training batches or on the held-out set; empty without a log."""
+        return getattr(sft_log(self.inputs, run), curve) if run in self.inputs.runs else []
 
-    def sft(self, curve: Literal["losses", "evaluations"]) -> list[tuple[int, float]]:
-        """(step, loss) pairs of the full fine-tuning run, on training batches or on the held-out set."""
-        log = self._log
-        return getattr(log, curve) if log else []
+    def data(self, *suffixes: str) -> list[Path]:
+        """The data files with these suffixes: rows of fine-tuning (.json) or RL prompts (.parquet)."""
+        return [path for path in self.inputs.data if path.suffix in suffixes]

@@ -229,7 +229,7 @@ def bigram_rows(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any]
     occurring = {bigram for each in trajectories for bigram in each.bigrams}
     rows = []
     for bigram in sorted(occurring, key=lambda each: (each not in BIGRAMS, -_share(trajectories, each), each)):
-        successes, trials = _occurrences(trajectories, bigram)
+        successes, trials = occurrences(trajectories, bigram)
         lo, hi = wilson(successes.sum(), int(trials.sum()))
         clustered = clustered_proportion(successes, trials, **_resampling(statistics))
         edges = [fixed(edge, 3) for edge in (lo, hi, *clustered)]
@@ -263,7 +263,7 @@ def _contrasts(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any])
     if len(subsets[" (math)"]) == len(trajectories):
         del subsets[" (math)"]
     for suffix, members in subsets.items():
-        left, right = _occurrences(members, first), _occurrences(members, second)
+        left, right = occurrences(members, first), occurrences(members, second)
         if not (left[1].sum() and right[1].sum()):
             continue
         lo, hi = clustered_difference(left, right, **_resampling(statistics))
@@ -280,7 +280,7 @@ def _contrasts(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any])
     return rows
 
 
-def _occurrences(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+def occurrences(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Occurrences of a bigram in correct trajectories, and in all, each of shape (items,)."""
     trials = np.array([each.bigrams.count(bigram) for each in trajectories], float)
     successes = trials * np.array([each.correct for each in trajectories], float)
@@ -288,7 +288,7 @@ def _occurrences(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> 
 
 
 def _share(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> float:
-    successes, trials = _occurrences(trajectories, bigram)
+    successes, trials = occurrences(trajectories, bigram)
     return float(successes.sum() / trials.sum())
 
 
