@@ -119,6 +119,7 @@ rule all:
     input:
         expand("results/{table}.csv", table=TARGETS.tables),
         "results/claims.json",
+        ["results/summary.html"] if TARGETS.summarised else [],
         [
             f"results/{size}{name}.csv"
             for name, size in MADE

@@ -3,15 +3,16 @@
 import re
 
 from tir.workflow.digests import ROOT
-from tir.workflow.targets import Targets
+from tir.workflow.targets import Targets, last_summary
 
 TARGETS = Targets(cfg)
 # Folders of targets and their records: "" for the configured sizes, "n500/" for the full test sets.
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
-# For the report: its captions say what a generated run is.
+# For the report: its captions say what a generated run is, and its first page has the sentences of the last summary.
 config["origin"] = TARGETS.origin_label()
+config["summary"] = last_summary("results/summary.json")
 CHECKS = ("judgements", "leakage", "arithmetic")
 
 
@@ -68,6 +69,35 @@ for each, size in MADE:
         shell:
             "{PYTHON[workflow]} -m scripts.make_table --table {params.table} {params.options} "
             "--output {output[0]} --params {params.config:q} 2>&1 | tee {log}"
+
+
+if TARGETS.summarised:
+    target = TARGETS.summary()
+
+    rule summary:
+        """Say in sentences what was run, what was found and what was not."""
+        input:
+            *target.files,
+            image=image("analysis"),
+        output:
+            report(
+                "results/summary.html",
+                category="Summary",
+                caption=caption("summary"),
+                labels={"page": "Summary"},
+            ),
+            "results/summary.json",
+        log:
+            "logs/summary.log",
+        container:
+            container_of("analysis")
+        params:
+            code=code_digest("scripts.write_summary"),
+            config=target.params,
+            options=target.options,
+        shell:
+            "{PYTHON[workflow]} -m scripts.write_summary {params.options} --output {output[0]} "
+            "--params {params.config:q} 2>&1 | tee {log}"
 
 
 target = TARGETS.claims()

@@ -1,4 +1,4 @@
-"""Print Tables 5 and 6, and the time of each stage."""
+"""Print Tables 5 and 6, the time of each stage, and where the summary is."""
 
 import csv
 from collections import defaultdict
@@ -35,6 +35,13 @@ def main() -> None:
                 *([name, str(count), fixed(seconds / 60, 1)] for name, (count, seconds) in stages.items()),
             ]
         )
+
+    pages = {"summary": "results/summary.html", "all results": "results/report.html"}
+    found = [[f"{name}:", path] for name, path in pages.items() if Path(path).is_file()]
+    if found:
+        print()
+        for name, path in found:
+            print(f"{name} {path}")
 
 
 def stage_seconds(directory: Path) -> dict[str, tuple[int, float]]:

@@ -24,6 +24,8 @@ TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": 
 DECODING = {"temperature": 0.0, "samples": 1}
 ORIGIN = {"origin": {"data": "generated world", "model": "base", "seeds": 3}}
 LABEL = "generated world, 1.6M parameters, 3 seeds"
+CONFIG = dict.fromkeys(("sft", "rl", "arms", "tools", "evaluation", "statistics", "summary"), {})  # what captions read
+CONFIG |= {"judge": {"kind": "rules"}}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +105,13 @@ def test_every_figure_of_a_generated_run_says_so(inputs, name):
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/captions").glob("*.rst")), ids=lambda path: path.stem)
 def test_every_caption_of_a_generated_run_says_so(path: Path):
     template = Template(path.read_text(encoding="utf-8"), undefined=StrictUndefined)
-    sections = ("sft", "rl", "arms", "tools", "evaluation", "judge", "statistics")
-    config = {"device": "cpu", "benchmarks": {}} | dict.fromkeys(sections, {})
-    config |= {"rl": {"steps": 20, "seeds": [1]}, "judge": {"kind": "rules"}}
-    generated, real = (template.render(snakemake={"config": config | {"origin": each}}) for each in (LABEL, ""))
+    generated, real = (template.render(snakemake={"config": CONFIG | {"origin": each}}) for each in (LABEL, ""))
     assert LABEL in generated and "generated" not in real
     assert "the paper's cells" not in generated and "the paper's number" not in generated
+
+
+def test_the_report_opens_on_the_sentences_of_the_summary():
+    template = Template((ROOT / "docs/captions/workflow.rst").read_text(encoding="utf-8"))
+    config = CONFIG | {"origin": LABEL, "summary": {"What was run": ["gamma_only: 2 * 3"]}}
+    text = template.render(snakemake={"config": config})
+    assert text.split()[:7] == ["**What", "was", "run**", "-", r"gamma\_only:", "2", r"\*"]

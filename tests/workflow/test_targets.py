@@ -58,7 +58,7 @@ def test_further_analyses_are_targets_but_not_made_by_default(scale):
 
 
 def test_every_target_has_its_own_caption(scale):
-    for name in [*scale.tables, *scale.extra, *scale.figures, "claims"]:
+    for name in [*scale.tables, *scale.extra, *scale.figures, "claims", "summary"]:
         assert (ROOT / "docs/captions" / f"{name}.rst").read_text(encoding="utf-8").strip(), name
 
 
@@ -194,6 +194,18 @@ def test_the_parameters_of_the_model_that_a_target_shows_are_counted():
     both = targets("laptop", models=merged("laptop")["models"] | published, tables={"mine": table}, full_size=None)
     assert both.target("mine").inputs["model"] == ["models/published/manifest.json"]
     assert both.target("table2").inputs["model"] == ["models/base/manifest.json"]
+
+
+def test_the_summary_is_written_from_results_that_are_made_by_default(scale):
+    target = scale.summary()
+    made = {f"results/{name}" for name in ("claims.json", *(f"{figure}.png" for figure in scale.figures))}
+    for name in scale.tables:
+        made |= {f"results/{name}{end}.csv" for end in ("", *(f"_{each}" for each in scale.target(name).companions))}
+    assert scale.summarised and set(target.inputs["after"]) <= made and "results/behaviour.csv" in target.files
+    params = json.loads(target.params)
+    assert params["facts"]["arms"] == scale.shown_arms and ("origin" in params) is bool(scale.cfg.generated)
+    rows = {"rows": [{"label": "SFT", "model": "sft"}]}
+    assert not targets("laptop", tables={"mine": rows}, full_size=None).summarised
 
 
 def test_claims_can_refer_to_the_models_of_the_tables():

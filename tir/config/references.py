@@ -44,6 +44,7 @@ TAKEN = {
     "select_checkpoint",
     "sft",
     "shaping",
+    "summary",
     "system_prompt",
     "tiny_model",
     "traces",

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -163,6 +165,34 @@ class Targets:
                 facts={"trajectories": rl.steps * rl.batch_prompts * rl.group_size, "steps": rl.steps},
                 **self._judge_params(found),
             ),
+        )
+
+    @property
+    def summarised(self) -> bool:
+        """Whether the results that the summary is written from are made by default."""
+        return "behaviour" in self.tables
+
+    def summary(self) -> Target:
+        """The target that says in sentences what was run and found; its inputs are other results."""
+        cfg, rl, origin = self.cfg, self.cfg.rl, self._origin()
+        tables = [name for name in RL_TABLES if name in self.tables]
+        figures = [name for name in ("figure1", "figure4", "figure9") if name in self.figures]
+        made = [f"{name}_{end}.csv" for name in tables for end in ("comparisons", "detail")]
+        made += ["behaviour.csv", "shaping.csv", "claims.json", *(f"{name}.png" for name in figures)]
+        facts = {
+            "arms": self.shown_arms,
+            "seeds": len(rl.seeds),
+            "epochs": cfg.sft.epochs,
+            "steps": rl.steps,
+            "prompts": rl.batch_prompts,
+            "samples": rl.group_size,
+            "benchmarks": [
+                {"label": each["label"], "n": cfg.benchmarks[each["name"]].n} for each in self.columns(tables[0])
+            ],
+        }
+        return Target(
+            {"after": [f"results/{name}" for name in made]} | self._counted(origin),
+            params(tables=tables, figures=figures, facts=facts, **origin),
         )
 
     def _claimed(self, tables: list[str]) -> dict[str, list[str]]:
@@ -382,6 +412,15 @@ class Targets:
         if self.cfg.device == "cpu":
             return "CPU"
         return f"{gpus} GPU" if gpus else "GPU"
+
+
+def last_summary(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Sentences by heading of the last summary of these results, for the report; empty before there is one."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _path(record: str, model: str, benchmark: str, size: str = "") -> str:

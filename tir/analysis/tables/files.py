@@ -127,7 +127,12 @@ def page(tables: Mapping[str, Table]) -> str:
         if suffix:
             title = f"{escape(table.caption)} ({escape(suffix)}, {len(table.rows)} rows)"
             parts.append(f"<details><summary>{title}</summary>\n{_html(table, suffix)}</details>")
-    return _PAGE.format(title=escape(tables[""].caption), body="\n".join(parts))
+    return html_page(tables[""].caption, "\n".join(parts))
+
+
+def html_page(title: str, body: str) -> str:
+    """A page of the report in the style of all of them; `body` is HTML."""
+    return _PAGE.format(title=escape(title), body=body)
 
 
 def _html(table: Table, name: str = "table", caption: str | None = None) -> str:
