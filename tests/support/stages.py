@@ -152,8 +152,9 @@ class Stages:
     # --- evaluation
 
     def traces(self, model: str, benchmark: str, size: str = "") -> str:
+        """`size`: folder of the full test sets, of the trace analysis with its own decoding (`sampled/`), or both."""
         config, test_set = self.config, self.config["benchmarks"][benchmark]
-        evaluation = config["evaluation"]
+        evaluation = config["evaluation"] | (config["trace_sampling"] if "sampled/" in size else {})
         _, files, modules, asked = self.tools(evaluation["tools"] or config["tools"], test_set["task"])
         helpers = [evaluation["helpers"][name] for name in ("debugger", "refiner")]
         asked_models = sorted({each["model"] for each in helpers if each})
@@ -161,7 +162,7 @@ class Stages:
         elsewhere = [] if served else [config["models"].get(name) for name in asked_models]
         inputs = [self.model(model), self.data(f"benchmarks/{benchmark}.jsonl"), self.prompt(), *files]
         inputs += map(self.model, served)
-        n = config["full_size"]["n"] if size else test_set["n"]
+        n = config["full_size"]["n"] if size.startswith("n") else test_set["n"]
         reads = [without(evaluation, "golds", "tools"), asked, config["device"], test_set["task"], n, elsewhere]
         code = [*modules, *(["tir.rollout.helpers.server"] if served else [])]
         name = ",".join(filter(None, [size, model, benchmark]))
@@ -175,17 +176,18 @@ class Stages:
         output = f"{size}scores/{model}/{benchmark}.jsonl"
         return self.job(f"scores:{name}", [output], [self.traces(model, benchmark, size)], reads, "score_traces")
 
-    def judge(self, model: str, benchmark: str) -> list[str]:
+    def judge(self, model: str, benchmark: str, size: str = "") -> list[str]:
         """Verdicts and their report."""
         judge, models = self.config["judge"], self.config["models"]
         standing = "judge_endpoint" in self.site and judge["model"] in models  # a server of the site; then no weights
         weights = [] if standing else [self.model(judge["model"])]
-        inputs = ["tir/scoring/judge/calibration.yaml", *weights, self.traces(model, benchmark)]
+        inputs = ["tir/scoring/judge/calibration.yaml", *weights, self.traces(model, benchmark, size)]
         reads = [without(judge, "decides"), self.config["benchmarks"][benchmark]["task"]]
         reads += [models[judge["model"]]] if standing else []
-        output = f"judge/{model}/{benchmark}.jsonl"
+        output = f"{size}judge/{model}/{benchmark}.jsonl"
         outputs = [output, f"{output}.report.json"]
-        self.job(f"judge:{model},{benchmark}", outputs, inputs, reads, "judge_traces")
+        name = ",".join(filter(None, [size, model, benchmark]))
+        self.job(f"judge:{name}", outputs, inputs, reads, "judge_traces")
         return outputs
 
     def ids(self, model: str) -> list[str]:

@@ -3,6 +3,7 @@
 From the workflow comes only the name of the module of each table and figure.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,35 @@ class Study(Stages):
         super().__init__(directory, stated)
         self.all()
 
+    @property
+    def generated(self) -> str:
+        """What is generated: the world, if any data comes from it, or only the model that training starts from."""
+        config = self.config
+        data = [config["data"][name] for name in ("sft", "rl_train", "rl_validation", "corpus")]
+        data += [each["source"] for each in config["benchmarks"].values()]
+        if any(each["kind"] == "world" for each in data):
+            return "generated world"
+        return "generated model" if config["models"]["base"]["kind"] == "world" else ""
+
+    def origin(self, models=()) -> tuple[list[str], Any]:
+        """Inputs and settings of what a generated result says of itself: the parameters of its model, the seeds.
+
+        They are those of the first model shown if none of the models is trained here, else those of the base model.
+        """
+        if not self.generated:
+            return [], None
+        given = models and all(model in self.config["models"] for model in models)
+        inputs = [self.model(models[0] if given else "base")]
+        return inputs, [self.generated, len(self.config["rl"]["seeds"])]
+
+    def default(self) -> list[str]:
+        """Tables of models that `snakemake` makes without a target."""
+        return [name for name, table in self.config["tables"].items() if table["in_all"]]
+
     def rows_of(self, table: str) -> list[dict[str, Any]]:
-        return [row | {"model": self.ids(row["model"])} for row in self.config["tables"][table]["rows"]]
+        """Rows with their model ids; a generated run is compared with no row of the paper."""
+        hidden = {"paper": None} if self.generated else {}
+        return [row | hidden | {"model": self.ids(row["model"])} for row in self.config["tables"][table]["rows"]]
 
     def columns_of(self, table: str) -> list[dict[str, Any]]:
         tests = self.config["benchmarks"]
@@ -36,7 +64,8 @@ class Study(Stages):
         """Scores, trajectories and verdicts of pairs of a model and a benchmark; what decides, if verdicts are read."""
         files = [self.scores(*pair, size) for pair in pairs if scores]
         files += [self.traces(*pair, size) for pair in pairs if traces]
-        verdicts = [self.judge(*pair)[0] for pair in self.judged() if pair in judged and scores and not size]
+        read = [pair for pair in self.judged() if pair in judged and scores and not size.startswith("n")]
+        verdicts = [self.judge(*pair, size)[0] for pair in read]
         return [*files, *verdicts], [self.config["judge"]["decides"]] if verdicts else []
 
     def accuracy(self, table: str, size: str = "", scores: bool = True, traces: bool = False):
@@ -52,8 +81,8 @@ class Study(Stages):
         """Inputs and settings of a table or figure of pooled trajectories; the judge's verdicts count if it decides."""
         pairs = [(model, benchmark) for model, benchmark, *_ in self.sets(section)]
         read = pairs if self.config["judge"]["decides"] else []
-        files, decides = self.records(pairs, size, traces=True, judged=read)
-        return files, [self.sets(section), self.config["statistics"], decides]
+        files, decides = self.records(pairs, f"{size}sampled/", traces=True, judged=read)
+        return files, [self.sets(section), self.config["trace_sampling"], self.config["statistics"], decides]
 
     def tuning(self, run: str):
         """Inputs and settings of a table or figure of a fine-tuning run."""
@@ -63,6 +92,15 @@ class Study(Stages):
 
     def shown(self) -> list[dict[str, Any]]:
         return [row for table in ("table5", "table6") for row in self.config["tables"].get(table, {"rows": []})["rows"]]
+
+    def behaviour(self):
+        """Inputs and settings of a table or figure of what the models of Tables 5 and 6 do."""
+        tables = [table for table in ("table5", "table6") if table in self.config["tables"]]
+        rows = {row["label"]: row for table in tables for row in self.rows_of(table)}
+        columns, evaluation = self.columns_of(tables[0]), self.config["evaluation"]
+        pairs = [(model, column["name"]) for row in rows.values() for model in row["model"] for column in columns]
+        files, _ = self.records(pairs, scores=False, traces=True)
+        return files, [list(rows.values()), columns, evaluation["temperature"], evaluation["samples"]]
 
     def curves(self):
         """Inputs and settings of a figure of training curves: the arms of Tables 5 and 6, all seeds."""
@@ -77,16 +115,22 @@ class Study(Stages):
             inputs.append(self.sft(run)[1])
             reads.append([run, self.run_settings(run)["max_rows"], self.run_settings(run)["epochs"]])
         for arm in self.curves()[1]:
-            inputs.append(self.rl(arm, rl["seeds"][0]))
-            reads.append([arm, rl["seeds"][0], rl["steps"] * rl["batch_prompts"] * rl["group_size"]])
-        number = {name: each["n"] * config["evaluation"]["samples"] for name, each in config["benchmarks"].items()}
+            inputs += [self.rl(arm, seed) for seed in rl["seeds"]]
+            reads.append([arm, rl["seeds"], rl["steps"] * rl["batch_prompts"] * rl["group_size"]])
+        number = {name: each["n"] for name, each in config["benchmarks"].items()}
+        shown = [self.accuracy(table, scores=False, traces=True) for table in self.default()]
+        inputs += [path for files, _ in shown for path in files]
+        columns = {column["name"] for _, (_, columns, *_) in shown for column in columns}
+        pairs = sorted({path for files, _ in shown for path in files})
+        reads.append([pairs, {name: number[name] * config["evaluation"]["samples"] for name in columns}])
+        samples = config["trace_sampling"]["samples"]
         for model, benchmark, *_ in self.sets():
-            inputs.append(self.traces(model, benchmark))
-            reads.append(["trajectories", model, benchmark, number[benchmark]])
+            inputs.append(self.traces(model, benchmark, "sampled/"))
+            reads.append(["trajectories", model, benchmark, number[benchmark] * samples])
         for pair in self.judged():
-            inputs.append(self.judge(*pair)[0])
+            inputs.append(self.judge(*pair, "sampled/")[0])
             hardware = None if config["device"] == "cpu" else config["judge"]["gpus"]
-            reads.append(["judge", *pair, number[pair[1]], hardware])
+            reads.append(["judge", *pair, number[pair[1]] * samples, hardware])
         return inputs, reads
 
     def leakage(self):
@@ -119,18 +163,37 @@ class Study(Stages):
         elif name == "leakage":
             inputs, reads = self.leakage()
         elif name == "judgements":
-            inputs = [self.judge(*pair)[1] for pair in self.judged()]
-            reads = [self.config["judge"]["name"], self.config["judge"]["decides"]]
+            inputs = [self.judge(*pair, "sampled/")[1] for pair in self.judged()]
+            verdicts = [
+                path for table in self.default() for path in self.accuracy(table)[0] if path.startswith("judge/")
+            ]
+            inputs += [f"{path}.report.json" for path in verdicts]
+            reads = [self.judged(), self.config["judge"]["name"], self.config["judge"]["decides"]]
+        elif name == "behaviour":
+            inputs, reads = self.behaviour()
+        elif name == "shaping":
+            inputs, reads = self.curves()
         else:  # arithmetic: of the tables of models
-            made = [each for each, table in self.config["tables"].items() if table["in_all"]]
-            inputs, reads = [f"results/{each}{end}.csv" for each in made for end in ("", "_detail")], None
-            for each in made:
+            inputs, reads = [f"results/{each}{end}.csv" for each in self.default() for end in ("", "_detail")], None
+            for each in self.default():
                 self.table(each)
-        cells = [CELLS] if name in (*STUDY, "arithmetic") else []
-        companions = ["_detail"] if name in self.config["tables"] else []
-        outputs = [f"results/{size}{name}{end}.csv" for end in ("", *companions)]
+        cells = [CELLS] if name in (*STUDY, "arithmetic") and not self.generated else []
+        ends = ["_detail"] if name in self.config["tables"] else []
+        ends += ["_comparisons"] if name in ("table5", "table6") else []
+        outputs = [f"results/{size}{name}{end}.csv" for end in ("", *ends)]
         job, module = f"{name}_{size.strip('/')}" if size else name, tables.kind(name).module
-        return self.job(job, outputs, [*inputs, *cells], [name, reads], "make_table", [module])
+        model, origin = self.origin(self.models_of(name))
+        return self.job(job, outputs, [*inputs, *cells, *model], [name, reads, origin], "make_table", [module])
+
+    def models_of(self, name: str) -> list[str]:
+        """Ids of the models whose records a table or figure reads."""
+        if (table := ROWS.get(name, name)) in self.config["tables"]:
+            return [model for row in self.rows_of(table) for model in row["model"]]
+        if name in ("table3", "table4", "figure3", "qa_bigrams"):
+            return [model for model, *_ in self.sets("qa_analysis" if name == "qa_bigrams" else "trace_analysis")]
+        if name in ("behaviour", "figure9"):
+            return [model for row in self.behaviour()[1][0] for model in row["model"]]
+        return []
 
     def figure(self, name: str) -> str:
         cells = []
@@ -141,40 +204,64 @@ class Study(Stages):
             inputs, reads = self.pooled()
         elif name == "figure7":
             inputs, reads = self.tuning("full")
+        elif name == "figure9":
+            inputs, reads = self.behaviour()
         else:
             inputs, reads = self.curves()
             if name == "figure4":  # the number of validation rows, and the paper's curve if a row is compared with it
-                compared = any(row["paper"] for row in self.shown())
+                compared = not self.generated and any(row["paper"] for row in self.shown())
                 reads, cells = [reads, self.config["data"]["validation"]["rows"], compared], [CELLS] if compared else []
-        module = figures.kind(name).module
-        return self.job(name, [f"results/{name}.png"], [*inputs, *cells], [name, reads], "make_figure", [module])
+        module, (model, origin) = figures.kind(name).module, self.origin(self.models_of(name))
+        made, inputs = [f"results/{name}.png"], [*inputs, *cells, *model]
+        return self.job(name, made, inputs, [name, reads, origin], "make_figure", [module])
 
     def claims(self, made: list[str]) -> str:
         """The claims are computed from the records of the tables and figures, and from the size of the training."""
         rl = self.config["rl"]
         parts = [self.accuracy(name, traces=name == "table1")[0] for name in made]
-        parts += [self.pooled()[0], self.curves()[0], self.tuning("full")[0], [self.data("sft.json")]]
+        parts += [self.pooled()[0], self.curves()[0], self.tuning("full")[0]]
+        parts += [self.tuning("medium")[0]] if "medium" in self.config["sft_pilots"] else []
+        parts += [self.accuracy("table11", scores=False, traces=True)[0]] if "table11" in made else []
+        model, origin = self.origin()
+        parts += [[self.data("sft.json"), self.data("rl_train.parquet")], model]
         inputs = list(dict.fromkeys(path for part in parts for path in part))
-        verdicts = any(path.startswith("judge/") for path in inputs)
+        verdicts = any(re.match(r"(sampled/)?judge/", path) for path in inputs)
         reads = {
             "models": sorted({model for name in made for row in self.rows_of(name) for model in row["model"]}),
             "columns": self.columns_of("table5" if "table5" in made else made[0]),
             "settings": [self.sets(), self.config["statistics"], self.config["judge"]["decides"] if verdicts else None],
             "trajectories": rl["steps"] * rl["batch_prompts"] * rl["group_size"],
+            "steps": rl["steps"],
+            "origin": origin,
         }
         inputs.append("tir/analysis/claims/claims.yaml")
         return self.job("claims", ["results/claims.json"], inputs, reads, "check_claims")
 
+    def summary(self) -> str:
+        """The summary is written from other results, and from what was run."""
+        config, rl = self.config, self.config["rl"]
+        tables = [name for name in ("table5", "table6") if name in self.default()]
+        drawn = [name for name in ("figure1", "figure4", "figure9") if "table1" in config["tables"]]
+        results = [f"results/{name}_{end}.csv" for name in tables for end in ("comparisons", "detail")]
+        results += ["results/behaviour.csv", "results/shaping.csv", "results/claims.json"]
+        inputs, (model, origin) = results + [f"results/{name}.png" for name in drawn], self.origin()
+        tests = [[column["label"], config["benchmarks"][column["name"]]["n"]] for column in self.columns_of(tables[0])]
+        numbers = [len(rl["seeds"]), *(rl[key] for key in ("steps", "batch_prompts", "group_size"))]
+        reads = [tables, self.curves()[1], config["sft"]["epochs"], numbers, tests, origin]
+        return self.job("summary", ["results/summary.html"], [*inputs, *model], reads, "write_summary")
+
     def all(self) -> None:
-        config = self.config
-        made = [name for name, table in config["tables"].items() if table["in_all"]]
+        config, made = self.config, self.default()
+        shown = {"table5", "table6"} & set(made)
         static = ["table2", "table3", "table4", "table7", "table8", "leakage"]
+        static += ["behaviour", "shaping"] if shown else []
         static += [name for name, run in RUNS.items() if run in (*config["sft_pilots"], "full")]
         static += ["judgements"] if self.judged() else []
         inputs = [self.table(name) for name in [*made, *static, "arithmetic"]]
-        every = [f"figure{number}" for number in range(1, 9)]
+        every = [f"figure{number}" for number in range(1, 10 if self.shown() else 9)]
         inputs += [self.figure(name) for name in every if ROWS.get(name, "table1") in config["tables"]]
         if config["full_size"] and config["full_size"]["in_all"]:
             inputs += [self.table(name, f"n{config['full_size']['n']}/") for name in config["full_size"]["tables"]]
         smoke = self.job("retrieval_smoke", ["results/retrieval_smoke.csv"], [self.index()], None, "retrieval_smoke")
-        self.job("all", [], [*inputs, self.claims(made), smoke])
+        inputs += [self.claims(made), smoke]
+        self.job("all", [], [*inputs, *([self.summary()] if shown else [])])

@@ -132,6 +132,14 @@ def test_behaviour_has_every_model_of_tables_5_and_6():
     assert "traces/gamma_only-step30-seed2/musique.jsonl" in paper.target("figure9").files
 
 
+def test_without_tables_5_and_6_no_figure_of_behaviour_is_drawn():
+    tables = {"table1": merged("laptop")["tables"]["table1"]}
+    found = targets("laptop", tables=tables, full_size=None)
+    assert "figure9" not in found.figures and "behaviour" not in found.tables and not found.summarised
+    for name in [*found.tables, *found.figures]:
+        found.target(name)
+
+
 def test_webwalker_is_a_column_only_in_tables_that_name_it():
     paper = targets("paper")
     assert "webwalker" not in [each["name"] for each in paper.columns("table5")]

@@ -96,7 +96,8 @@ class Targets:
         if cfg.qa_analysis:
             self.extra.append("qa_bigrams")
         required = {name: each.of if each.source == "rows" else "table1" for name, each in FIGURES.items()}
-        self.figures = [name for name, table in required.items() if table in cfg.tables]
+        drawn = [name for name, table in required.items() if table in cfg.tables]
+        self.figures = [name for name in drawn if FIGURES[name].source != "models" or set(RL_TABLES) & set(cfg.tables)]
 
     def target(self, name: str, size: str = "") -> Target:
         """One target; `size` is "" or "n500/", the folder of its records."""
