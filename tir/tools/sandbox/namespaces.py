@@ -114,14 +114,18 @@ def system_files() -> list[str]:
         "/etc/ld.so.cache",
         "/usr/share/zoneinfo",
     ]
-    resolved = sorted({os.path.realpath(path) for path in directories if os.path.exists(path)})
-    paths = [path for path in resolved if not path.startswith(tuple(f"{other}/" for other in resolved))]
+    paths = _outermost({os.path.realpath(path) for path in directories if os.path.exists(path)})
     # Python looks for modules under the names in sys.path, which go through a link where the environment is one.
-    paths += [path for path in importable if os.path.isdir(path) and path != os.path.realpath(path)]
+    paths += _outermost({path for path in importable if os.path.isdir(path) and path != os.path.realpath(path)})
     for directory in sorted(set(os.environ.get("LD_LIBRARY_PATH", "").split(":"))):
         if os.path.isabs(directory) and not f"{os.path.realpath(directory)}/".startswith(tuple(f"{p}/" for p in paths)):
             paths += _shared_libraries(directory)
     return paths
+
+
+def _outermost(paths: set[str]) -> list[str]:
+    """The paths that are in no other one, sorted."""
+    return [path for path in sorted(paths) if not path.startswith(tuple(f"{other}/" for other in paths))]
 
 
 def _shared_libraries(directory: str) -> list[str]:
