@@ -370,6 +370,7 @@ def test_a_run_s_retrieval_server_that_is_killed_is_restarted(cluster):
     """It is killed while the job waits for it, since the few searches could be over before a later kill."""
     cluster.snakemake("index/manifest.json")
     before = cluster.last_job()
+    wait_for_the_end_of_servers(cluster, 0)  # of earlier runs, which this test would kill instead
     run = cluster.start(*SMOKE)
     cluster.wait_until(lambda: running(cluster, "tir.retrieval.server"), run, "the server did not start")
     for server in running(cluster, "tir.retrieval.server"):
@@ -392,6 +393,7 @@ def test_a_second_run_uses_neither_the_server_of_the_first_nor_waits_and_a_kille
     left_out = shutil.ignore_patterns(".snakemake", "logs", "results", "models", "traces", "runs")
     shutil.copytree(cluster.work, second.work, symlinks=True, ignore=left_out, copy_function=os.link)
     before = cluster.last_job()
+    wait_for_the_end_of_servers(cluster, 0)  # of earlier runs
     first_run = cluster.start(*SMOKE)
     cluster.wait_until(lambda: running(cluster, "tir.retrieval.server"), first_run, "the server did not start")
     waiting = running(cluster, "scripts.retrieval_smoke")
