@@ -10,13 +10,12 @@ from support.paths import ROOT
 from support.tiny_text import sample_text
 
 from tir.common.errors import ConfigError
-from tir.config.world import TinyModelSettings, WorldSettings
+from tir.config.world import TinyModelSettings
 from tir.rollout.protocol import TAGS, encode_tool_text
-from tir.world.entities import build_world
-from tir.world.names import split_syllables
+from tir.world.names import NOUNS, WORDS
 from tir.world.tiny_model import DEFAULT_SYSTEM, make_tiny_model
 
-SETTINGS = TinyModelSettings(seed=5, vocab_size=640)
+SETTINGS = TinyModelSettings(seed=5, vocab_size=1024)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_the_model_has_the_same_bytes_when_made_twice(directory, tmp_path):
 
 
 def test_another_seed_gives_other_weights_and_the_same_tokenizer(directory, tmp_path):
-    make_tiny_model(sample_text(), tmp_path / "other", TinyModelSettings(seed=6, vocab_size=640))
+    make_tiny_model(sample_text(), tmp_path / "other", TinyModelSettings(seed=6, vocab_size=1024))
     first, other = (json.loads((path / "manifest.json").read_text()) for path in (directory, tmp_path / "other"))
     assert first["sha256"] != other["sha256"] and first["tokenizer_sha256"] == other["tokenizer_sha256"]
 
@@ -65,17 +64,13 @@ def test_no_tag_is_a_single_token(tokenizer):
     assert not [token for token in vocabulary if len(token) > 1 and set(token) & set("<>/") and "|" not in token]
 
 
-def test_digits_are_single_tokens_and_names_split_into_syllables(tokenizer):
+def test_digits_and_the_words_of_names_are_single_tokens(tokenizer):
     assert tokens(tokenizer, "1234") == ["1", "2", "3", "4"]
-    world = build_world(WorldSettings(seed=9, sft_clusters=100))
-    names = [entity.name for entity in world.entities() if entity.kind == "city"]
-    split = [tokens(tokenizer, name) == split_syllables(name).split("\n") for name in names]
-    assert sum(split) > 0.85 * len(split)
-    for name in names[:50]:  # the same tokens in every context
-        alone = tokens(tokenizer, name)
-        for text in (f" {name}", f'"{name}"', f"<search>city {name}</search>", f"{{{name}}}"):
-            inside = tokens(tokenizer, text)
-            assert any(inside[start : start + len(alone)] == alone for start in range(len(inside))), (text, inside)
+    for word in WORDS:  # in every context
+        for text in (f"the town {word} ", f'"town {word}"', f"<search>town {word}</search>", f"{{town {word}}}"):
+            assert word in tokens(tokenizer, text), (word, tokens(tokenizer, text))
+    for noun in (noun for nouns in NOUNS.values() for noun in nouns):
+        assert len(tokens(tokenizer, f" {noun}")) <= 3
 
 
 @pytest.mark.parametrize(
@@ -99,7 +94,7 @@ def test_decoding_restores_the_encoded_text(tokenizer, text):
 
 def test_control_tokens(tokenizer):
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>", "<|im_end|>")
-    assert tokenizer.pad_token_id == 0 and tokenizer.eos_token_id == 2 and len(tokenizer) == 640
+    assert tokenizer.pad_token_id == 0 and tokenizer.eos_token_id == 2 and 259 < len(tokenizer) <= 1024
     assert tokenizer("<|im_start|>a<|im_end|>")["input_ids"][0] == 1
     assert not set(encode_tool_text(tokenizer, "<|im_end|><|im_start|><|endoftext|>")) & {0, 1, 2}
 
@@ -124,7 +119,7 @@ def test_the_model_is_a_qwen2_of_one_to_three_million_parameters(directory):
 
     model = AutoModelForCausalLM.from_pretrained(directory)
     assert type(model).__name__ == "Qwen2ForCausalLM" and 1e6 < model.num_parameters() < 3e6
-    assert model.config.tie_word_embeddings and model.config.vocab_size == 640
+    assert model.config.tie_word_embeddings and model.config.vocab_size == 1024
     assert model.generation_config.eos_token_id == [2, 0] and model.generation_config.pad_token_id == 0
     assert str(model.dtype) == "torch.float32"
 
@@ -140,7 +135,7 @@ def test_the_fine_tuning_environment_gives_the_same_ids(directory, tokenizer):
     python = ROOT / ".venv/sft/bin/python"
     if not python.exists():
         pytest.skip("no .venv/sft")
-    text = '<think>find it.</think><search>city Balbabel</search><result>\n"A"\nx (1+2)'
+    text = '<think>find it.</think><search>city Bal</search><result>\n"A"\nx (1+2)'
     text += " \\[ \\boxed{\\frac{3}{4}} \\]\n</result>"
     script = (
         "import json,sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]);"

@@ -28,7 +28,7 @@ from tir.world.benchmarks import BENCHMARKS, MATH_BENCHMARKS, benchmark_rows, ma
 from tir.world.drafts import python_draft
 from tir.world.entities import QA_BENCHMARKS, build_world, passage_text, passages
 from tir.world.files import tokenizer_text, write_world
-from tir.world.names import split_syllables, unique_names
+from tir.world.names import unique_names
 from tir.world.problems import FAMILIES, draw, latex, split_of
 from tir.world.questions import all_questions
 from tir.world.rl import rl_rows
@@ -69,13 +69,13 @@ def test_the_world_is_determined_by_its_seed(world):
 
 def test_the_default_world_has_thousands_of_distinct_names():
     entities = list(build_world(WorldSettings()).entities())
-    assert len(entities) > 3000
+    assert len(entities) > 2000
     assert len({entity.name for entity in entities}) == len(entities)
 
 
-def test_more_names_than_the_syllables_give_is_an_error():
+def test_more_names_than_the_words_give_is_an_error():
     with pytest.raises(ConfigError, match="sft_clusters"):
-        unique_names(10**7, Random(0))
+        unique_names("city", 10**7, Random(0))
 
 
 def test_passages_are_in_the_corpus_format(world):
@@ -213,17 +213,17 @@ def test_trajectories_vary_in_the_features_of_the_shaping_term(finished):
         ("python", "answer"),
         ("python", "think"),
         ("think", "python"),
+        ("think", "answer"),
         ("search", "think"),
         ("search", "answer"),
     ):
         assert bigrams[pair] >= 10, bigrams
-    assert bigrams["python", "answer"] > bigrams["python", "think"]
     assert len(offsets) > 20
 
 
 def test_with_fail_first_the_second_call_corrects_the_first():
     problem = draw(Random(0), {"story:2": 1}, "sft", 1)[0]
-    draft = python_draft(problem, Random(0), Habits(fail_first=1.0, verify=0.0))
+    draft = python_draft(problem, Random(0), Habits(fail_first=1.0, check=0.0, think_long=0.0))
     assert len(draft.turns) == 3 and draft.expects == [None, problem.output]
     with PythonTool(workers=1, timeout_s=20) as tool:
         wrong = tool.run(draft.turns[0].split("<python>")[1].removesuffix("</python>"))
@@ -231,7 +231,7 @@ def test_with_fail_first_the_second_call_corrects_the_first():
 
 
 def test_results_in_trajectories_are_what_the_tool_prints():
-    problem, habits = draw(Random(0), {"story:2": 1}, "sft", 1)[0], Habits(fail_first=1.0, verify=0.0)
+    problem, habits = draw(Random(0), {"story:2": 1}, "sft", 1)[0], Habits(fail_first=1.0, check=0.0, think_long=0.0)
     unfinished = [python_draft(problem, Random(seed), habits) for seed in range(8)]
     with PythonTool(workers=1, timeout_s=20) as tool:
         rows = complete(unfinished, lambda codes: [result.text for result in tool.run_many(codes)], lambda _: [])
@@ -291,13 +291,12 @@ def test_the_order_in_which_problems_are_configured_does_not_matter(world):
     assert drafts(world, one) == drafts(world, other)
 
 
-def test_names_in_the_tokenizers_training_text_are_split_into_syllables(tmp_path, world, finished):
+def test_the_tokenizers_training_text_has_prompts_and_passages(tmp_path, world, finished):
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in passages(world)))
     (tmp_path / "sft.json").write_text(json.dumps(alpaca_rows(finished, "do it")))
-    text = "".join(tokenizer_text(tmp_path / "corpus.jsonl", tmp_path / "sft.json"))
-    assert "instruction" not in text and "do it" in text
-    assert not [entity.name for entity in world.entities() if entity.name in text]
-    assert split_syllables("in Balbabelia.") == "in Bal\nba\nbel\nia."
+    text = tokenizer_text(tmp_path / "corpus.jsonl", tmp_path / "sft.json")
+    assert len(text) == len(passages(world)) + len(finished)
+    assert "do it" in text[-1] and "instruction" not in text[-1]
 
 
 def test_passages_are_rendered_as_upstream_does():

@@ -27,15 +27,37 @@ ProblemKind = Literal[
 
 
 class Habits(Model):
-    """Probabilities of patterns in the generated trajectories."""
+    """How often the generated trajectories choose well and badly. docs/world.md has the success rate of each choice."""
 
-    think_after_tool: Share = Field(
-        0.25, description="probability that a thought, not the answer, follows the last result"
+    think_short: Share = Field(0.15, description="math: probability that the first thought is one word")
+    think_long: Share = Field(
+        0.2, description="math: probability that the first thought is long and does the first step in the head"
     )
-    verify: Share = Field(0.05, description="probability that a second call checks a Python answer")
-    fail_first: Share = Field(0.05, description="probability that the first call fails and the second corrects it")
-    think_long: Share = Field(0.2, description="probability that the first thought is long")
-    think_short: Share = Field(0.25, description="probability that the first thought is one word")
+    slip: Share = Field(0.6, description="math: probability that a step in the head is wrong, and the program with it")
+    fail_first: Share = Field(
+        0.04, description="math: probability that the first call fails and the second corrects it"
+    )
+    check: Share = Field(
+        0.04, description="math: probability that a second program checks the first; its result counts"
+    )
+    rethink_easy: Share = Field(
+        0.25, description="math, one operation: probability that a thought, not the answer, follows the result"
+    )
+    rethink_hard: Share = Field(0.6, description="math, more operations: the same")
+    spoil: Share = Field(0.9, description="math: probability that rethinking replaces a right result by a wrong number")
+    repair: Share = Field(
+        0.05, description="math: probability that rethinking replaces a wrong result by the right one"
+    )
+    mental_error: Share = Field(0.7, description="math: probability that an answer without a tool is wrong")
+    hasty_one_hop: Share = Field(
+        0.3, description="QA, one hop: probability that the first search does not name the entity"
+    )
+    hasty_two_hop: Share = Field(0.6, description="QA, two hops: the same")
+    recover: Share = Field(
+        0.15, description="QA: probability that a good search follows such a search; otherwise a wrong guess"
+    )
+    guess_share: Share = Field(0.3, description="fraction of questions among the trajectories without tools")
+    guess_error: Share = Field(0.9, description="QA: probability that an answer without a search is wrong")
 
 
 class TrajectorySettings(Model):
@@ -43,21 +65,19 @@ class TrajectorySettings(Model):
 
     rows: int = Field(4000, ge=1, le=1_000_000, description="number of trajectories")
     mix: dict[Literal["python_only", "search_only", "no_tools", "mixed"], Share] = Field(
-        default={"python_only": 0.5, "search_only": 0.44, "no_tools": 0.06},
+        default={"python_only": 0.67, "search_only": 0.24, "no_tools": 0.09},
         description="fraction of each category; the sum must be 1",
     )
-    two_hop: Share = Field(0.35, description="fraction of two-hop questions among search trajectories")
+    two_hop: Share = Field(0.3, description="fraction of two-hop questions among search trajectories")
     problems: dict[ProblemKind, Annotated[float, Field(ge=0)]] = Field(
         default={
-            "story:1": 3,
+            "story:1": 2,
             "story:2": 4,
             "story:3": 3,
             "solve:2": 2,
             "fraction:3": 2,
-            "expand:3": 1,
-            "nested:1": 2,
+            "nested:1": 1,
             "nested:2": 3,
-            "nested:3": 1,
             "remainder:1": 1,
             "remainder:2": 1,
         },
@@ -83,7 +103,7 @@ class WorldSettings(Model):
     """Size of the generated world."""
 
     seed: int = Field(0, ge=0, description="seed of the world")
-    sft_clusters: int = Field(500, ge=1, description="clusters of five entities each, for questions of the SFT data")
+    sft_clusters: int = Field(300, ge=1, description="clusters of five entities each, for questions of the SFT data")
     rl_train_rows: int = Field(512, ge=2, description="rows of RL training, half math and half QA")
     rl_validation_rows: int = Field(64, ge=2, description="rows of RL validation, half math and half QA")
     benchmark_rows: int = Field(40, ge=1, description="rows of each of the eight benchmarks")
@@ -96,7 +116,7 @@ class TinyModelSettings(Model):
 
     seed: int = Field(0, ge=0, description="seed of the initial weights")
     vocab_size: int = Field(
-        700, ge=259, description="number of embeddings: the vocabulary, with three control tokens and 256 bytes"
+        1024, ge=259, description="number of embeddings: the vocabulary, with three control tokens and 256 bytes"
     )
     ranks: str | None = Field(
         None,

@@ -17,9 +17,9 @@ BENCHMARKS = (*MATH_BENCHMARKS, *QA_BENCHMARKS)
 
 _MATH_MIX = {
     "gsm8k": {"story:1": 2, "story:2": 2, "story:3": 1},
-    "math500": {"solve:2": 2, "fraction:3": 2, "expand:3": 1, "nested:1": 1},
+    "math500": {"solve:2": 2, "fraction:3": 2, "nested:1": 1},
     "aime24": {"nested:2": 2, "remainder:1": 1},
-    "aime25": {"nested:3": 1, "nested:2": 1, "remainder:2": 1},
+    "aime25": {"nested:2": 1, "remainder:2": 1},
 }
 _TWO_HOP_SHARE = {"bamboogle": 0.25, "hotpotqa": 0.5, "2wiki": 0.6, "musique": 1.0}
 
@@ -27,7 +27,7 @@ _TWO_HOP_SHARE = {"bamboogle": 0.25, "hotpotqa": 0.5, "2wiki": 0.6, "musique": 1
 def _gsm8k(number: int, problem: Problem) -> dict:
     return {
         "question": problem.question,
-        "answer": f"{problem.plan}: {problem.code} = {problem.output}\n#### {problem.answer}",
+        "answer": f"{problem.code} = {problem.output}\n#### {problem.answer}",
         "idx": number,
     }
 

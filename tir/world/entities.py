@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from tir.world.names import FIRST_NAMES, unique_names
+from tir.world.names import WORDS, unique_names
 
 if TYPE_CHECKING:
     from tir.config.world import WorldSettings
 
 QA_BENCHMARKS = ("hotpotqa", "2wiki", "bamboogle", "musique")
 SPLITS = ("sft", "rl_train", "rl_validation", *QA_BENCHMARKS)
-WORK_KINDS = ("novel", "film", "song")
+# No digit twice, as in the problems.
+YEARS = [str(year) for year in range(1801, 2000) if len(set(str(year))) == 4]
 OCCUPATIONS = "actor baker cook farmer judge miner nurse pilot poet singer".split()
 
 
@@ -28,15 +29,13 @@ class Entity:
     """A fictional entity with a passage.
 
     Attributes:
-        name: its title, unique in the world.
+        name: its title, unique in the world: a noun and a word.
         kind: city, person, work or company.
-        noun: the noun before its name in questions (novel, company, ...); empty for people and cities.
         facts: relation -> value; the value of a relation to an entity is that entity's name.
     """
 
     name: str
     kind: str
-    noun: str = ""
     facts: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,34 +53,27 @@ class World:
 
 
 def _split(
-    clusters: int, names: Iterator[str], countries: list[str], rivers: list[str], random: Random
+    clusters: int, names: dict[str, Iterator[str]], countries: list[str], rivers: list[str], random: Random
 ) -> list[Entity]:
     """Entities of one split. Facts are independent: a company's seat does not depend on its founder's birthplace."""
     cities = [
-        Entity(next(names), "city", facts={"country": random.choice(countries), "river": random.choice(rivers)})
+        Entity(next(names["city"]), "city", {"country": random.choice(countries), "river": random.choice(rivers)})
         for _ in range(clusters)
     ]
     people = [
         Entity(
-            f"{random.choice(FIRST_NAMES)} {next(names)}",
+            next(names["person"]),
             "person",
-            facts={"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)},
+            {"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)},
         )
         for _ in range(2 * clusters)
     ]
     works = [
-        Entity(
-            next(names),
-            "work",
-            noun=random.choice(WORK_KINDS),
-            facts={"author": person.name, "year": str(random.randint(1801, 1999))},
-        )
+        Entity(next(names["work"]), "work", {"author": person.name, "year": random.choice(YEARS)})
         for person in people[:clusters]
     ]
     companies = [
-        Entity(
-            next(names), "company", noun="company", facts={"founder": person.name, "seat": random.choice(cities).name}
-        )
+        Entity(next(names["company"]), "company", {"founder": person.name, "seat": random.choice(cities).name})
         for person in people[clusters:]
     ]
     return [*cities, *people, *works, *companies]
@@ -99,9 +91,10 @@ def build_world(settings: WorldSettings) -> World:
     """Generate the world; the same settings give the same world on every machine."""
     random = Random(f"world:{settings.seed}")
     total = sum(clusters(settings, split) for split in SPLITS)
-    unused = unique_names(5 * total + settings.countries + 40, random)
-    rivers, countries = unused[:40], [name + "ia" for name in unused[40 : 40 + settings.countries]]
-    names = iter(unused[40 + settings.countries :])
+    counts = {"city": total, "person": 2 * total, "work": total, "company": total}
+    names = {kind: iter(unique_names(kind, count, random)) for kind, count in counts.items()}
+    words = random.sample(WORDS, settings.countries + 40)
+    countries, rivers = words[40:], words[:40]
     splits = {split: _split(clusters(settings, split), names, countries, rivers, random) for split in SPLITS}
     by_name = {entity.name: entity for entities in splits.values() for entity in entities}
     return World(settings, splits, by_name)
@@ -109,17 +102,16 @@ def build_world(settings: WorldSettings) -> World:
 
 # The name is in the title and again in the text: an encoder then finds the short passage by its name more often.
 _SENTENCES = {
-    "city": "{name} is a city in {country} on the river {river}.",
+    "city": "{name} is in {country} on the river {river}.",
     "person": "{name} is a {occupation} born in {birthplace}.",
-    "work": "{name} is a {noun} by {author} from {year}.",
-    "company": "{name} is a company of {founder} based in {seat}.",
+    "work": "{name} is by {author} from {year}.",
+    "company": "{name} is of {founder} based in {seat}.",
 }
 
 
 def passage_text(entity: Entity) -> str:
     r"""The entity's passage in FlashRAG's `contents` format: the quoted title, a line break, the text."""
-    text = _SENTENCES[entity.kind].format(name=entity.name, noun=entity.noun, **entity.facts)
-    return f'"{entity.name}"\n{text}'
+    return f'"{entity.name}"\n{_SENTENCES[entity.kind].format(name=entity.name, **entity.facts)}'
 
 
 def passages(world: World) -> list[dict]:

@@ -12,7 +12,6 @@ from tir.common.files import atomic_path
 from tir.common.records import read_json, read_jsonl, write_jsonl
 from tir.world.benchmarks import benchmark_rows
 from tir.world.entities import build_world, passages
-from tir.world.names import split_syllables
 from tir.world.rl import rl_rows
 from tir.world.trajectories import sft_rows
 
@@ -103,7 +102,7 @@ def write_trajectories(
 
 
 def tokenizer_text(corpus: str | Path, sft: str | Path, rows: int = 4000) -> list[str]:
-    """Text for training the tiny tokenizer: passages, prompts and trajectories, with names split into syllables.
+    """Text for training the tiny tokenizer: passages, prompts and trajectories.
 
     Args:
         corpus: the world's passages, JSON Lines.
@@ -115,4 +114,4 @@ def tokenizer_text(corpus: str | Path, sft: str | Path, rows: int = 4000) -> lis
         "\n".join(("system", row["instruction"], "user", row["input"], "assistant", row["output"]))
         for row in read_json(sft)[:rows]
     ]
-    return [split_syllables(item) for item in text]
+    return text

@@ -14,15 +14,13 @@ class Hop:
     """One look-up of a fact about an entity.
 
     Attributes:
-        entity: name of the entity.
+        entity: name of the entity, which is also the search query that finds its passage.
         relation: name of the fact.
-        query: the search query that finds the entity's passage: its noun and name.
         value: the fact.
     """
 
     entity: str
     relation: str
-    query: str
     value: str
 
 
@@ -50,16 +48,16 @@ class Question:
         return tuple((hop.entity, hop.relation) for hop in self.hops)
 
 
-# relation -> question templates; {e} is the entity's name, with its noun if it has one.
+# relation -> question templates; {e} is the entity's name.
 _ONE_HOP = {
     "country": ("What country is {e} in?", "In what country is {e}?"),
     "river": ("What river is {e} on?", "On what river is {e}?"),
-    "birthplace": ("Where was {e} born?", "In what city was {e} born?"),
+    "birthplace": ("Where was {e} born?", "In what place was {e} born?"),
     "occupation": ("What was the job of {e}?", "What job had {e}?"),
     "author": ("Who made {e}?", "Who is the author of {e}?"),
     "year": ("What year is {e} from?", "In what year was {e} made?"),
     "founder": ("Who founded {e}?", "Who is the founder of {e}?"),
-    "seat": ("Where is {e} based?", "In what city is {e} based?"),
+    "seat": ("Where is {e} based?", "In what place is {e} based?"),
 }
 _TWO_HOP = {
     ("author", "birthplace"): ("Where was the author of {e} born?",),
@@ -73,29 +71,21 @@ _TWO_HOP = {
 }
 
 
-def query_for(entity: Entity) -> str:
-    """The search query for an entity: noun and name, which find its passage more often than the name alone."""
-    noun = "city" if entity.kind == "city" else entity.noun
-    return f"{noun} {entity.name}".strip()
-
-
 def _mention(entity: Entity) -> str:
-    return f"the {entity.noun} {entity.name}" if entity.noun else entity.name
+    return entity.name if entity.kind == "person" else f"the {entity.name}"
 
 
 def _hop(entity: Entity, relation: str) -> Hop:
-    return Hop(entity.name, relation, query_for(entity), entity.facts[relation])
+    return Hop(entity.name, relation, entity.facts[relation])
 
 
 def aliases_of(value: str, relation: str) -> tuple[str, ...]:
     """Other accepted spellings of an answer, depending on its relation."""
     if relation == "country":
         return (f"Republic of {value}", f"{value} Republic")
-    if relation in ("birthplace", "seat"):
-        return (f"{value} City", f"city of {value}")
     if relation == "river":
         return (f"{value} River",)
-    if relation in ("author", "founder"):
+    if relation in ("birthplace", "seat", "author", "founder"):
         return (value.split()[-1],)
     return ()
 

@@ -9,15 +9,13 @@ from tir.world.problems import draw
 from tir.world.questions import all_questions
 
 _MATH_MIX = {
-    "story:1": 1,
-    "story:2": 2,
+    "story:1": 2,
+    "story:2": 3,
     "story:3": 2,
     "solve:2": 1,
     "fraction:3": 1,
-    "expand:3": 1,
     "nested:1": 1,
     "nested:2": 2,
-    "nested:3": 1,
     "remainder:1": 1,
     "remainder:2": 1,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
 from tir.common.errors import DataError
 from tir.rollout.protocol import render_result, tool_call
-from tir.world.drafts import Draft, mixed_draft, no_tool_draft, python_draft, search_draft
+from tir.world.drafts import Draft, guess_draft, mental_draft, mixed_draft, python_draft, search_draft, values_of
 from tir.world.entities import World
 from tir.world.problems import KINDS, draw
 from tir.world.questions import Question, all_questions
@@ -27,28 +28,34 @@ def _counts(settings: TrajectorySettings) -> dict[str, int]:
 
 def drafts(world: World, settings: TrajectorySettings) -> list[Draft]:
     """Trajectories of the `sft` split without tool results, shuffled."""
-    random, counts = Random(f"sft:{world.settings.seed}"), _counts(settings)
+    random, counts, habits = Random(f"sft:{world.settings.seed}"), _counts(settings), settings.habits
     mix = {kind: settings.problems[kind] for kind in KINDS if kind in settings.problems}  # in one order, however stated
-    problems = draw(random, mix, "sft", counts["python_only"])
-    result = [python_draft(problem, random, settings.habits) for problem in problems]
-    two_hop = round(settings.two_hop * counts["search_only"])
-    for hops, count in ((2, two_hop), (1, counts["search_only"] - two_hop)):
-        questions = _questions(world, hops, count, random)
-        result += [search_draft(question, random, settings.habits) for question in questions]
+    guesses = round(habits.guess_share * counts["no_tools"])
+    mental = counts["no_tools"] - guesses
+    problems = draw(random, mix, "sft", counts["python_only"] + mental)
+    result = [mental_draft(problem, random, habits) for problem in problems[:mental]]
+    result += [python_draft(problem, random, habits) for problem in problems[mental:]]
+    questions = _questions(world, settings.two_hop, counts["search_only"] + guesses, random)
+    values = values_of(all_questions(world, "sft", 1, random))
+    result += [guess_draft(question, random, habits, values) for question in questions[:guesses]]
+    result += [search_draft(question, random, habits, values) for question in questions[guesses:]]
     if counts["mixed"]:
         years = [question for question in all_questions(world, "sft", 1, random) if question.hops[0].relation == "year"]
         result += [mixed_draft(random.choice(years), random) for _ in range(counts["mixed"])]
-    result += [no_tool_draft(random) for _ in range(counts["no_tools"])]
     random.shuffle(result)
     return result
 
 
-def _questions(world: World, hops: int, count: int, random: Random) -> list[Question]:
-    """`count` questions. If the split has fewer, facts are asked again, with newly drawn templates."""
-    questions: list[Question] = []
-    while len(questions) < count:
-        questions += all_questions(world, "sft", hops, random)
-    return questions[:count]
+def _questions(world: World, two_hop: float, count: int, random: Random) -> list[Question]:
+    """`count` questions, shuffled. If the split has fewer, facts are asked again, with newly drawn templates."""
+    chosen: list[Question] = []
+    for hops, share in ((2, two_hop), (1, 1 - two_hop)):
+        wanted, questions = round(share * count), []
+        while len(questions) < wanted:
+            questions += all_questions(world, "sft", hops, random)
+        chosen += questions[:wanted]
+    random.shuffle(chosen)
+    return chosen
 
 
 def complete(
@@ -100,3 +107,18 @@ def sft_rows(
             remedy="raise tools.search.top_k, or check the index",
         )
     return alpaca_rows(finished, settings.instruction)
+
+
+def choice_rates(unfinished: list[Draft]) -> dict[tuple[str, str], tuple[float, float]]:
+    """How often each choice is made, and how often it is right.
+
+    Returns (category, choice) -> (share of the category's trajectories, share of those that end in the right answer).
+    A trajectory counts for each of its choices, and for the choice "all".
+    """
+    sizes = Counter(draft.category for draft in unfinished)
+    counts, right = Counter(), Counter()
+    for draft in unfinished:
+        for choice in {"all", *draft.choices}:
+            counts[draft.category, choice] += 1
+            right[draft.category, choice] += draft.right
+    return {key: (count / sizes[key[0]], right[key] / count) for key, count in counts.items()}
