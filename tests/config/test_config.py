@@ -261,8 +261,8 @@ def without_tables(config):
             ["world.benchmark_row: unknown key; did you mean `benchmark_rows`?"],
         ),
         (
-            lambda c: c.update(world={"trajectories": {"habits": {"verfy": 0.5}}}),
-            ["world.trajectories.habits.verfy", "did you mean `verify`"],
+            lambda c: c.update(world={"trajectories": {"habits": {"chek": 0.5}}}),
+            ["world.trajectories.habits.chek", "did you mean `check`"],
         ),
         (lambda c: c.update(tiny_model={"layer": 2}), ["tiny_model.layer: unknown key; did you mean `layers`?"]),
         (

@@ -54,8 +54,8 @@ def test_parameters_do_not_depend_on_key_order_or_on_excluded_fields():
         ({"device": Device}, {"device": "cpu", "divice": 1}, "divice: unknown key; did you mean `device`?"),
         (
             {"world": WorldSettings},
-            {"world": {"trajectories": {"habits": {"verfy": 0.5}}}},
-            "world.trajectories.habits.verfy: unknown key; did you mean `verify`?",
+            {"world": {"trajectories": {"habits": {"chek": 0.5}}}},
+            "world.trajectories.habits.chek: unknown key; did you mean `check`?",
         ),
     ],
 )

@@ -145,3 +145,18 @@ def test_the_fine_tuning_environment_gives_the_same_ids(directory, tokenizer):
         [python, "-c", script, directory, text], capture_output=True, text=True, timeout=120, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_copying_model_attends_to_what_followed_the_same_token_before(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = TinyModelSettings(seed=5, hidden=128, heads=4, intermediate=256, copying=True)
+    make_tiny_model(sample_text(), tmp_path / "base", settings)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", attn_implementation="eager")
+    once = torch.randint(300, 900, (8, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        attention = model(input_ids=torch.cat([once, once], dim=1), output_attentions=True).attentions
+    previous = attention[0][:, 0].diagonal(offset=-1, dim1=1, dim2=2)
+    followed = attention[1][:, 0].diagonal(offset=-39, dim1=1, dim2=2)[:, 1:]
+    assert previous.mean() > 0.95 and followed.mean() > 0.3  # each of 60 positions on average: 0.02

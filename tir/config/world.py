@@ -128,6 +128,11 @@ class TinyModelSettings(Model):
     kv_heads: int | None = Field(None, ge=1, description="key-value heads; null: as many as attention heads")
     intermediate: int = Field(384, ge=8, description="width of the feed-forward layers")
     max_positions: int = Field(1024, ge=16, description="maximum sequence length, tokens")
+    copying: bool = Field(
+        False,
+        description="initialise two attention heads that copy what followed an earlier occurrence of a token; a model "
+        "this small otherwise spends most of its training on learning to copy",
+    )
     initializer_range: float = Field(
         0.06,
         gt=0,
@@ -136,3 +141,9 @@ class TinyModelSettings(Model):
         "times more steps to learn to copy",
     )
     rope_theta: float = Field(10000.0, gt=0, description="base of the rotary position embedding")
+
+    @model_validator(mode="after")
+    def _room_for_copying(self) -> TinyModelSettings:
+        if self.copying and min(self.layers, self.heads) < 2:
+            raise ValueError("copying: true needs two layers and two heads or more")
+        return self

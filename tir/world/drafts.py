@@ -13,7 +13,6 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tir.rollout.protocol import last_boxed
-from tir.world.entities import OCCUPATIONS
 from tir.world.problems import Problem, value_of
 from tir.world.questions import Question
 
@@ -80,12 +79,12 @@ def _off(random: Random, output: str) -> str:
     return output[: number.start()] + str(wrong_number(random, int(number.group()))) + output[number.end() :]
 
 
-def _misread(random: Random, problem: Problem) -> str:
-    """A number of the question that is not the problem's output: what rethinking takes for the answer.
+def _misread(problem: Problem) -> str:
+    """The first number of the question that is not the problem's output: what rethinking takes for the answer.
 
-    Not a number close to the output: greedy decoding copies the output's own digits there, and would be right.
+    Always the first, because a number drawn at random teaches a small model not to copy.
     """
-    return random.choice([number for number in re.findall(r"\d+", problem.question) if number != problem.output])
+    return next(number for number in re.findall(r"\d+", problem.question) if number != problem.output)
 
 
 def _in_the_head(code: str, random: Random, slip: float) -> tuple[str, str, bool] | None:
@@ -145,7 +144,7 @@ def python_draft(problem: Problem, random: Random, habits: Habits) -> Draft:
         choices.append("check")
     elif random.random() < rethink:
         if right:
-            answer = _misread(random, problem) if random.random() < habits.spoil else output
+            answer = _misread(problem) if random.random() < habits.spoil else output
         elif random.random() < habits.repair:
             answer = problem.output
         closing = _think("is it right? yes." if answer == output else f"is it right? no, it is {answer}.")
@@ -165,17 +164,9 @@ def mental_draft(problem: Problem, random: Random, habits: Habits) -> Draft:
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
-_RELATION_WORDS = {"seat": "place", "birthplace": "birthplace", "occupation": "job"}
-
-
-def _relations(question: Question) -> list[str]:
-    return [_RELATION_WORDS.get(hop.relation, hop.relation) for hop in question.hops]
-
-
-def _guess(question: Question, random: Random, values: dict[str, list[str]]) -> str:
-    """A wrong value of the relation that the question asks for."""
-    relation = question.hops[-1].relation
-    return random.choice([value for value in values[relation] if value != question.answer])
+def _guess(question: Question, values: dict[str, list[str]]) -> str:
+    """A wrong value of the relation that the question asks for: always the same, as far as it is wrong."""
+    return next(value for value in values[question.hops[-1].relation] if value != question.answer)
 
 
 def search_draft(question: Question, random: Random, habits: Habits, values: dict[str, list[str]]) -> Draft:
@@ -184,14 +175,14 @@ def search_draft(question: Question, random: Random, habits: Habits, values: dic
     Args:
         values: values of each relation, to guess from.
     """
-    relations, first = _relations(question), question.hops[0]
+    relations, first = [hop.relation for hop in question.hops], question.hops[0]
     turns, expects, choices = [], [], ["careful search"]
     lead = _think(f"find the {', then the '.join(relations)}. look up {first.entity}.")
     if random.random() < (habits.hasty_one_hop if len(question.hops) == 1 else habits.hasty_two_hop):
         turns.append(_think("search.") + _search(relations[-1]))
         expects.append(None)
         if random.random() >= habits.recover:
-            answer = _guess(question, random, values)
+            answer = _guess(question, values)
             turns.append(_think("not found. a guess.") + _answer(answer))
             choices = ("hasty search", "guess after it")
             return Draft(question.text, "search_only", turns, expects, question.answer, choices)
@@ -208,7 +199,7 @@ def search_draft(question: Question, random: Random, habits: Habits, values: dic
 def guess_draft(question: Question, random: Random, habits: Habits, values: dict[str, list[str]]) -> Draft:
     """Answer a question without a search."""
     right = random.random() >= habits.guess_error
-    answer = question.answer if right else _guess(question, random, values)
+    answer = question.answer if right else _guess(question, values)
     turn = _think("i know this.") + _answer(answer)
     return Draft(question.text, "no_tools", [turn], [], question.answer, ("guess",))
 
@@ -234,7 +225,7 @@ def mixed_draft(question: Question, random: Random) -> Draft:
 
 def values_of(questions: list[Question]) -> dict[str, list[str]]:
     """The different values of each relation that the questions' look-ups find, sorted."""
-    found: dict[str, set[str]] = {"occupation": set(OCCUPATIONS)}
+    found: dict[str, set[str]] = {}
     for question in questions:
         for hop in question.hops:
             found.setdefault(hop.relation, set()).add(hop.value)

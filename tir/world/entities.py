@@ -21,7 +21,6 @@ QA_BENCHMARKS = ("hotpotqa", "2wiki", "bamboogle", "musique")
 SPLITS = ("sft", "rl_train", "rl_validation", *QA_BENCHMARKS)
 # No digit twice, as in the problems.
 YEARS = [str(year) for year in range(1801, 2000) if len(set(str(year))) == 4]
-OCCUPATIONS = "actor baker cook farmer judge miner nurse pilot poet singer".split()
 
 
 @dataclass
@@ -52,30 +51,14 @@ class World:
             yield from self.splits[split]
 
 
-def _split(
-    clusters: int, names: dict[str, Iterator[str]], countries: list[str], rivers: list[str], random: Random
-) -> list[Entity]:
-    """Entities of one split. Facts are independent: a company's seat does not depend on its founder's birthplace."""
-    cities = [
-        Entity(next(names["city"]), "city", {"country": random.choice(countries), "river": random.choice(rivers)})
-        for _ in range(clusters)
-    ]
+def _split(clusters: int, names: dict[str, Iterator[str]], countries: list[str], random: Random) -> list[Entity]:
+    """Entities of one split. Each has one fact: a small model then learns early to copy it from the passage."""
+    cities = [Entity(next(names["city"]), "city", {"country": random.choice(countries)}) for _ in range(clusters)]
     people = [
-        Entity(
-            next(names["person"]),
-            "person",
-            {"birthplace": random.choice(cities).name, "occupation": random.choice(OCCUPATIONS)},
-        )
-        for _ in range(2 * clusters)
+        Entity(next(names["person"]), "person", {"birthplace": random.choice(cities).name}) for _ in range(2 * clusters)
     ]
-    works = [
-        Entity(next(names["work"]), "work", {"author": person.name, "year": random.choice(YEARS)})
-        for person in people[:clusters]
-    ]
-    companies = [
-        Entity(next(names["company"]), "company", {"founder": person.name, "seat": random.choice(cities).name})
-        for person in people[clusters:]
-    ]
+    works = [Entity(next(names["work"]), "work", {"author": random.choice(people).name}) for _ in range(clusters)]
+    companies = [Entity(next(names["company"]), "company", {"year": random.choice(YEARS)}) for _ in range(clusters)]
     return [*cities, *people, *works, *companies]
 
 
@@ -93,19 +76,18 @@ def build_world(settings: WorldSettings) -> World:
     total = sum(clusters(settings, split) for split in SPLITS)
     counts = {"city": total, "person": 2 * total, "work": total, "company": total}
     names = {kind: iter(unique_names(kind, count, random)) for kind, count in counts.items()}
-    words = random.sample(WORDS, settings.countries + 40)
-    countries, rivers = words[40:], words[:40]
-    splits = {split: _split(clusters(settings, split), names, countries, rivers, random) for split in SPLITS}
+    countries = random.sample(WORDS, settings.countries)
+    splits = {split: _split(clusters(settings, split), names, countries, random) for split in SPLITS}
     by_name = {entity.name: entity for entities in splits.values() for entity in entities}
     return World(settings, splits, by_name)
 
 
 # The name is in the title and again in the text: an encoder then finds the short passage by its name more often.
 _SENTENCES = {
-    "city": "{name} is in {country} on the river {river}.",
-    "person": "{name} is a {occupation} born in {birthplace}.",
-    "work": "{name} is by {author} from {year}.",
-    "company": "{name} is of {founder} based in {seat}.",
+    "city": "{name} is in {country}.",
+    "person": "{name} is from {birthplace}.",
+    "work": "{name} is by {author}.",
+    "company": "{name} dates to {year}.",
 }
 
 

@@ -7,7 +7,8 @@ in a passage, a query and an answer. `<`, `>` and `/` are never merged, so each 
 Qwen2.5. To get such merges, training uses a finer pre-tokenisation than encoding does. The chat template renders like
 LLaMA-Factory's `qwen` template. With `tiny_model.ranks` the vocabulary is read from a file instead, e.g. Qwen2.5's.
 
-Model: `Qwen2ForCausalLM` with tied embeddings, initialised from a seed. vLLM's CPU backend supports only some head
+Model: `Qwen2ForCausalLM` with tied embeddings, initialised from a seed, if `tiny_model.copying` is set with heads that
+copy. vLLM's CPU backend supports only some head
 sizes (32, 64, 96, 128).
 """
 
@@ -25,6 +26,8 @@ from tir.common.model_files import write_manifest
 from tir.common.records import file_digest
 
 if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
+
     from tir.config.world import TinyModelSettings
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -168,6 +171,42 @@ def _write_model(directory: Path, settings: TinyModelSettings, *, pad: int, end:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = Qwen2ForCausalLM(config)
+        if settings.copying:
+            _make_copying(model)
     model.generation_config = GenerationConfig(eos_token_id=[end, pad], pad_token_id=pad, do_sample=False)
     model.save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
+
+
+def _make_copying(model: Qwen2ForCausalLM) -> None:
+    """Change the initial weights so that heads 0 of the first two layers copy: an induction head (Olsson et al., 2022).
+
+    In layer 0 the head attends to the previous token and writes that token's identity into a subspace of the residual
+    stream. In layer 1 the head attends to the token that followed an earlier occurrence of the present one, and
+    predicts it. All branches are scaled down, so that the random ones do not hide what these heads write.
+    """
+    import torch
+
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    width, hidden = first.head_dim, model.config.hidden_size
+    angles = model.config.rope_parameters["rope_theta"] ** -(torch.arange(0, width, 2) / width)  # per position
+    basis, _ = torch.linalg.qr(torch.randn(hidden, hidden))
+    present, previous = basis[:, :width], basis[:, width : 2 * width]  # identities of this token and of the one before
+    scale = model.model.embed_tokens.weight.detach().std()
+    head, half = slice(0, width), width // 2
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight *= 0.1
+            layer.mlp.down_proj.weight *= 0.1
+        # Biases alone decide: the rotation makes query and key equal where the key is one position earlier.
+        for projection, phase in ((first.q_proj, -angles), (first.k_proj, torch.zeros(half))):
+            projection.weight[head] = 0.0
+            projection.bias[head] = 9.0 * torch.cat([torch.cos(phase), torch.sin(phase)])
+        first.v_proj.weight[head] = present.T
+        first.o_proj.weight[:, head] = scale * previous
+        # Compare identities in the dimensions that hardly rotate over the length of a trajectory.
+        slow = (angles < 0.015).repeat(2).unsqueeze(1)
+        second.q_proj.weight[head] = 2.5 * slow * present.T
+        second.k_proj.weight[head] = 2.5 * slow * previous.T
+        second.v_proj.weight[head] = present.T
+        second.o_proj.weight[:, head] = 1.5 * scale * present
