@@ -107,7 +107,12 @@ class WorldSettings(Model):
     rl_train_rows: int = Field(512, ge=2, description="rows of RL training, half math and half QA")
     rl_validation_rows: int = Field(64, ge=2, description="rows of RL validation, half math and half QA")
     benchmark_rows: int = Field(40, ge=1, description="rows of each of the eight benchmarks")
-    countries: int = Field(60, ge=2, description="number of countries")
+    countries: int = Field(
+        300,
+        ge=2,
+        le=340,
+        description="number of countries; of a few, a model memorises the names instead of copying them",
+    )
     trajectories: TrajectorySettings = Field(TrajectorySettings(), description="the generated SFT data")
 
 
