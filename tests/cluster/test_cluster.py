@@ -390,7 +390,7 @@ def test_a_second_run_uses_neither_the_server_of_the_first_nor_waits_and_a_kille
     second = Cluster(cluster.state)
     second.work = cluster.state / "second"
     shutil.rmtree(second.work, ignore_errors=True)
-    left_out = shutil.ignore_patterns(".snakemake", "logs", "results", "models", "traces", "runs")
+    left_out = shutil.ignore_patterns(".snakemake", "logs", "results", "traces", "runs")
     shutil.copytree(cluster.work, second.work, symlinks=True, ignore=left_out, copy_function=os.link)
     before = cluster.last_job()
     wait_for_the_end_of_servers(cluster, 0)  # of earlier runs
