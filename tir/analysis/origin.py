@@ -1,4 +1,4 @@
-"""What results of a generated world or model say of themselves: "generated world, 1.6M parameters, 1 seed".
+"""What results of a generated world or model say of themselves: "generated world, 0.8M parameters, 1 seed".
 
 Every table, figure and caption of such a run, and its report, has this label, and none shows a number of the paper.
 """
