@@ -380,7 +380,7 @@ def test_server_process(bm25_directory, tmp_path):
             if event == "http11.send_request_body.complete":
                 sent.release()
 
-        body = {"query": [f"{client_number} king {number}" for number in range(4000)], "top_n": 3}
+        body = {"query": [f"{client_number} king {number}" for number in range(1500)], "top_n": 3}
         with httpx.Client(timeout=60, headers={"authorization": f"Bearer {endpoint['token']}"}) as client:
             answers.append(
                 client.post(f"http://127.0.0.1:{endpoint['port']}/batch_search", json=body, extensions={"trace": trace})
@@ -393,7 +393,7 @@ def test_server_process(bm25_directory, tmp_path):
     server.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
-    assert [len(answer.json()) for answer in answers] == [4000] * 3
+    assert [len(answer.json()) for answer in answers] == [1500] * 3
     assert server.wait(15) == 0
     assert not endpoint_file.exists()
     server.stderr.close()

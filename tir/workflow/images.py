@@ -97,6 +97,7 @@ RECIPES = {
         imports=(
             "scripts.score_traces",
             "scripts.make_table",
+            "scripts.write_summary",
             "scripts.make_figure",
             "scripts.check_claims",
             "math_verify",
