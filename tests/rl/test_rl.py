@@ -460,7 +460,20 @@ def taught_model(directory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "estimator"), [("keep", "grpo"), ("drop", "aspo"), ("resample", "grpo")])
+@pytest.mark.parametrize(
+    ("mode", "estimator"),
+    [
+        ("keep", "grpo"),
+        ("drop", "aspo"),
+        pytest.param(
+            "resample",
+            "grpo",
+            marks=pytest.mark.skipif(
+                "TIR_LONG" not in os.environ, reason="takes up to seven minutes; TIR_LONG=1 runs it"
+            ),
+        ),
+    ],
+)
 def test_real_steps_keep_drop_or_replace_groups_of_equal_rewards(tmp_path, mode, estimator):
     """Two trajectories per group, of which about half have equal rewards. verl fills up a batch of fewer groups."""
     train = rows_file(tmp_path / "train.parquet", *64 * "1", questions=[f"q{row % 8}" for row in range(64)])
