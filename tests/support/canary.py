@@ -27,7 +27,7 @@ ENCODED = [
 PARTS = [form[start : start + 12] for form in ENCODED[:6] for start in range(len(form) - 11)]
 
 
-# Every part of 12 characters contains one of these, so that most texts are read 30 times instead of 200.
+# Every part of 12 characters contains one of these, of which there are a sixth as many.
 BLOCKS = {form[start : start + 6].lower() for form in ENCODED[:6] for start in range(0, len(form) - 5, 6)}
 
 

@@ -1,7 +1,7 @@
 """Edits of a finished workflow: a plan has exactly the jobs whose results they change, no more and no fewer.
 
 What each job depends on is stated a second time in `support/study.py`, from the documentation. TIR_EDITS is the number
-of plans after random edits (default 180, which are some 315 edits), TIR_EDITS_SEED their seed (default 0).
+of plans after random edits (default 300), TIR_EDITS_SEED their seed (default 0).
 """
 
 import os
@@ -19,7 +19,7 @@ from support.workflow_copy import Forks, copy_workflow, jobs_of
 from tir.common.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
-PLANS = int(os.environ.get("TIR_EDITS", 180))
+PLANS = int(os.environ.get("TIR_EDITS", 300))
 SEED = int(os.environ.get("TIR_EDITS_SEED", 0))
 RETRAINED = {"learning_rate": 0.001, "save_every": 5}  # a changed setting of a job that also gets new outputs
 

@@ -138,12 +138,17 @@ def _verdict(stage: Stage, directory: Path) -> Finding:
     try:
         return Finding(stage.name, True, stage.shows(outputs))
     except (ValueError, KeyError, TirError) as error:
-        logs = " ".join(stage.logs.replace("{size}", size) for size in SIZES) if "{size}" in stage.logs else stage.logs
+        logs = " ".join(_patterns(stage.logs))
         return Finding(stage.name, False, f"{outputs[0].relative_to(directory)}: {error}", f"less {logs}")
 
 
+def _patterns(pattern: str) -> list[str]:
+    """A pattern with each value of `{size}`; only itself if it has none."""
+    return list(dict.fromkeys(pattern.replace("{size}", size) for size in SIZES))
+
+
 def _matching(directory: Path, pattern: str) -> list[Path]:
-    return sorted({path for size in SIZES for path in directory.glob(pattern.replace("{size}", size))})
+    return sorted(path for each in _patterns(pattern) for path in directory.glob(each))
 
 
 def _fault(log: Path) -> tuple[str, str] | None:
