@@ -70,7 +70,7 @@ smoke: .venv/workflow/.complete
 	@mv .venv/qwen/package/qwen_agent/utils/qwen.tiktoken $@ && rm -r .venv/qwen/package
 
 test: environments
-	.venv/rl/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	.venv/rl/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 cluster: environments
 	.venv/rl/bin/python -m pytest tests/cluster --durations 0 $(PYTEST_ARGS)

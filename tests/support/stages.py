@@ -37,7 +37,7 @@ class Stages:
                 "settings": reads,
                 "command": self.commands.get(script),
                 "code": [script and code_of(self.sources, f"scripts.{script}", *code)],
-                "inputs": sorted(inputs),
+                "inputs": sorted(set(inputs)),  # two tables may read the same file
                 "contents": {path: digest(file.read_bytes()) for path, file in given.items() if file.is_file()},
             }
             self.made.update(outputs)

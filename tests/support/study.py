@@ -122,7 +122,7 @@ class Study(Stages):
         inputs += [path for files, _ in shown for path in files]
         columns = {column["name"] for _, (_, columns, *_) in shown for column in columns}
         pairs = sorted({path for files, _ in shown for path in files})
-        reads.append([pairs, {name: number[name] * config["evaluation"]["samples"] for name in sorted(columns)}])
+        reads.append([pairs, {name: number[name] * config["evaluation"]["samples"] for name in columns}])
         samples = config["trace_sampling"]["samples"]
         for model, benchmark, *_ in self.sets():
             inputs.append(self.traces(model, benchmark, "sampled/"))
