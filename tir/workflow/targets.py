@@ -383,7 +383,8 @@ class Targets:
             )
         evaluated = [pair for name in self.tables if name in self.cfg.tables for pair in self._source(name).pairs]
         sampled = [(each["model"], each["benchmark"]) for each in self.pooled()]
-        stages = [("trajectories of the accuracy tables", "traces", list(dict.fromkeys(evaluated)), 1)]
+        # Sorted, so that the order of the tables does not change Table 8.
+        stages = [("trajectories of the accuracy tables", "traces", sorted(set(evaluated)), 1)]
         stages += [
             (f"trajectories, {model}/{benchmark}", "traces", [(model, benchmark)], 1) for model, benchmark in sampled
         ]
