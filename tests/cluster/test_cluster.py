@@ -116,12 +116,12 @@ class Cluster:
         raise AssertionError(f"fewer than {number} running jobs of {rule} within {timeout_s} s")
 
     def processes(self, *words: str) -> list[psutil.Process]:
-        """Processes of jobs in this copy whose command line contains one of the words."""
+        """Processes of jobs that run in this copy or below it, and whose command line contains one of the words."""
         matches = []
         for process in psutil.process_iter(["cmdline", "cwd"]):
             line = " ".join(process.info["cmdline"] or [])
             if (
-                process.info["cwd"] == str(self.work)
+                Path(process.info["cwd"] or "/").is_relative_to(self.work)
                 and any(word in line for word in words)
                 and "snakemake" not in line
             ):
