@@ -77,7 +77,7 @@ def blocks(directory: Path) -> dict[str, Callable[[], str]]:
         "times": lambda: _table(results / "table8.md"),
         "claims": lambda: claims(results / "claims.csv"),
         "math": lambda: trajectory(directory / "traces/sft/gsm8k.jsonl", calls=1),
-        "search": lambda: trajectory(directory / "traces/sft/hotpotqa.jsonl", calls=2),
+        "search": lambda: trajectory(directory / "traces/sft/hotpotqa.jsonl", calls=1),
     }
 
 
