@@ -18,6 +18,11 @@ trajectory and does not telescope), so the invariance theorem for reward shaping
 hold and are tested. In `clipped` mode the shift never exceeds clip_kappa * |A| with clip_kappa < 1, so no advantage
 changes its sign (Lin & Xu, section 3.3). In `centered` mode phi has zero mean within a group, so the group's mean
 advantage stays zero.
+
+Controls. Four options answer what the paper's comparison with GRPO leaves open. `mode` `reward` adds lam * phi to the
+reward, before GRPO's normalisation. `permuted` gives each trajectory the phi of another one of the batch: the same
+values, without their content. `tasks` `all` drops the indicator of math. `scale` `group` gives every term unit spread
+within its group.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from typing import Literal
 import torch
 
 from aspo.detection import StructuralFeatures
+from aspo.groups import group_rows, grpo_advantage, standardised
 
 _RANGES = {
     "lam": (0.0, 10.0),
@@ -40,7 +46,12 @@ _RANGES = {
     "correct_from": (-10.0, 10.0),
     "delta": (-100.0, 0.0),
 }
-_CHOICES = {"psi": ("exp", "sigmoid", "rational", "linear"), "mode": ("additive", "clipped", "centered")}
+_CHOICES = {
+    "psi": ("exp", "sigmoid", "rational", "linear"),
+    "mode": ("additive", "clipped", "centered", "reward"),
+    "tasks": ("math", "all"),
+    "scale": ("none", "group"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,21 @@ class ASPOConfig:
         psi_k: decay rate of psi over the normalised offset u.
         psi: shape of psi.
         mode: `additive` (equation 1), `clipped` (Lin & Xu: correct code-bearing responses only, |shift| <=
-            clip_kappa |A|), `centered` (phi minus its group mean).
+            clip_kappa |A|), `centered` (phi minus its group mean), `reward` (lam * phi is added to the reward, before it is
+            normalised in its group).
         clip_kappa: bound of the clipped shift as a share of |A|, in (0, 1).
         require_correct: shape correct trajectories only.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO).
         correct_from: a trajectory is correct if its summed reward is at least this (the paper's F1 >= 0.5 for QA). The
             sum includes bonuses for format or tool use.
         delta: negative number; in `clipped` mode, replaces phi by Lin & Xu's shift delta * (p - mean p) / mean L.
+        permuted: a placebo: the values of phi are exchanged at random between the trajectories of a batch.
+        tasks: tasks with the early-tool term, `math` (equation 2) or `all`.
+        scale: `group` standardises each term within its group before its coefficient: mean 0 and deviation 1, or 0 where
+            the term does not vary.
 
-    Raises `ValueError` for a value of the wrong type or out of range, and for `delta` without `clipped`.
+    Raises `ValueError` for a value of the wrong type or out of range, for `delta` without `clipped`, and for options of
+    phi together with `delta`, which replaces phi.
     """
 
     lam: float = 0.5
@@ -72,12 +89,15 @@ class ASPOConfig:
     gamma: float = 0.5
     psi_k: float = 5.0
     psi: Literal["exp", "sigmoid", "rational", "linear"] = "exp"
-    mode: Literal["additive", "clipped", "centered"] = "additive"
+    mode: Literal["additive", "clipped", "centered", "reward"] = "additive"
     clip_kappa: float = 0.7
     require_correct: bool = False
     norm_by_std: bool = True
     correct_from: float = 0.5
     delta: float | None = None
+    permuted: bool = False
+    tasks: Literal["math", "all"] = "math"
+    scale: Literal["none", "group"] = "none"
 
     def __post_init__(self):
         for field in fields(self):
@@ -91,7 +111,7 @@ class ASPOConfig:
                 raise ValueError(
                     f"ASPOConfig.{field.name} = {value!r}: must be one of {', '.join(_CHOICES[field.name])}"
                 )
-            if field.name in ("require_correct", "norm_by_std") and not isinstance(value, bool):
+            if field.name in ("require_correct", "norm_by_std", "permuted") and not isinstance(value, bool):
                 raise ValueError(f"ASPOConfig.{field.name} = {value!r}: must be true or false")
         if not 0.0 < self.clip_kappa < 1.0:
             raise ValueError(f"ASPOConfig.clip_kappa = {self.clip_kappa!r}: must lie strictly between 0 and 1")
@@ -99,6 +119,11 @@ class ASPOConfig:
             raise ValueError(
                 f"ASPOConfig.delta = {self.delta!r}: only mode 'clipped' uses delta, and mode is {self.mode!r}; "
                 "set mode to 'clipped' or leave delta out"
+            )
+        if self.delta is not None and (self.permuted or self.tasks != "math" or self.scale != "none"):
+            raise ValueError(
+                f"ASPOConfig.delta = {self.delta!r}: replaces phi, so permuted, tasks and scale would have no effect; "
+                "leave them or delta out"
             )
 
 
@@ -116,9 +141,11 @@ def backtrack_term(features: StructuralFeatures, config: ASPOConfig) -> torch.Te
 
 
 def early_tool_term(features: StructuralFeatures, is_math: torch.Tensor, config: ASPOConfig) -> torch.Tensor:
-    """gamma * 1[task = math] * psi_early; zero without a tool call."""
+    """gamma * 1[task = math] * psi_early, without the indicator if `tasks` is `all`; zero without a tool call."""
     u = (features.first_tool_offset / features.policy_chars.clamp(min=1)).clamp(0.0, 1.0)
-    applies = torch.as_tensor(is_math, dtype=torch.bool, device=u.device) & (features.first_tool_offset >= 0)
+    applies = features.first_tool_offset >= 0
+    if config.tasks == "math":
+        applies = applies & torch.as_tensor(is_math, dtype=torch.bool, device=u.device)
     return config.gamma * psi_early(u, config) * applies.float()
 
 
@@ -151,41 +178,38 @@ def shaping_term(features: StructuralFeatures, is_math: torch.Tensor, config: AS
     return sum(shaping_terms(features, is_math, config).values())
 
 
-# --- the shaped advantage ------------------------------------------------------------------------------------------
+def phi_of_batch(
+    features: StructuralFeatures,
+    is_math: torch.Tensor,
+    groups: list[torch.Tensor],
+    config: ASPOConfig,
+    order: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """phi with the options that need the whole batch, (B,): `scale` by group, then `permuted` by `order`.
 
-
-def grpo_advantage(scores: torch.Tensor, groups: list[torch.Tensor], epsilon: float, norm_by_std: bool) -> torch.Tensor:
-    """A_GRPO, (B,): each score minus its group's mean, over its unbiased standard deviation plus epsilon.
-
-    A group of one keeps its score (mean 0, deviation 1), as in verl and Tool-Star. Mean and deviation are computed per
-    group, because a batched deviation rounds differently in double precision; all other steps are vectorised over rows.
+    Args:
+        groups: row numbers of each group.
+        order: (B,), the row whose phi each row gets (see `placebo_order`); needed if `permuted`.
     """
-    advantage = torch.empty_like(scores)
-    singletons = [rows for rows in groups if len(rows) == 1]
-    if singletons:
-        rows = torch.cat(singletons)
-        # verl adds epsilon to 1 in single precision for every reward dtype; the sum rounds differently in double.
-        advantage[rows] = scores[rows] / (torch.ones(()) + epsilon) if norm_by_std else scores[rows]
-    larger = [rows for rows in groups if len(rows) > 1]
-    if larger:
-        rows, sizes = torch.cat(larger), [len(group) for group in larger]
-        ordered = scores[rows]
-        by_group = ordered.split(sizes)
-        repeats = torch.tensor(sizes, device=scores.device)
-        relative = ordered - torch.stack([group.mean() for group in by_group]).repeat_interleave(repeats)
-        if norm_by_std:
-            deviation = torch.stack([group.std() for group in by_group])
-            relative = relative / (deviation + epsilon).repeat_interleave(repeats)
-        advantage[rows] = relative
-    return advantage
+    terms = shaping_terms(features, is_math, config)
+    if config.scale == "group":
+        weights = {"closure": config.alpha, "backtrack": config.beta, "early_tool": config.gamma}
+        terms = {name: weights[name] * standardised(term, groups) for name, term in terms.items()}
+    phi = sum(terms.values())
+    if not config.permuted:
+        return phi
+    if order is None:
+        raise ValueError("ASPOConfig.permuted = True: needs an order of the rows, from `placebo_order`")
+    return phi[order.to(phi.device)]
 
 
-def group_rows(index: Sequence) -> list[torch.Tensor]:
-    """Row numbers of each group, ascending. Groups need not be contiguous: verl's load balancing reorders a batch."""
-    rows: dict = {}
-    for row, label in enumerate(index.tolist() if hasattr(index, "tolist") else index):
-        rows.setdefault(label, []).append(row)
-    return [torch.tensor(members) for members in rows.values()]
+def placebo_order(rows: int, seed: int, step: int) -> torch.Tensor:
+    """A permutation of row numbers, (rows,), which follows from the seed of the run and the number of the step alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.randperm(rows, generator=generator)
+
+
+# --- the shaped advantage ------------------------------------------------------------------------------------------
 
 
 def shaping_shift(
@@ -195,21 +219,26 @@ def shaping_shift(
     features: StructuralFeatures,
     is_math: torch.Tensor,
     config: ASPOConfig,
+    order: torch.Tensor | None = None,
+    epsilon: float = 1e-6,
 ) -> torch.Tensor:
-    """The term added to A_GRPO in the configured mode, (B,)."""
+    """The term added to A_GRPO in the configured mode, (B,); arguments as for `compute_aspo_advantage`."""
     correct = scores >= config.correct_from
     if config.mode == "clipped":
         eligible = correct & (features.n_python > 0)
         raw = (
             _relative_position(eligible, groups, features) * config.delta
             if config.delta is not None
-            else shaping_term(features, is_math, config)
+            else phi_of_batch(features, is_math, groups, config, order)
         )
         bound = config.clip_kappa * advantage.abs()
         return torch.minimum(torch.maximum(config.lam * raw, -bound), bound) * eligible
-    phi = shaping_term(features, is_math, config)
+    phi = phi_of_batch(features, is_math, groups, config, order)
     if config.require_correct:
         phi = phi * correct
+    if config.mode == "reward":
+        shaped = scores + (config.lam * phi).to(scores.dtype)
+        return grpo_advantage(shaped, groups, epsilon, config.norm_by_std) - advantage
     if config.mode == "centered":
         phi = phi.clone()
         for rows in groups:
@@ -242,6 +271,7 @@ def compute_aspo_advantage(
     is_math: torch.Tensor,
     config: ASPOConfig,
     epsilon: float = 1e-6,
+    order: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The shaped advantage, broadcast over policy tokens.
 
@@ -253,6 +283,7 @@ def compute_aspo_advantage(
         is_math: (B,) bool; true where the row's task is math.
         config: coefficients.
         epsilon: added to the group's standard deviation.
+        order: (B,), for `permuted`: the row whose phi each row gets.
 
     Returns:
         (advantages, returns), both (B, L) and equal, as outcome-supervised estimators return them. With `lam` 0
@@ -263,6 +294,7 @@ def compute_aspo_advantage(
     advantage = grpo_advantage(scores, groups, epsilon, config.norm_by_std)
     if config.lam:
         features = features.to(scores.device)
-        advantage = advantage + shaping_shift(advantage, scores, groups, features, is_math, config).to(advantage.dtype)
+        shift = shaping_shift(advantage, scores, groups, features, is_math, config, order, epsilon)
+        advantage = advantage + shift.to(advantage.dtype)
     advantages = advantage.unsqueeze(-1) * response_mask
     return advantages, advantages

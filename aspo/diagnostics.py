@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from aspo.advantage import ASPOConfig, group_rows, grpo_advantage, shaping_shift, shaping_terms
+from aspo.advantage import ASPOConfig, shaping_shift, shaping_terms
 from aspo.detection import StructuralFeatures
+from aspo.groups import group_rows, grpo_advantage
 
 
 @torch.no_grad()
@@ -22,6 +23,7 @@ def shaping_diagnostics(
     is_math: torch.Tensor,
     config: ASPOConfig,
     epsilon: float = 1e-6,
+    order: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Diagnostics of one batch.
 
@@ -32,9 +34,11 @@ def shaping_diagnostics(
         is_math: as for `compute_aspo_advantage`.
         config: as for `compute_aspo_advantage`.
         epsilon: as for `compute_aspo_advantage`.
+        order: as for `compute_aspo_advantage`.
 
     Returns:
-        fire/{term}/{math,qa}/{correct,wrong}: share of these trajectories in which the term is not zero.
+        fire/{term}/{math,qa}/{correct,wrong}: share of these trajectories in which the term is not zero, before it is
+            scaled or permuted.
         shift_share: mean |shift| divided by mean (|A| + |shift|): phi's share of the signal.
         sign_flips: number of trajectories whose advantage changes sign.
         zero_variance_groups: number of groups with equal rewards; their whole gradient comes from phi.
@@ -45,7 +49,7 @@ def shaping_diagnostics(
     is_math = torch.as_tensor(is_math, dtype=torch.bool)
     groups = group_rows(index)
     advantage = grpo_advantage(scores, groups, epsilon, config.norm_by_std)
-    shift = shaping_shift(advantage, scores, groups, features, is_math, config)
+    shift = shaping_shift(advantage, scores, groups, features, is_math, config, order, epsilon)
     shaped = advantage + shift
     correct = scores >= config.correct_from
     metrics = {}

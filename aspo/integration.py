@@ -24,7 +24,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from aspo.advantage import ASPOConfig, compute_aspo_advantage
+from aspo.advantage import ASPOConfig, compute_aspo_advantage, placebo_order
 from aspo.detection import detect_structural_features
 from aspo.diagnostics import shaping_diagnostics
 
@@ -56,11 +56,18 @@ class ASPOTrainer(PPOTrainerSync):
         is_math = torch.tensor([value in _MATH_ABILITIES for value in data.get("ability").tolist()])
         index = data.get("uid").tolist()
         features = detect_structural_features(responses, mask, self.tokenizer)
-        advantages, _ = compute_aspo_advantage(rewards, mask, index, features, is_math, config)
         real = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])  # verl fills up a short batch
+        exchange = order = None
+        if config.permuted:
+            exchange = placebo_order(int(real.sum()), self.config.data.get("seed") or 0, self.global_steps)
+            order = torch.arange(len(real))
+            order[real] = order[real][exchange]
+        advantages, _ = compute_aspo_advantage(rewards, mask, index, features, is_math, config, order=order)
         labels = [label for label, keep in zip(index, real.tolist(), strict=True) if keep]
         scores = rewards.sum(-1)[real]
-        metrics.update(shaping_diagnostics(scores, labels, features.select(real), is_math[real], config))
+        metrics.update(
+            shaping_diagnostics(scores, labels, features.select(real), is_math[real], config, order=exchange)
+        )
         nested = torch.nested.as_nested_tensor(
             [row[:n] for row, n in zip(advantages, lengths, strict=True)], layout=torch.jagged
         )

@@ -1,5 +1,7 @@
 # Reinforcement learning with verl: one run per arm and seed. Arms differ only in the advantage.
 
+from tir.config.arms import coefficients
+
 STEPS = range(cfg.rl.save_every, cfg.rl.steps + 1, cfg.rl.save_every)
 RL_TASKS = ("math", "qa")
 RL_OPERATIONAL = operational_params(tools=cfg.tools, rl=cfg.rl)
@@ -24,7 +26,7 @@ def rl_params(wildcards):
         device=cfg.device,
         estimator=arm.estimator,
         # Only aspo reads the coefficients; an edit must not rerun the other estimators.
-        coefficients=without(arm, "estimator") if arm.estimator == "aspo" else {},
+        coefficients=coefficients(arm) if arm.estimator == "aspo" else {},
     )
 
 

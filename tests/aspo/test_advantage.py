@@ -15,9 +15,11 @@ from aspo import (
     shaping_term,
     shaping_terms,
 )
-from aspo.advantage import group_rows, shaping_shift
+from aspo.advantage import phi_of_batch, placebo_order, shaping_shift
+from aspo.groups import group_rows, grpo_advantage, standardised
 
 PAPER = ASPOConfig(lam=0.5, alpha=1.0, beta=1.0, gamma=0.5, psi_k=5.0)
+REWARD = ASPOConfig(lam=0.5, alpha=1.0, beta=1.0, gamma=0.5, mode="reward")
 
 
 def features(*rows: tuple[str, float]) -> StructuralFeatures:
@@ -221,12 +223,115 @@ def test_require_correct_does_not_shape_wrong_answers():
         ({"alpha": float("nan")}, "alpha"),
         ({"gamma": "0.5"}, "must be a number"),
         ({"norm_by_std": 1}, "true or false"),
+        ({"permuted": 1}, "permuted = 1: must be true or false"),
+        ({"tasks": "qa"}, "math, all"),
+        ({"scale": "batch"}, "none, group"),
+        ({"mode": "clipped", "delta": -2.0, "scale": "group"}, "permuted, tasks and scale would have no effect"),
     ],
 )
 def test_error_names_invalid_coefficient_and_reason(arguments, message):
     with pytest.raises(ValueError, match="ASPOConfig") as caught:
         ASPOConfig(**arguments)
     assert message in str(caught.value)
+
+
+# --- controls: phi in the reward, a placebo, phi on all tasks, standardised terms -------------------------------------
+
+
+def test_phi_in_the_reward_is_normalised_with_it():
+    """Rewards 1, 0 and phi 1, -1 with lambda 0.5: shaped rewards 1.5, -0.5; mean 0.5, deviation sqrt(2)."""
+    rows = features(("think,python,answer", 0.0), ("think,python,think,answer", 0.0))
+    shaped = scalar_advantage(torch.tensor([1.0, 0.0]), [0, 0], rows, torch.zeros(2, dtype=torch.bool), REWARD)
+    assert shaped.tolist() == pytest.approx([1 / 2**0.5, -1 / 2**0.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.01, 0.5, 10.0])
+def test_lambda_cancels_in_the_reward_where_all_rewards_are_equal(lam):
+    """The normalisation divides by the spread of lambda * phi. In the advantage the shift is lambda * phi itself."""
+    rows = features(("think,python,answer", 0.0), *[("think,answer", 0.0)] * 3)
+    is_math = torch.zeros(4, dtype=torch.bool)
+    reward, additive = (ASPOConfig(lam=lam, mode=mode) for mode in ("reward", "additive"))
+    shaped = scalar_advantage(torch.ones(4), [0] * 4, rows, is_math, reward)
+    assert shaped.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    assert scalar_advantage(torch.ones(4), [0] * 4, rows, is_math, additive)[0].item() == pytest.approx(lam)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_phi_in_the_reward_equals_grpo_of_the_shaped_reward(seed):
+    rows, scores, index, is_math = random_batch(seed)
+    groups, rewards = group_rows(index), scores + 0.5 * shaping_term(rows, is_math, REWARD)
+    shaped = scalar_advantage(scores, index, rows, is_math, REWARD)
+    assert torch.allclose(shaped, grpo_advantage(rewards, groups, 1e-6, True), atol=1e-5)
+    for group in groups:
+        if len(group) > 1 and rewards[group].std() > 1e-3:  # below, GRPO divides the rounding of the mean by epsilon
+            assert shaped[group].mean().item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_placebo_has_the_values_of_phi_in_an_order_of_the_seed_and_the_step():
+    rows, scores, index, is_math = random_batch(5)
+    config, groups = ASPOConfig(permuted=True), group_rows(index)
+    phi = shaping_term(rows, is_math, config)
+    drawn = {at: phi_of_batch(rows, is_math, groups, config, placebo_order(64, *at)) for at in ((1, 1), (1, 2), (2, 1))}
+    for values in drawn.values():
+        assert torch.equal(values.sort().values, phi.sort().values) and not torch.equal(values, phi)
+    assert not torch.equal(drawn[1, 1], drawn[1, 2]) and not torch.equal(drawn[1, 1], drawn[2, 1])
+    again = phi_of_batch(rows, is_math, groups, config, placebo_order(64, 1, 1))
+    assert torch.equal(again, drawn[1, 1])
+    shift = shaping_shift(torch.zeros(64), scores, groups, rows, is_math, config, placebo_order(64, 1, 1))
+    assert torch.equal(shift, config.lam * drawn[1, 1])
+
+
+def test_a_placebo_says_nothing_about_the_trajectory():
+    """The mean over many orders of a trajectory's phi is the mean of the batch."""
+    rows = features(("think,python,answer", 0.0), *[("think,answer", 0.0)] * 3)
+    config, is_math = ASPOConfig(permuted=True), torch.zeros(4, dtype=torch.bool)
+    draws = [phi_of_batch(rows, is_math, group_rows([0] * 4), config, placebo_order(4, 1, n)) for n in range(4000)]
+    assert torch.stack(draws).mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+
+
+def test_a_placebo_without_an_order_is_an_error():
+    rows, scores, index, is_math = random_batch(1)
+    with pytest.raises(ValueError, match="needs an order of the rows, from `placebo_order`"):
+        scalar_advantage(scores, index, rows, is_math, ASPOConfig(permuted=True))
+
+
+def test_phi_on_all_tasks_gives_questions_the_early_tool_term_too():
+    rows = features(("think,search,think,answer", 0.2), ("think,python,answer", 0.2), ("think,answer", 0.2))
+    is_math = torch.tensor([False, True, False])
+    early = shaping_terms(rows, is_math, ASPOConfig(tasks="all"))["early_tool"]
+    assert early.tolist() == pytest.approx([0.1839, 0.1839, 0.0], abs=1e-4)
+    assert shaping_terms(rows, is_math, ASPOConfig())["early_tool"].tolist() == pytest.approx([0, 0.1839, 0], abs=1e-4)
+
+
+def test_a_standardised_term_has_unit_spread_in_each_group_and_is_zero_where_it_is_constant():
+    term = torch.tensor([0.0, 0.1, 0.1, 0.3, 7.0, 1.0, 1.0])
+    scaled = standardised(term, group_rows([0, 1, 1, 0, 2, 0, 1]))  # groups: 0, .3, 1; .1, .1, 1; 7 alone
+    assert scaled[[0, 3, 5]].std().item() == pytest.approx(1.0) and scaled[[0, 3, 5]].mean().item() == pytest.approx(0)
+    # .1, .1, 1: mean .4, deviation .5196.
+    assert scaled[[1, 2, 6]].tolist() == pytest.approx([-0.5774, -0.5774, 1.1547], abs=1e-4)
+    assert scaled[4] == 0 and (standardised(torch.full((4,), 0.1), group_rows([0] * 4)) == 0).all()
+
+
+def test_standardised_terms_count_by_their_coefficients_and_not_by_their_spread():
+    """Offsets that differ by 2 % of the text move the shaped advantage as much as gamma says."""
+    rows = features(("think,python,answer", 0.50), ("think,python,answer", 0.52))
+    phi = [
+        phi_of_batch(rows, torch.ones(2, dtype=torch.bool), group_rows([0, 0]), config)
+        for config in (ASPOConfig(gamma=0.5, scale="group"), ASPOConfig(gamma=0.5))
+    ]
+    assert phi[0].tolist() == pytest.approx([0.5 / 2**0.5, -0.5 / 2**0.5], abs=1e-4)  # the closure term is constant
+    assert (phi[1][0] - phi[1][1]).item() < 0.005
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_standardised_terms_do_not_move_a_groups_mean(seed):
+    rows, scores, index, is_math = random_batch(seed)
+    phi = phi_of_batch(rows, is_math, group_rows(index), ASPOConfig(scale="group"))
+    assert torch.isfinite(phi).all()
+    for group in group_rows(index):
+        assert phi[group].mean().item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_diagnostics_equal_hand_computed_values():

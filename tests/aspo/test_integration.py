@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 from support.paths import ROOT
+from support.qwen_like import qwen_like_tokenizer
+
+from aspo import ASPOConfig, features_from_segments, shaping_term
+from aspo.advantage import placebo_order
 
 pytest.importorskip("verl")
 CODE = """
@@ -80,3 +86,47 @@ def test_error_names_unknown_coefficient(copy_of_aspo):
     variables, overrides = documented_example()
     done = run(copy_of_aspo, variables, [*overrides, "+algorithm.aspo.lambda=0.5"])
     assert done.returncode != 0 and "algorithm.aspo.lambda: unknown coefficient" in done.stderr
+
+
+class Column(list):
+    def tolist(self) -> list:
+        return list(self)
+
+
+def test_a_placebo_exchanges_phi_between_the_trajectories_of_a_step_and_not_with_padding(monkeypatch):
+    """The trainer's step with the transfer queue replaced: six trajectories, of which verl added the third as padding."""
+    from aspo import integration
+
+    closed = "<think>a</think><python>1</python><answer>1</answer>"
+    texts = [closed, "<answer>1</answer>", closed, "<think>b</think>" + closed, "<answer>2</answer>", closed + "."]
+    tokenizer = qwen_like_tokenizer()
+    tokens = [torch.tensor(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+    def nested(rows):
+        return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+    data = {
+        "responses": nested(tokens),
+        "response_mask": nested([torch.ones(len(row), dtype=torch.long) for row in tokens]),
+        "rm_scores": nested([torch.zeros(len(row)) for row in tokens]),
+        "uid": Column("aaabbb"),
+        "ability": Column(["math"] * 6),
+    }
+    written = {}
+    monkeypatch.setattr(integration.PPOTrainerSync, "_compute_advantage", lambda self, batch, metrics: batch)
+    monkeypatch.setattr(integration.transfer_queue, "kv_batch_get", lambda **keywords: data)
+    monkeypatch.setattr(integration.transfer_queue, "kv_batch_put", lambda **keywords: written.update(keywords))
+    trainer = object.__new__(integration.ASPOTrainer)
+    trainer.config = OmegaConf.create({"algorithm": {"aspo": {"permuted": True}}, "data": {"seed": 7}})
+    trainer.tokenizer, trainer.global_steps, metrics = tokenizer, 3, {}
+    tags = [{"is_padding": row == 2} for row in range(6)]
+    batch = type("Batch", (), {"keys": list(range(6)), "partition_id": "train", "tags": tags})
+    trainer._compute_advantage(batch, metrics)
+
+    config = ASPOConfig(permuted=True)
+    features = features_from_segments([[{"by": "model", "text": text}] for text in texts])
+    phi, real = shaping_term(features, torch.ones(6, dtype=torch.bool), config), [0, 1, 3, 4, 5]
+    exchanged = [real[row] for row in placebo_order(5, 7, 3).tolist()]
+    given = torch.stack([row[0] for row in written["fields"]["advantages"].unbind()])  # rewards are equal: A is 0
+    assert torch.allclose(given[real], config.lam * phi[exchanged]) and given[2] == config.lam * phi[2]
+    assert exchanged != real and metrics["aspo/shift_share"] == 1.0

@@ -12,6 +12,7 @@ from support.paths import ROOT
 from tir.common.errors import ConfigError
 from tir.config.command_line import typed
 from tir.config.data import METRICS
+from tir.config.arms import coefficients
 from tir.config.experiment import load
 from tir.config.references import TAKEN
 from tir.config.world import ProblemKind
@@ -48,6 +49,29 @@ def test_arms_inherit():
     arms = load(PAPER, ["config.yaml"]).arms
     assert arms["gamma_only"].gamma == 0.5 and arms["gamma_only"].alpha == 0.0
     assert arms["lambda_0.3"].lam == 0.3 and arms["lambda_0.3"].alpha == 1.0
+
+
+def test_runs_of_arms_without_newer_coefficients_keep_their_parameters():
+    """Another parameter would train every arm again."""
+    arms = load(PAPER, ["config.yaml"]).arms
+    older = {
+        "lam": 0.5,
+        "alpha": 1.0,
+        "beta": 1.0,
+        "gamma": 0.5,
+        "psi_k": 5.0,
+        "psi": "exp",
+        "mode": "additive",
+        "clip_kappa": 0.7,
+        "delta": None,
+        "require_correct": False,
+    }
+    assert coefficients(arms["aspo"]) == older
+    assert coefficients(arms["aspo_centered"]) == older | {"mode": "centered"}
+    assert coefficients(arms["placebo"]) == older | {"permuted": True}
+    assert coefficients(arms["phi_on_qa"]) == older | {"tasks": "all"}
+    assert coefficients(arms["standardised"]) == older | {"scale": "group"}
+    assert coefficients(arms["reward_shaped"]) == older | {"mode": "reward"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +122,10 @@ def test_arms_inherit():
         (
             lambda c: c["arms"].update(q={"base": "aspo", "delta": -2.0}),
             ["arms.q", "delta -2 has an effect only with mode clipped"],
+        ),
+        (
+            lambda c: c["arms"].update(q={"base": "aspo_original", "permuted": True}),
+            ["arms.q", "delta -2 replaces phi, so permuted has no effect"],
         ),
         (lambda c: c["data"]["sft"].update(repo=None), ["kind hub needs `repo`"]),
         (lambda c: c["data"]["corpus"].update(kind="world"), ["needs a `world:` section"]),

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from tir.common.schema import Model
 from tir.config.faults import Fault, Faults, not_among
+from tir.config.params import without
 
 
 class Arm(Model):
@@ -23,14 +24,21 @@ class Arm(Model):
     psi: Literal["exp", "sigmoid", "rational", "linear"] = Field(
         "exp", description="function by which the reward of an early first tool decreases with the offset"
     )
-    mode: Literal["additive", "clipped", "centered"] = Field(
+    mode: Literal["additive", "clipped", "centered", "reward"] = Field(
         "additive",
         description="additive: add lambda times phi to the advantage; clipped: bound it by a fraction of |A|; "
-        "centered: subtract its mean over the group",
+        "centered: subtract its mean over the group; reward: add it to the reward, before the reward is normalised",
     )
     clip_kappa: float = Field(0.7, gt=0, lt=1, description="clipped: bound of the shift, as a fraction of |A|")
     delta: float | None = Field(None, le=0, ge=-100, description="clipped: shift of Lin & Xu's original form")
     require_correct: bool = Field(False, description="shape correct trajectories only")
+    permuted: bool = Field(
+        False, description="a placebo: exchange the values of phi at random between the trajectories of a batch"
+    )
+    tasks: Literal["math", "all"] = Field("math", description="tasks with the reward of an early first tool")
+    scale: Literal["none", "group"] = Field(
+        "none", description="group: standardise each term of phi within its group, before alpha, beta and gamma"
+    )
 
     @model_validator(mode="after")
     def _delta_is_read(self) -> Arm:
@@ -39,7 +47,27 @@ class Arm(Model):
                 f"delta {self.delta:g} has an effect only with mode clipped, but mode is {self.mode}; write mode: "
                 "clipped, or remove delta"
             )
+        if self.delta is not None and (unread := _LATER - _unused(self)):
+            raise ValueError(
+                f"delta {self.delta:g} replaces phi, so {', '.join(sorted(unread))} has no effect; remove one of them"
+            )
         return self
+
+
+# Coefficients that were added after runs had been recorded.
+_LATER = {"permuted", "tasks", "scale"}
+
+
+def coefficients(arm: Arm) -> dict[str, Any]:
+    """What the estimator reads of an arm, for the parameters of its runs.
+
+    Coefficients in `_LATER` are left out at their defaults, so the runs of older arms keep their parameters.
+    """
+    return without(arm, "estimator", *_unused(arm))
+
+
+def _unused(arm: Arm) -> set[str]:
+    return {name for name in _LATER if getattr(arm, name) == Arm.model_fields[name].default}
 
 
 def inherit(arms: Mapping[str, Any]) -> dict[str, Any]:
