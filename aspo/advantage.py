@@ -66,8 +66,8 @@ class ASPOConfig:
         psi_k: decay rate of psi over the normalised offset u.
         psi: shape of psi.
         mode: `additive` (equation 1), `clipped` (Lin & Xu: correct code-bearing responses only, |shift| <=
-            clip_kappa |A|), `centered` (phi minus its group mean), `reward` (lam * phi is added to the reward, before it is
-            normalised in its group).
+            clip_kappa |A|), `centered` (phi minus its group mean), `reward` (lam * phi is added to the reward, before
+            it is normalised in its group).
         clip_kappa: bound of the clipped shift as a share of |A|, in (0, 1).
         require_correct: shape correct trajectories only.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO).
@@ -76,8 +76,8 @@ class ASPOConfig:
         delta: negative number; in `clipped` mode, replaces phi by Lin & Xu's shift delta * (p - mean p) / mean L.
         permuted: a placebo: the values of phi are exchanged at random between the trajectories of a batch.
         tasks: tasks with the early-tool term, `math` (equation 2) or `all`.
-        scale: `group` standardises each term within its group before its coefficient: mean 0 and deviation 1, or 0 where
-            the term does not vary.
+        scale: `group` standardises each term within its group before its coefficient: mean 0 and deviation 1, or 0
+            where the term does not vary.
 
     Raises `ValueError` for a value of the wrong type or out of range, for `delta` without `clipped`, and for options of
     phi together with `delta`, which replaces phi.
@@ -204,7 +204,7 @@ def phi_of_batch(
 
 
 def placebo_order(rows: int, seed: int, step: int) -> torch.Tensor:
-    """A permutation of row numbers, (rows,), which follows from the seed of the run and the number of the step alone."""
+    """A permutation of row numbers, (rows,), that follows from the seed of the run and the number of the step."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.randperm(rows, generator=generator)
 

@@ -42,7 +42,7 @@ def grpo_advantage(scores: torch.Tensor, groups: list[torch.Tensor], epsilon: fl
 
 
 def standardised(term: torch.Tensor, groups: list[torch.Tensor]) -> torch.Tensor:
-    """A term (B,) minus its group's mean, divided by its unbiased deviation there; 0 in a group where it is constant."""
+    """A term (B,) minus its group's mean, over its unbiased deviation there; 0 in a group where it is constant."""
     scaled = torch.zeros_like(term)
     for rows in groups:
         values = term[rows]

@@ -94,7 +94,7 @@ class Column(list):
 
 
 def test_a_placebo_exchanges_phi_between_the_trajectories_of_a_step_and_not_with_padding(monkeypatch):
-    """The trainer's step with the transfer queue replaced: six trajectories, of which verl added the third as padding."""
+    """The trainer's step without its transfer queue: six trajectories, of which verl added the third as padding."""
     from aspo import integration
 
     closed = "<think>a</think><python>1</python><answer>1</answer>"

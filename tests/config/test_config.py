@@ -10,9 +10,9 @@ from support.configuration import PAPER, fault, merged
 from support.paths import ROOT
 
 from tir.common.errors import ConfigError
+from tir.config.arms import coefficients
 from tir.config.command_line import typed
 from tir.config.data import METRICS
-from tir.config.arms import coefficients
 from tir.config.experiment import load
 from tir.config.references import TAKEN
 from tir.config.world import ProblemKind

@@ -319,6 +319,8 @@ def record(index: int, session: int, score: float, **more) -> dict:
         "bonus": False,
         "executed": {"python": 1},
         "finish": "answer",
+        "segments": [{"by": "model", "text": "<answer>1</answer>"}],
+        "response_tokens": 4,
         **more,
     }
 
@@ -344,6 +346,28 @@ def test_metrics_have_one_row_per_step_and_upstream_names(tmp_path):
     assert rows[2]["train/zero_variance_share"] == 0.5  # of two groups; one trajectory is no group
     assert "val/zero_variance_share" not in rows[0]
     assert read_log(tmp_path / "absent.jsonl") == []
+
+
+def test_metrics_say_what_the_trajectories_of_each_ability_do(tmp_path):
+    """Also without a shaping term, so that arms can be compared."""
+    texts = ("<think>abc</think><python>1</python>", "<result>1</result>", "<think>no</think><answer>2</answer>")
+    rethought = [{"by": by, "text": text} for by, text in zip(("model", "tool", "model"), texts, strict=True)]
+    rows = [
+        record(0, 0, 1.0, segments=rethought, response_tokens=20),
+        record(0, 1, 0.0, finish="length", response_tokens=10),
+        record(1, 0, 0.0, ability="qa"),
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step":1,"data":{"critic/score/mean":0.1}}\n')
+    found = merge_logs([log], {("train", 1): rows})[0]
+    assert found["train/bigram/python-think/math"] == found["train/bigram/think-python/math"] == 0.5
+    assert found["train/bigram/python-answer/math"] == found["train/bigram/python-think/qa"] == 0.0
+    assert found["train/calls/math"] == 0.5 and found["train/truncated/math"] == 0.5
+    assert found["train/tokens/math"] == 15.0 and found["train/tokens/qa"] == 4.0
+    characters = len("<think>abc</think>")
+    assert found["train/first_tool/math"] == characters
+    assert found["train/first_tool_share/math"] == pytest.approx(characters / (len(texts[0]) + len(texts[2])))
+    assert "train/first_tool/qa" not in found  # no question has a tool call
 
 
 def test_records_of_several_processes_are_merged_and_sorted(tmp_path):

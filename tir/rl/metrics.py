@@ -18,6 +18,8 @@ from typing import Any
 
 from tir.common.errors import TirError
 from tir.common.records import read_jsonl, write_jsonl
+from tir.rollout.behaviour import TOOL_BIGRAMS, measures
+from tir.rollout.protocol import Segment, first_tool_offset
 from tir.scoring.reward import ABILITIES
 
 _VALIDATION_REWARD = re.compile(r"val-(?:core|aux)/(?P<source>.+)/reward/mean@\d+")
@@ -100,7 +102,8 @@ def trajectory_metrics(kind: str, rows: list[dict]) -> dict[str, float]:
 
     Means `{kind}/score/{ability}` and `{kind}/accuracy/{ability}`; executed calls per trajectory `{kind}/python_calls`
     and `{kind}/search_calls`; fractions `{kind}/fault_rate`, `{kind}/bonus_rate` and `{kind}/finish/{reason}`; and
-    `{kind}/zero_variance_share`, the share of groups (of several trajectories) whose rewards are all equal.
+    `{kind}/zero_variance_share`, the share of groups (of several trajectories) whose rewards are all equal. What the
+    trajectories of an ability do has the names of `behaviour_metrics`.
     """
     metrics = {}
     groups: dict[int, list[float]] = {}
@@ -113,12 +116,33 @@ def trajectory_metrics(kind: str, rows: list[dict]) -> dict[str, float]:
         if own:
             metrics[f"{kind}/score/{name}"] = _mean(row["score"] for row in own)
             metrics[f"{kind}/accuracy/{name}"] = _mean(row["accuracy"] for row in own)
+            metrics |= {f"{kind}/{measure}/{name}": value for measure, value in behaviour_metrics(own).items()}
     metrics[f"{kind}/fault_rate"] = _mean(row["fault"] is not None for row in rows)
     metrics[f"{kind}/bonus_rate"] = _mean(row["bonus"] for row in rows)
     for tool in ("python", "search"):
         metrics[f"{kind}/{tool}_calls"] = _mean(row["executed"].get(tool, 0) for row in rows)
     for finish in ("answer", "length", "budget"):
         metrics[f"{kind}/finish/{finish}"] = _mean(row["finish"] == finish for row in rows)
+    return metrics
+
+
+def behaviour_metrics(rows: list[dict]) -> dict[str, float]:
+    """Means over trajectories of what they do (`tir.rollout.behaviour`), the same for every arm.
+
+    `bigram/{first}-{second}` of each pair of actions with a tool, `calls`, `tokens`, `truncated`; `first_tool` and
+    `first_tool_share` over the trajectories with a tool, and without these two if there is none.
+    """
+    found = []
+    for row in rows:
+        segments = [Segment(**segment) for segment in row["segments"]]
+        found.append(measures(segments, first_tool_offset(segments), row["finish"], row["response_tokens"]))
+    names = {"calls": "calls", "tokens": "tokens", "truncated": "truncated"}
+    names |= {pair: "bigram/" + "-".join(pair) for pair in TOOL_BIGRAMS}
+    metrics = {name: _mean(each.get(key, 0) for each in found) for key, name in names.items()}
+    for key, name in (("offset", "first_tool"), ("share", "first_tool_share")):
+        values = [each[key] for each in found if not math.isnan(each[key])]
+        if values:
+            metrics[name] = _mean(values)
     return metrics
 
 

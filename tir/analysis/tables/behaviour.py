@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,29 +11,16 @@ from tir.analysis.numbers import fixed, points
 from tir.analysis.tables.inputs import Inputs, segments_of
 from tir.analysis.tables.layout import Table
 from tir.analysis.tables.trajectories import arrow
-from tir.rollout.protocol import TOOLS, actions, model_texts
+from tir.rollout.behaviour import measures as behaviour_of
 
 TASKS = ("math", "qa")
 TERMS = ("closure", "backtrack", "early_tool")
 
 
 def measures(trace: Mapping[str, Any]) -> dict[Any, float]:
-    """What one trajectory does.
-
-    Occurrences of each action bigram, by the pair of actions; `calls`: tool tags; `offset`: characters of the model's
-    text before the first tool tag, and `share`, the same divided by all its characters (phi's u), both NaN without a
-    tool; `tokens` of the response, tool results included; `truncated`: 1 if it ended at the length limit.
-    """
-    segments = segments_of(trace)
-    names, chars = actions(segments), sum(map(len, model_texts(segments)))
-    offset = trace["first_tool_offset"] if trace["first_tool_offset"] >= 0 else np.nan
-    return Counter(pairwise(names)) | {
-        "calls": sum(name in TOOLS for name in names),
-        "offset": offset,
-        "share": offset / chars if chars else np.nan,
-        "tokens": trace["usage"].get("response_tokens", np.nan),
-        "truncated": trace["finish"] == "length",
-    }
+    """What the trajectory of a trace record does (`tir.rollout.behaviour`)."""
+    tokens = trace["usage"].get("response_tokens", np.nan)
+    return behaviour_of(segments_of(trace), trace["first_tool_offset"], trace["finish"], tokens)
 
 
 def summary(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mapping]) -> dict[Any, float]:
