@@ -10,6 +10,8 @@ TARGETS = Targets(cfg)
 SIZES = ["", *([f"n{cfg.full_size.n}/"] if cfg.full_size else [])]
 MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
+MADE += [(name, "") for name in TARGETS.study_tables]
+FOLDER = dict.fromkeys([*TARGETS.study_tables, *TARGETS.study_figures], "study/")
 # For the report: its captions say what a generated run is, and its first page has the sentences of the last summary.
 config["origin"] = TARGETS.origin_label()
 config["summary"] = last_summary("results/summary.json")
@@ -47,11 +49,11 @@ for each, size in MADE:
             image=image("analysis"),
             paper=TARGETS.printed(each),
         output:
-            f"results/{size}{each}.csv",
-            f"results/{size}{each}.md",
-            f"results/{size}{each}.tex",
+            f"results/{size}{FOLDER.get(each, '')}{each}.csv",
+            f"results/{size}{FOLDER.get(each, '')}{each}.md",
+            f"results/{size}{FOLDER.get(each, '')}{each}.tex",
             report(
-                f"results/{size}{each}.html",
+                f"results/{size}{FOLDER.get(each, '')}{each}.html",
                 category="Checks" if each in CHECKS else "Tables",
                 caption=caption(each),
                 labels={"table": title(each, size)},
@@ -133,7 +135,7 @@ rule claims:
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
-for each in TARGETS.figures:
+for each in [*TARGETS.figures, *TARGETS.study_figures]:
     target = TARGETS.target(each)
 
     rule:
@@ -145,12 +147,12 @@ for each in TARGETS.figures:
             paper=TARGETS.printed(each),
         output:
             report(
-                f"results/{each}.png",
+                f"results/{FOLDER.get(each, '')}{each}.png",
                 category="Figures",
                 caption=caption(each),
                 labels={"figure": title(each)},
             ),
-            f"results/{each}.svg",
+            f"results/{FOLDER.get(each, '')}{each}.svg",
         log:
             f"logs/{each}.log",
         container:

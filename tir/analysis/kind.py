@@ -37,6 +37,8 @@ class Kind:
         "judge",
         "data",
         "tables",
+        "study",
+        "phase",
     ]
     of: str | None = None
     records: tuple[str, ...] = ("scores",)

@@ -26,6 +26,7 @@ from tir.config.retrieval import Retrieval
 from tir.config.rl import Rl
 from tir.config.sft import Sft
 from tir.config.sources import ModelSource
+from tir.config.study import Study
 from tir.config.tables import FullSize, Statistics, Table, TraceSampling, TraceSet
 from tir.config.tools import Tools
 from tir.config.world import TinyModelSettings, WorldSettings
@@ -59,6 +60,7 @@ class Config(Model):
     )
     evaluation: Evaluation = Field(Evaluation(), description="trace generation on benchmarks")
     tables: dict[Name, Table] = Field(description="tables of models; null removes one")
+    study: Study | None = Field(None, description="arms compared over many outcomes, in results/study/; null: none")
     full_size: FullSize | None = Field(None, description="tables with the full test sets")
     trace_analysis: list[TraceSet] = Field([], description="trajectories pooled by Tables 3 and 4 and Figure 3")
     qa_analysis: list[TraceSet] = Field([], description="trajectories pooled by results/qa_bigrams.csv")

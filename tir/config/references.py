@@ -27,6 +27,7 @@ TAKEN = {
     "base_image",
     "behaviour",
     "claims",
+    "effects",
     "fetch",
     "fetch_model",
     "image",
@@ -35,6 +36,8 @@ TAKEN = {
     "judgements",
     "leakage",
     "packaged_model",
+    "phase",
+    "power",
     "qa_bigrams",
     "rehearsal_rows",
     "resources",
@@ -85,6 +88,7 @@ def faults(config: Config) -> Iterator[Fault]:
             yield not_among(
                 ("full_size", "tables", position), name, [*config.tables, "qa_bigrams"], f"tables has no {name}"
             )
+    yield from _study(config)
     yield from _judge(config)
     yield from _judged_metrics(config)
     yield from _world(config)
@@ -201,6 +205,27 @@ def _row(config: Config, path: Path, model: str) -> Iterator[Fault]:
 def _benchmark(config: Config, path: Path, name: str) -> Iterator[Fault]:
     if name not in config.benchmarks:
         yield not_among(path, name, config.benchmarks, f"benchmarks has no {name}")
+
+
+def _study(config: Config) -> Iterator[Fault]:
+    """The arms and benchmarks of the study, its seeds for the pilot, and the world of its phase diagram."""
+    study = config.study
+    if study is None:
+        return
+    parts = {("study",): study, **({("study", "phase"): study.phase} if study.phase else {})}
+    if study.baseline not in config.arms:
+        path = ("study", "baseline")
+        yield not_among(path, study.baseline, config.arms, f"arms has no {study.baseline}")
+    yield from _row(config, ("study", "start"), study.start)
+    for path, part in parts.items():
+        for position, arm in enumerate(part.arms):
+            if arm not in config.arms:
+                yield not_among((*path, "arms", position), arm, config.arms, f"arms has no {arm}")
+        for position, benchmark in enumerate(part.benchmarks or []):
+            yield from _benchmark(config, (*path, "benchmarks", position), benchmark)
+    if study.phase and config.data.sft.kind != "world":
+        yield Fault(("study", "phase"), "the worlds differ in the generated fine-tuning data, but data.sft.kind is "
+                    f"{config.data.sft.kind}; write phase: null")
 
 
 def _judge(config: Config) -> Iterator[Fault]:

@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tir.analysis.figures import FIGURES
+from tir.analysis.figures import STUDY as STUDY_FIGURES
 from tir.analysis.kind import Kind
 from tir.analysis.origin import describe
+from tir.analysis.tables import STUDY as STUDY_TABLES
 from tir.analysis.tables import TABLES
 from tir.analysis.tables import kind as table_kind
 from tir.common.errors import TirError
@@ -81,6 +83,7 @@ class Targets:
     Attributes:
         tables, figures: names that `rule all` makes.
         extra: names of tables that are made only on request.
+        study_tables, study_figures: names of those in results/study/, made only on request.
     """
 
     def __init__(self, cfg: Config):
@@ -95,6 +98,8 @@ class Targets:
         self.extra = [name for name in cfg.tables if name not in default]
         if cfg.qa_analysis:
             self.extra.append("qa_bigrams")
+        self.study_tables = [*STUDY_TABLES] if cfg.study else []
+        self.study_figures = [*STUDY_FIGURES] if cfg.study and cfg.study.phase else []
         required = {name: each.of if each.source == "rows" else "table1" for name, each in FIGURES.items()}
         drawn = [name for name, table in required.items() if table in cfg.tables]
         self.figures = [name for name in drawn if FIGURES[name].source != "models" or set(RL_TABLES) & set(cfg.tables)]
@@ -265,11 +270,40 @@ class Targets:
                 modules = sorted((ROOT / "aspo").glob("*.py"))
                 files = [module.relative_to(ROOT).as_posix() for module in modules]
                 return Source(files={"after": files}, options="--data aspo")
+            case "study":
+                return self._study(name)
+            case "phase":
+                return self._phase()
             case "tables":
                 made = [name for name in self.tables if name in cfg.tables]
                 return Source(files={"data": [f"results/{each}{end}.csv" for each in made for end in ("", "_detail")]})
             case "data":
                 return self._data()
+
+    def _study(self, name: str) -> Source:
+        """Source of the tables of the study; the pilot has its first seeds."""
+        cfg, study = self.cfg, self.cfg.study
+        seeds = cfg.rl.seeds[: study.pilot_seeds] if name == "power" else cfg.rl.seeds
+        baseline, *arms = (
+            {"arm": arm, "models": [f"{arm}-step{cfg.rl.steps}-seed{seed}" for seed in seeds]}
+            for arm in (study.baseline, *study.arms)
+        )
+        columns = self._columns(study.benchmarks)
+        pairs = [
+            (model, column["name"]) for arm in (baseline, *arms) for model in arm["models"] for column in columns
+        ]
+        pairs += [(study.start, column["name"]) for column in columns if column["task"] == "qa"]
+        runs = [f"runs/rl/{arm['arm']}/seed{seed}/metrics.jsonl" for arm in (baseline, *arms) for seed in seeds]
+        shown = {"baseline": baseline, "arms": arms, "seeds": seeds, "benchmarks": columns, "power": study.power}
+        planned = {"effects": study.smallest_effects, "planned_seeds": study.planned_seeds} if name == "power" else {}
+        return Source(shown | planned | {"start": study.start}, pairs, {"metrics": runs})
+
+    def _phase(self) -> Source:
+        """Source of the phase diagram: the effects in each world, which a run of its own makes (docs/study.md)."""
+        study, phase = self.cfg.study, self.cfg.study.phase
+        arms = {arm: self.cfg.arms[arm].lam for arm in phase.arms}
+        files = [f"worlds/{world}/results/study/effects.csv" for world in phase.worlds]
+        return Source({"worlds": phase.worlds, "arms": arms, "baseline": study.baseline}, files={"data": files})
 
     def _data(self) -> Source:
         """Source of the leakage table: every training, validation and benchmark file."""
@@ -298,10 +332,13 @@ class Targets:
 
     def columns(self, table: str) -> list[dict[str, Any]]:
         """Benchmarks of a table: those in its configuration, by default all standard ones."""
+        return self._columns(self.cfg.tables[table].benchmarks)
+
+    def _columns(self, names: list[str] | None) -> list[dict[str, Any]]:
         standard = [name for name, each in self.cfg.benchmarks.items() if each.standard]
         return [
             {"name": name} | {key: getattr(self.cfg.benchmarks[name], key) for key in ("label", "task", "metric")}
-            for name in self.cfg.tables[table].benchmarks or standard
+            for name in names or standard
         ]
 
     def pooled(self, name: str = "table3") -> list[dict[str, Any]]:
@@ -432,4 +469,4 @@ def _path(record: str, model: str, benchmark: str, size: str = "") -> str:
 
 
 def _kind(name: str) -> Kind:
-    return FIGURES.get(name) or table_kind(name)
+    return (FIGURES | STUDY_FIGURES).get(name) or table_kind(name)

@@ -27,13 +27,16 @@ FIGURES = {
     "figure8": Kind("tir.analysis.figures.training:telemetry", "rl_runs"),
     "figure9": Kind("tir.analysis.figures.behaviour:behaviour", "models", records=("traces",)),
 }
+# Figures of the section `study`, in results/study/.
+STUDY = {"phase": Kind("tir.analysis.figures.phase:phase", "phase")}
 
 
 def kind(name: str) -> Kind:
     """The entry of a figure; raises `ConfigError` for an unknown name."""
-    if name not in FIGURES:
-        raise ConfigError("unknown figure", where=name, why=f"known figures: {', '.join(FIGURES)}")
-    return FIGURES[name]
+    known = FIGURES | STUDY
+    if name not in known:
+        raise ConfigError("unknown figure", where=name, why=f"known figures: {', '.join(known)}")
+    return known[name]
 
 
 def draw(name: str, inputs: Inputs, params: Mapping[str, Any]) -> Figure:

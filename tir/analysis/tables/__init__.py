@@ -48,11 +48,16 @@ TABLES = {
     "leakage": Kind("tir.analysis.tables.leakage:leakage", "data", companions=("files",)),
     "arithmetic": Kind("tir.analysis.tables.arithmetic:arithmetic", "tables"),
 }
+# Tables of the section `study`, in results/study/.
+STUDY = {
+    "effects": Kind("tir.analysis.tables.effects:effects", "study", records=BOTH),
+    "power": Kind("tir.analysis.tables.power:power", "study", records=BOTH),
+}
 
 
 def kind(name: str) -> Kind:
     """The entry of a table. A name that is only in the configuration gets the entry of Table 5."""
-    return TABLES.get(name, _BY_BENCHMARK)
+    return (TABLES | STUDY).get(name, _BY_BENCHMARK)
 
 
 def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
