@@ -6,6 +6,7 @@
 # make images-check   import what the GPU stages import, from the locks of envs/cuda, without images and without a GPU
 # make rehearsal  run every stage on the paper's real files, at its lengths, with a model of tiny width; needs no GPU
 # make smoke PROFILE=profiles/slurm   try every stage on a machine with GPUs, in under one GPU-hour; run this first
+# make study      compare ASPO with GRPO and with controls, over many outcomes (docs/study.md); STUDY=quick: a pilot
 # make docs       build the documentation site in site/
 # make readme     write the result blocks of README.md and docs/tour.md, and the pictures of the tour, from results/
 # make schema     write config/schema.json from the models in tir/config/
@@ -37,7 +38,7 @@ endif
 export TORCH_INDEX  # used by tests/packaging
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo rehearsal smoke test cluster plan preflight images-check snakemake-versions environments machine docs readme schema lint lock clean-results bench-aspo bench-coverage bench-graph bench-kill bench-retrieval bench-rl bench-scoring bench-tools
+.PHONY: demo rehearsal smoke study test cluster plan preflight images-check snakemake-versions environments machine docs readme schema lint lock clean-results bench-aspo bench-coverage bench-graph bench-kill bench-retrieval bench-rl bench-scoring bench-tools
 
 demo: environments
 	@mkdir -p logs
@@ -64,6 +65,12 @@ rehearsal: environments .venv/qwen/qwen.tiktoken
 smoke: .venv/workflow/.complete
 	$(copy)
 	@cd $(COPY) && .venv/workflow/bin/python -m scripts.smoke --profile $(PROFILE) -- $(MORE)
+
+# STUDY=quick: the pilot, less than an hour. PROFILE=slurm: the same as many small jobs without a GPU.
+study: environments
+	$(copy)
+	@cd $(COPY) && .venv/workflow/bin/python -m scripts.run_study --profile $(PROFILE) $(if $(filter quick,$(STUDY)),--quick) -- $(MORE)
+	@echo "results: $(COPY)/results/study"
 
 .venv/qwen/qwen.tiktoken: envs/qwen.txt | $(UV)
 	@rm -rf .venv/qwen && $(UV) -q pip install --python $(PYTHON) --target .venv/qwen/package --no-deps --require-hashes -r $<

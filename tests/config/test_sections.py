@@ -14,6 +14,8 @@ from support.paths import ROOT
 
 from tir.analysis.bootstrap import clustered_difference, clustered_proportion
 from tir.analysis.figures import FIGURES
+from tir.analysis.figures import STUDY as STUDY_FIGURES
+from tir.analysis.tables import STUDY as STUDY_TABLES
 from tir.analysis.tables import TABLES
 from tir.common.schema import Model
 from tir.config.arms import Arm
@@ -87,7 +89,8 @@ def stages() -> dict[str, ast.Module]:
     """Syntax trees of all files in code digests."""
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     scripts = re.findall(r'code_digest\(\s*"(scripts\.\w+)"', rules)
-    builders = [kind.module for kind in [*TABLES.values(), *FIGURES.values()]]
+    kinds = [*TABLES.values(), *FIGURES.values(), *STUDY_TABLES.values(), *STUDY_FIGURES.values()]
+    builders = [kind.module for kind in kinds]
     files = code(*scripts, *builders, *registry.modules(registry.kinds()), "aspo.integration")
     assert len(files) > 100
     return {file: ast.parse((ROOT / file).read_text()) for file in files}

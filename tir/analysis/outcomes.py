@@ -169,7 +169,7 @@ def _mean(found: Sequence[Mapping], name: Any) -> float:
 
 
 def _compared(params: Mapping[str, Any], outcome: str, measure: str, task: str, family: str, tables) -> Iterator:
-    """An outcome of every arm, from tables (models, items): first the models of the baseline, then those of each arm."""
+    """An outcome of every arm, from tables (models, items): the models of the baseline, then those of each arm."""
     first = len(params["baseline"]["models"])
     for arm in params["arms"]:
         last = first + len(arm["models"])
@@ -196,7 +196,9 @@ def _of_training(inputs: Inputs, params: Mapping[str, Any]) -> Iterator[Measured
         for arm in arms:
             runs = inputs.metrics(arm)
             if missing := set(params["seeds"]) - runs.keys():
-                raise DataError("no metrics of a run", where=f"runs/rl/{arm}", why=f"seeds {sorted(missing)} are missing")
+                raise DataError(
+                    "no metrics of a run", where=f"runs/rl/{arm}", why=f"seeds {sorted(missing)} are missing"
+                )
             if not all(any(key in row for row in runs[seed]) for seed in params["seeds"]):
                 break
             _, values = curve({seed: runs[seed] for seed in params["seeds"]}, key, arm)

@@ -224,8 +224,11 @@ def _study(config: Config) -> Iterator[Fault]:
         for position, benchmark in enumerate(part.benchmarks or []):
             yield from _benchmark(config, (*path, "benchmarks", position), benchmark)
     if study.phase and config.data.sft.kind != "world":
-        yield Fault(("study", "phase"), "the worlds differ in the generated fine-tuning data, but data.sft.kind is "
-                    f"{config.data.sft.kind}; write phase: null")
+        yield Fault(
+            ("study", "phase"),
+            "the worlds differ in the generated fine-tuning data, but data.sft.kind is "
+            f"{config.data.sft.kind}; write phase: null",
+        )
 
 
 def _judge(config: Config) -> Iterator[Fault]:

@@ -63,8 +63,8 @@ class Study(Model):
     power: float = Field(0.8, gt=0.5, lt=1, description="probability with which the smallest effect must be found")
     smallest_effects: dict[Measure, Annotated[float, Field(gt=0)]] = Field(
         default=SMALLEST_EFFECTS,
-        description="smallest difference of interest by measure: shares as fractions, bigrams and calls per trajectory, "
-        "first_tool in characters, entropy in nats per token; a measure that is left out keeps its default",
+        description="smallest difference of interest by measure: shares as fractions, bigrams and calls per "
+        "trajectory, first_tool in characters, entropy in nats per token; a measure that is left out keeps its default",
     )
     phase: Phase | None = Field(None, description="the phase diagram, results/study/phase.png")
 

@@ -289,9 +289,7 @@ class Targets:
             for arm in (study.baseline, *study.arms)
         )
         columns = self._columns(study.benchmarks)
-        pairs = [
-            (model, column["name"]) for arm in (baseline, *arms) for model in arm["models"] for column in columns
-        ]
+        pairs = [(model, column["name"]) for arm in (baseline, *arms) for model in arm["models"] for column in columns]
         pairs += [(study.start, column["name"]) for column in columns if column["task"] == "qa"]
         runs = [f"runs/rl/{arm['arm']}/seed{seed}/metrics.jsonl" for arm in (baseline, *arms) for seed in seeds]
         shown = {"baseline": baseline, "arms": arms, "seeds": seeds, "benchmarks": columns, "power": study.power}

@@ -5,8 +5,8 @@ items in all and S seeds, the variance of their mean is
 
     V(S, N) = items / N + within / (N S) + seeds / S
 
-The three variances are means over the arms, because two seeds of one arm say little. The quantiles are those of Student's
-t with the degrees of freedom of `tir.analysis.contrast`.
+The three variances are means over the arms, because two seeds of one arm say little. The quantiles are those of
+Student's t with the degrees of freedom of `tir.analysis.contrast`.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ def power(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     rows = [_row(members, strictest(families[members[0].family]), params) for members in groups.values()]
     notes = [
         f"Seeds and items with which a difference of smallest_effect to {params['baseline']['arm']} is found with "
-        f"probability {params['power']:g}, after the correction for all comparisons of its family. seeds_needed: with the "
-        "items of the pilot; items_needed: with planned_seeds, in all benchmarks of the task together. "
-        f"\"more\": not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough.",
+        f"probability {params['power']:g}, after the correction for all comparisons of its family. seeds_needed: with "
+        "the items of the pilot; items_needed: with planned_seeds, in all benchmarks of the task together. "
+        f'"more": not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough.',
         "Standard deviations are those of the difference of an arm to the baseline: between items, between seeds, and "
         "within (single answers); mean variances over the arms. Those over seeds are rough: they have one degree of "
         f"freedom per arm and further seed. mde: what the pilot itself finds with probability {params['power']:g}.",
