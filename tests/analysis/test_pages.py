@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tir.analysis.pages import blocks, faults, fill
+from tir.analysis.pages import blocks, faults, fill, study_blocks
 from tir.common.errors import DataError
 
 PAGE = (
@@ -56,3 +56,18 @@ def test_blocks_are_generated_from_results(tmp_path):
         built["search"]()
     with pytest.raises(DataError, match="make demo"):
         built["times"]()
+
+
+def test_blocks_of_the_study_show_the_effects_on_accuracy(tmp_path):
+    (tmp_path / "results/study").mkdir(parents=True)
+    (tmp_path / "results/study/effects.csv").write_text(
+        "arm,outcome,task,difference,lo,hi,holm_p\naspo,accuracy,math,2.25,-1.5,6,0.4120\naspo,calls,math,0.1,0,1,0.5\n"
+        "aspo,forgotten,qa,,,,\n"
+    )
+    (tmp_path / "results/study/power.md").write_text("**Power**\n\n| outcome |\n| --- |\n| accuracy |\n\nA note.\n")
+    built = study_blocks(tmp_path)
+    rows = built["effects"]().splitlines()[2:]
+    assert rows == ["| aspo | accuracy | math | +2.3 | -1.5 to +6.0 | 0.4120 |"]
+    assert built["power"]() == "| outcome |\n| --- |\n| accuracy |"
+    with pytest.raises(DataError, match="make study"):
+        study_blocks(tmp_path / "absent")["effects"]()

@@ -67,7 +67,7 @@ def test_a_world_is_an_overlay_that_changes_the_world_the_arms_and_the_seeds_onl
     world = config(str(tmp_path / "point.yaml"))
     habits = world.world.trajectories.habits
     assert (habits.spoil, habits.repair) == (0.0, 1.0) and habits.slip == whole.world.trajectories.habits.slip
-    assert world.study.arms == ["aspo", "lambda_1.0"] and world.rl.seeds == [1, 2] and world.study.phase is None
+    assert world.study.arms == ["lambda_0.1", "aspo"] and world.rl.seeds == [1, 2] and world.study.phase is None
     before, after = (each.model_dump(exclude={"world", "study"}) for each in (whole, world))
     assert after["rl"].pop("seeds") != before["rl"].pop("seeds") and after == before
 

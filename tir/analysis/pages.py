@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from textwrap import indent, wrap
 
+from tir.analysis.numbers import fixed
 from tir.common.errors import DataError
 from tir.common.records import read_jsonl
 
@@ -81,11 +82,39 @@ def blocks(directory: Path) -> dict[str, Callable[[], str]]:
     }
 
 
+def study_blocks(directory: Path) -> dict[str, Callable[[], str]]:
+    """The functions that build the blocks of docs/study.md from the folder of a finished `make study`."""
+    results = directory / "results/study"
+    return {"effects": lambda: effects(results / "effects.csv"), "power": lambda: _table(results / "power.md")}
+
+
+def effects(path: Path) -> str:
+    """The effects of each arm on accuracy and on what was forgotten, in points."""
+    lines = [
+        "| arm | outcome | task | difference | 95 % interval | p, corrected |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in csv.DictReader(_text(path).splitlines()):
+        if row["outcome"] in ("accuracy", "forgotten") and row["difference"]:
+            numbers = [fixed(float(row[key]), 1, sign=True) for key in ("difference", "lo", "hi")]
+            cells = [
+                row["arm"],
+                row["outcome"],
+                row["task"],
+                numbers[0],
+                f"{numbers[1]} to {numbers[2]}",
+                row["holm_p"],
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError("a result is missing", where=str(path), why="no finished run", remedy="make demo") from None
+        command = "make study" if path.parent.name == "study" else "make demo"
+        raise DataError("a result is missing", where=str(path), why="no finished run", remedy=command) from None
 
 
 def _table(path: Path) -> str:
