@@ -43,16 +43,20 @@ def phase(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     names = sorted(arms, key=arms.get, reverse=True)
     titles = [f"spoil {each['spoil']:g}\nrepair {each['repair']:g}" for each in worlds.values()]
     with style():
-        figure, grid = plt.subplots(len(PANELS), 1, figsize=(TEXT_WIDTH, 0.9 + len(PANELS) * (0.7 + 0.36 * len(names))))
+        figure, grid = plt.subplots(
+            len(PANELS), 1, sharex=True, figsize=(TEXT_WIDTH, 0.9 + len(PANELS) * (0.7 + 0.36 * len(names)))
+        )
         for axes, ((outcome, task), (title, digits)) in zip(np.atleast_1d(grid), PANELS.items(), strict=True):
             cells = [[table.get((arm, outcome, task)) for table in tables] for arm in names]
             values = np.array([[np.nan if cell is None else cell[0] for cell in row] for row in cells])
-            limit = max(np.nanmax(np.abs(values)), 1e-9) if np.isfinite(values).any() else 1.0
-            axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", alpha=0.75)
+            largest = np.nanmax(np.abs(values)) if np.isfinite(values).any() else 0.0
+            limit = 2 * max(largest, 1e-9)  # pale colours, on which black text is legible
+            axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
             for row, column in np.ndindex(values.shape):
                 _label(axes, column, row, cells[row][column], digits)
             axes.set_title(f"{title}, difference to {params['baseline']}")
             axes.set_xticks(range(len(titles)), titles)
+            axes.label_outer()
             axes.set_yticks(range(len(names)), [f"λ = {arms[name]:g}" for name in names])
             axes.tick_params(length=0)
             axes.grid(visible=False)
