@@ -122,8 +122,10 @@ def test_outcomes_without_any_common_item_have_a_row_that_says_so(study, tmp_pat
     write(tmp_path, "aspo-step8-seed1", "gsm8k", [1, 1, 1, 1], ["guesses"] * 4)
     row = rows_of(build("effects", *study)[""])["first_tool", "math"]
     assert (row["difference"], row["items"], row["left_out"]) == ("", 0, 4)
-    assert row["method"] == "no item has a value in every run"
-    assert ("first_tool", "math") not in rows_of(build("power", *study)[""])
+    assert row["method"] == "fewer than two items can be compared"
+    table = build("power", *study)[""]
+    assert ("first_tool", "math") not in rows_of(table)
+    assert table.notes[-1].endswith("so without a row: first_tool (math), first_tool_share (math).")
 
 
 def test_a_metric_of_training_is_compared_over_seeds_alone(study):
@@ -213,7 +215,8 @@ def test_power_has_a_row_per_outcome_and_task(study):
     accuracy = rows["accuracy", "math"]
     assert (accuracy["smallest_effect"], accuracy["pilot_items"], accuracy["arms"]) == ("10.0000", 4, 1)
     assert accuracy["seeds_needed"] == "more" or accuracy["seeds_needed"] > 2
-    assert rows["python→think", "math"]["seeds_needed"] == 2  # the difference is the same everywhere
+    think = rows["python→think", "math"]  # the difference is 1 everywhere: one gained and one lost item are added
+    assert think["sd_seeds"] == think["sd_within"] == "0.0000" and think["sd_items"] == f"{(2 / 4) ** 0.5:.4f}"
 
 
 # --- the phase diagram ----------------------------------------------------------------------------------------------

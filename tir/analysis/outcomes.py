@@ -39,7 +39,7 @@ BEHAVIOUR = {
 TRAINING = {"kl": "actor/kl_loss", "entropy": "actor/entropy_loss"}
 UNITS = {
     "accuracy": "points",
-    "forgotten": "points of the items that the start answers right",
+    "forgotten": "points",
     "bigram": "per trajectory",
     "calls": "per trajectory",
     "first_tool": "characters",
@@ -75,7 +75,7 @@ class Measured:
     @property
     def scale(self) -> int:
         """Factor of the printed values."""
-        return 100 if UNITS[self.measure].startswith("points") else 1
+        return 100 if UNITS[self.measure] == "points" else 1
 
     @cached_property
     def differences(self) -> list[np.ndarray]:
@@ -84,7 +84,7 @@ class Measured:
 
     @cached_property
     def contrast(self) -> Contrast | None:
-        """The mean difference over benchmarks; None if no item can be compared."""
+        """The mean difference over benchmarks; None if no benchmark has two items that can be compared."""
         if not self.own:
             return None
         if self.family == "training":

@@ -64,7 +64,8 @@ def point(config: Config, world: str) -> dict[str, Any]:
 def is_of_the_study(config: Config, world: str) -> bool:
     """Whether a world is the one of the rest of the study, so that its runs are the same."""
     habits = config.world.trajectories.habits
-    return (habits.spoil, habits.repair) == tuple(config.study.phase.worlds[world].model_dump().values())
+    chosen = config.study.phase.worlds[world]
+    return (habits.spoil, habits.repair) == (chosen.spoil, chosen.repair)
 
 
 def link_workflow(directory: Path) -> None:

@@ -32,8 +32,9 @@ def effects(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         "weigh equally. lo and hi: 95 % interval over seeds and items, for kl and entropy over seeds.",
         "holm_p is corrected by Holm's method over the holm_over comparisons of the same family: accuracy and what was "
         f"forgotten, behaviour, training. mde is the smallest difference found with probability {params['power']:g}.",
-        "left_out: items that are not compared, because some run has no value for them: without a tool call there is "
-        "no first tool. Bigrams that no run shows in a task have no row.",
+        "forgotten: wrong answers to the items that the fine-tuned model answers right. left_out: items that are not "
+        "compared, because some run has no value for them (without a tool call there is no first tool), or because "
+        "they are alone in their benchmark. Bigrams that no run shows in a task have no row.",
         *_not_logged(found),
     ]
     if len(params["seeds"]) == 1:
@@ -62,7 +63,7 @@ def _row(each: Measured, corrected: float | None, level: float, family: int, pow
     place = [each.arm, each.outcome, each.task, UNITS[each.measure]]
     found = each.contrast
     if found is None:
-        return [*place, *[""] * 9, 0, 0, each.left_out, "no item has a value in every run"]
+        return [*place, *[""] * 9, 0, 0, each.left_out, "fewer than two items can be compared"]
     values = [np.mean([table.mean() for table in tables]) for tables in (each.baseline, each.own)]
     training, once = each.family == "training", each.seeds == 1
     lo, hi = found.interval(LEVEL) if not (training and once) else (np.nan, np.nan)

@@ -5,8 +5,9 @@ items in all and S seeds, the variance of their mean is
 
     V(S, N) = items / N + within / (N S) + seeds / S
 
-The three variances are means over the arms, because two seeds of one arm say little. The quantiles are those of
-Student's t with the degrees of freedom of `tir.analysis.contrast`.
+The three variances are means over the arms, because two seeds of one arm say little. A pilot in which nothing differs
+does not prove that nothing would: one gained and one lost item are added to the variance of items. The quantiles are
+those of Student's t. Both is as in `tir.analysis.contrast`.
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ def variances(differences: Sequence[np.ndarray]) -> Variances:
     parts = [variance_split(table[:, :, None]) for table in differences]
     total, within = sum(table.shape[1] for table in differences), float(np.mean([part["within"] for part in parts]))
     means = np.mean([table.mean(axis=1) for table in differences], axis=0)
+    changed = np.concatenate([table.mean(axis=0) for table in differences])
+    changed = changed[changed != 0]
+    typical = float(np.mean(changed**2)) if changed.size else 1.0
     return Variances(
-        items=float(np.mean([part["items"] for part in parts])),
+        items=float(np.mean([part["items"] for part in parts])) + 2 * typical / total,
         seeds=max(0.0, float(means.var(ddof=1)) - within / total),
         within=within,
         groups=len(differences),
@@ -94,18 +98,21 @@ def power(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     _, families = corrections(found)
     groups: dict[tuple[str, str], list[Measured]] = {}
     for each in found:
-        if each.own:
-            groups.setdefault((each.outcome, each.task), []).append(each)
-    rows = [_row(members, strictest(families[members[0].family]), params) for members in groups.values()]
+        groups.setdefault((each.outcome, each.task), []).extend([each] if each.own else [])
+    rows = [_row(members, strictest(families[members[0].family]), params) for members in groups.values() if members]
+    absent = [f"{outcome} ({task})" for (outcome, task), members in groups.items() if not members]
     notes = [
         f"Seeds and items with which a difference of smallest_effect to {params['baseline']['arm']} is found with "
         f"probability {params['power']:g}, after the correction for all comparisons of its family. seeds_needed: with "
         "the items of the pilot; items_needed: with planned_seeds, in all benchmarks of the task together. "
         f'"more": not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough.',
         "Standard deviations are those of the difference of an arm to the baseline: between items, between seeds, and "
-        "within (single answers); mean variances over the arms. Those over seeds are rough: they have one degree of "
-        f"freedom per arm and further seed. mde: what the pilot itself finds with probability {params['power']:g}.",
+        "within (single answers). Their variances are means over the arms, with one gained and one lost item added. "
+        "Those over seeds are rough: they have one degree of freedom per arm and further seed. mde: what the pilot "
+        f"itself finds with probability {params['power']:g}.",
     ]
+    if absent:
+        notes.append(f"Fewer than two items can be compared, so without a row: {', '.join(absent)}.")
     return {"": Table("Power, planned from the pilot", COLUMNS, rows, notes)}
 
 
