@@ -265,7 +265,7 @@ def test_phi_in_the_reward_equals_grpo_of_the_shaped_reward(seed):
     assert torch.allclose(shaped, grpo_advantage(rewards, groups, 1e-6, True), atol=1e-5)
     for group in groups:
         if len(group) > 1 and rewards[group].std() > 1e-3:  # below, GRPO divides the rounding of the mean by epsilon
-            assert shaped[group].mean().item() == pytest.approx(0.0, abs=1e-5)
+            assert shaped[group].mean().item() == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_placebo_has_the_values_of_phi_in_an_order_of_the_seed_and_the_step():

@@ -120,7 +120,7 @@ def _row(members: Sequence[Measured], level: float, params: Mapping[str, Any]) -
     first, effect = members[0], params["effects"][members[0].measure]
     found = pooled([variances(each.differences) for each in members])
     training = first.family == "training"
-    items = 0 if training else round(np.mean([sum(table.shape[1] for table in each.own) for each in members]))
+    items = 0 if training else int(np.mean([sum(table.shape[1] for table in each.own) for each in members]))
     planned = params["planned_seeds"]
 
     def detects(seeds: int, items: int) -> bool:
