@@ -38,7 +38,7 @@ tracker = checkpoints / "latest_checkpointed_iteration.txt"
 start = int(tracker.read_text()) if tracker.exists() else 0
 def trajectory(kind, step):
     record = {"index": 0, "session": 0, "ability": "math", "score": 1.0, "accuracy": 1.0, "fault": None, "bonus": False,
-              "executed": {}, "finish": "answer"}
+              "executed": {}, "finish": "answer", "segments": [], "response_tokens": 0}
     with open(run / "records" / f"{kind}_{step}.{os.getpid()}.jsonl", "a") as file:
         file.write(json.dumps(record) + "\\n")
 def row(step, **data):
