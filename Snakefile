@@ -86,9 +86,9 @@ shell.prefix("set -euo pipefail; trap '' INT TERM; ")
 
 wildcard_constraints:
     model="|".join(cfg.models).replace(".", r"\.")
-    + r"|sft(-\w+)?|[A-Za-z][\w.]*-step\d+-seed\d+",
+    + r"|sft(-\w+)?|[A-Za-z][\w.]*-step\d+(-dpo\d+)?-seed\d+",
     benchmark="|".join(cfg.benchmarks),
-    arm="|".join(sorted(cfg.arms)).replace(".", r"\."),
+    arm="|".join(sorted(cfg.plain_arms)).replace(".", r"\."),
     seed=r"\d+",
     size=r"(n\d+/)?(sampled/)?",
 
@@ -99,6 +99,7 @@ include: "rules/models.smk"
 include: "rules/retrieval.smk"
 include: "rules/sft.smk"
 include: "rules/rl.smk"
+include: "rules/dpo.smk"
 include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
@@ -112,6 +113,7 @@ localrules:
     system_prompt,
     validation_set,
     select_checkpoint,
+    dpo_prompts,
 
 
 rule all:

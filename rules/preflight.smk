@@ -16,7 +16,17 @@ from tir.workflow.engine import (
 )
 
 # Rules whose jobs need more than a small node.
-STAGES = ["index", "sft", "rl", "traces", "judge", "scores"]
+STAGES = [
+    "index",
+    "sft",
+    "rl",
+    "dpo_samples",
+    "dpo",
+    "rl_after_dpo",
+    "traces",
+    "judge",
+    "scores",
+]
 
 try:
     require_rules(

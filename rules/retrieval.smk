@@ -23,7 +23,13 @@ def searches(job):
         return routes.asks_retrieval(
             cfg.evaluation_tools, cfg.benchmarks[job.wildcards["benchmark"]].task
         )
-    return job.rule == "retrieval_smoke" or job.rule == "rl" and RL_INDEX != "none"
+    if job.rule == "dpo_samples":
+        return routes.asks_retrieval(cfg.tools, job.wildcards["task"])
+    return (
+        job.rule == "retrieval_smoke"
+        or job.rule in ("rl", "rl_after_dpo")
+        and RL_INDEX != "none"
+    )
 
 
 def start_retrieval_server(jobs):

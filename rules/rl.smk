@@ -8,20 +8,22 @@ RL_OPERATIONAL = operational_params(tools=cfg.tools, rl=cfg.rl)
 RL_INDEX = "index" if routes.asks_retrieval(cfg.tools, *RL_TASKS) else "none"
 
 
-def rl_code(wildcards):
+def rl_modules(wildcards):
     shaping = (
         ["aspo.integration"] if cfg.arms[wildcards.arm].estimator == "aspo" else []
     )
-    return code_digest(
-        "scripts.train_rl", *shaping, *routes.modules(cfg.tools, *RL_TASKS)
-    )
+    return [*shaping, *routes.modules(cfg.tools, *RL_TASKS)]
 
 
-def rl_params(wildcards):
+def rl_code(wildcards):
+    return code_digest("scripts.train_rl", *rl_modules(wildcards))
+
+
+def rl_params(wildcards, rl=cfg.rl):
     arm = cfg.arms[wildcards.arm]
     return params(
         # Without `seeds`: adding a seed must not rerun the others.
-        rl=without(cfg.rl, "seeds"),
+        rl=without(rl, "seeds"),
         tools=routes.settings(cfg.tools, *RL_TASKS),
         device=cfg.device,
         estimator=arm.estimator,

@@ -40,6 +40,7 @@ def test_operational_fields_are_exactly_these():
         },
         "sft": {"processes": 0, "micro_batch_tokens": 0, "gradient_checkpointing": None, "stall_s": 3600},
         "rl": {"processes": 0, "max_overlong": 0.1},
+        "dpo": {"processes": 0, "pass_pairs": 1, "gradient_checkpointing": True, "stall_s": 3600},
         "evaluation": {"helpers": {"debugger": {"timeout_s": 120.0}}},
         "judge": {"concurrency": 50, "timeout_s": 120.0},
     }

@@ -155,8 +155,10 @@ def defaults_of_dataclass(kind: type, *excluded: str) -> dict[str, Any]:
 def test_an_arm_has_the_coefficients_of_the_shaping_term():
     from aspo import ASPOConfig
 
-    # `norm_by_std` is a setting of verl; `correct_from` follows from the reward, which is the same for all arms.
-    assert defaults_of_model(Arm, "estimator") == defaults_of_dataclass(ASPOConfig, "norm_by_std", "correct_from")
+    # `dpo` is a stage of its own. `norm_by_std` is a setting of verl; `correct_from` follows from the reward, which is
+    # the same for all arms.
+    coefficients = defaults_of_model(Arm, "estimator", "dpo")
+    assert coefficients == defaults_of_dataclass(ASPOConfig, "norm_by_std", "correct_from")
 
 
 @pytest.mark.parametrize(

@@ -176,12 +176,12 @@ def reached(texts: Mapping[str, str], *entries: str) -> set[str]:
     return found
 
 
-def commands(directory: Path) -> dict[str, Any]:
-    """The shell commands of each script's rules, as the rules state them: their tokens, without comments and layout."""
+def commands(directory: Path) -> dict[tuple[str, str], Any]:
+    """The shell commands by file of rules and script, as the rules state them: tokens, without comments and layout."""
     found = defaultdict(list)
     for path in sorted((directory / "rules").glob("*.smk")):
         for _, command in re.findall(r"^( *)shell:\n((?:\1 +.*\n)+)", path.read_text(), re.M):
             tokens = re.findall(r'"[^"\n]*"|\w+|#.*', command)
             for script in re.findall(r"-m scripts\.(\w+)", command):
-                found[script].append([token for token in tokens if token[0] != "#"])
+                found[path.stem, script].append([token for token in tokens if token[0] != "#"])
     return found

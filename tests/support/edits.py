@@ -33,9 +33,11 @@ BASE = {
     },
     "models": {"extra": {"kind": "local", "path": "extra"}},
     "tiny_model": {"ranks": "ranks.txt"},
+    "arms": {"tool_star": {"dpo": {"every": 0.25}}},  # twice: RL goes on from the first
     "tables": {
         "extra": {"benchmarks": ["gsm8k"], "rows": [{"label": "extra", "model": "extra"}]},
         "web": {"benchmarks": ["webwalker"], "rows": [{"label": "SFT", "model": "sft"}]},
+        "star": {"benchmarks": ["gsm8k"], "rows": [{"label": "star", "model": "tool_star@last"}]},
         "spare": {"in_all": False, "rows": [{"label": "first", "model": "aspo@first"}, {"label": "S", "model": "sft"}]},
     },
 }
@@ -452,7 +454,7 @@ def _scripts(path: Path) -> list[str]:
 
 def no_command(draw: random.Random, state: State) -> Edit:
     """Comments, threads, logs and docstrings in the rules."""
-    name = draw.choice(["data", "models", "retrieval", "sft", "rl", "traces", "judge", "analysis"])
+    name = draw.choice(["data", "models", "retrieval", "sft", "rl", "dpo", "traces", "judge", "analysis"])
     pattern, new = draw.choice(
         [
             (r"\Z", "\n# The end.\n"),

@@ -1,7 +1,7 @@
 """The jobs of the stages and what each is made of, from the documentation alone; see `support/dependencies.py`.
 
 The sources: docs/architecture.md (stages, files, model ids, what an edit runs again), docs/results.md, docs/tools.md,
-docs/arms.md, docs/models.md and docs/retrieval.md.
+docs/arms.md, docs/dpo.md, docs/models.md and docs/retrieval.md.
 """
 
 import json
@@ -26,16 +26,19 @@ class Stages:
         self.made: set[str] = set()  # the outputs of these jobs
         self.site = yaml.safe_load((directory / "profiles/laptop/site.yaml").read_text())["site"]
         self.commands, self.sources = commands(directory), sources(directory)
-        for method in ("data", "model", "rl", "traces", "scores"):  # each is asked for many times
+        for method in ("data", "model", "rl", "dpo", "traces", "scores"):  # each is asked for many times
             setattr(self, method, cache(getattr(self, method)))
 
     def job(self, name, outputs, inputs=(), reads=None, script=None, code=()) -> str:
-        """Add a job; returns its first output."""
+        """Add a job; returns its first output. `script`: its name, after `FILE/` if rules in several files run it."""
+        file, _, script = (script or "").rpartition("/")
         if name not in self.jobs:
             given = {path: self.directory / path for path in inputs if path not in self.made}
             made_of = {
                 "settings": reads,
-                "command": self.commands.get(script),
+                "command": [
+                    each for (at, named), each in self.commands.items() if named == script and file in ("", at)
+                ],
                 "code": [script and code_of(self.sources, f"scripts.{script}", *code)],
                 "inputs": sorted(set(inputs)),  # two tables may read the same file
                 "contents": {path: digest(file.read_bytes()) for path, file in given.items() if file.is_file()},
@@ -88,9 +91,12 @@ class Stages:
         """A model by its id (docs/architecture.md, Model ids)."""
         config, output = self.config, f"models/{name}/manifest.json"
         if (source := config["models"].get(name)) is None:
-            trained = re.fullmatch(r"(.+)-step\d+-seed(\d+)", name)
+            trained = re.fullmatch(r"(.+)-step(\d+)(-dpo\d+)?-seed(\d+)", name)
+            if trained and trained[3]:
+                return self.dpo(name)
             if trained:
-                self.rl(trained[1], int(trained[2]))
+                arm, step, seed = trained[1], int(trained[2]), int(trained[4])
+                self.rl_after_dpo(arm, step, seed) if config["arms"][arm]["dpo"] else self.rl(arm, seed)
                 return output
             epoch = re.fullmatch(r"sft-epoch(\d+)", name)
             run = "full" if epoch or name == "sft" else name.removeprefix("sft-")
@@ -135,9 +141,66 @@ class Stages:
         inputs = [self.model("sft"), self.data("rl_train.parquet"), self.validation(), self.prompt(), *files]
         outputs = [f"runs/rl/{arm}/seed{seed}/metrics.jsonl"]
         outputs += [f"models/{arm}-step{step}-seed{seed}/manifest.json" for step in range(every, last + 1, every)]
-        reads = [without(config["rl"], "seeds"), asked, config["device"], settings if shaped else "grpo"]
+        reads = [
+            without(config["rl"], "seeds"),
+            asked,
+            config["device"],
+            without(settings, "dpo") if shaped else "grpo",
+        ]
         code = [*modules, *(["aspo.integration"] if shaped else [])]
-        return self.job(f"rl:{arm},{seed}", outputs, inputs, reads, "train_rl", code)
+        return self.job(f"rl:{arm},{seed}", outputs, inputs, reads, "rl/train_rl", code)
+
+    def dpo_steps(self, arm: str) -> list[int]:
+        """Steps of RL that a DPO of the arm follows: the last one, or multiples of some epochs and of `save_every`."""
+        schedule, rl = self.config["arms"][arm]["dpo"], self.config["rl"]
+        if not schedule:
+            return []
+        if not schedule["every"]:
+            return [rl["steps"]]
+        saved = [each for each in range(rl["save_every"], rl["steps"] + 1) if each % rl["save_every"] == 0]
+        due = int(schedule["every"] * (rl["rows"] // rl["batch_prompts"]))
+        first = max([saved[0], *(each for each in saved if each <= due)])
+        return [each for each in saved if each % first == 0]
+
+    def rl_after_dpo(self, arm: str, step: int, seed: int) -> str:
+        """The part of an arm's RL that starts after a DPO: the policy, and the metrics of these steps."""
+        config, settings = self.config, self.config["arms"][arm]
+        shaped = settings["estimator"] == "aspo"
+        start = max(each for each in self.dpo_steps(arm) if each < step)
+        _, files, modules, asked = self.tools(config["tools"], "math", "qa")
+        policy = self.model(self.id(arm, start, seed))
+        inputs = [policy, self.data("rl_train.parquet"), self.validation(), self.prompt(), *files]
+        outputs = [
+            f"runs/rl/{arm}/seed{seed}/to{step}/metrics.jsonl",
+            f"models/{arm}-step{step}-seed{seed}/manifest.json",
+        ]
+        part = without(config["rl"], "seeds", "steps", "save_every")
+        reads = [part, start, step, asked, config["device"], without(settings, "dpo") if shaped else "grpo"]
+        code = [*modules, *(["aspo.integration"] if shaped else []), "scripts.name_policy"]
+        return self.job(f"rl_after_dpo:{arm},{step},{seed}", outputs, inputs, reads, "dpo/train_rl", code)
+
+    def dpo(self, name: str) -> str:
+        """DPO of the policy whose id is the name without `-dpoN`: prompts, trajectories, pairs, training."""
+        config, dpo, folder = self.config, self.config["dpo"], f"runs/dpo/{name}"
+        policy, seed = self.model(re.sub(r"-dpo\d+", "", name)), int(name.rpartition("-seed")[2])
+        prompts = [f"data/dpo/{task}.jsonl" for task in ("math", "qa")]
+        self.job("dpo_prompts", prompts, [self.data("rl_train.parquet")], dpo["pairs"]["rows"], "make_dpo_prompts")
+        samples = []
+        for task, questions in zip(("math", "qa"), prompts, strict=True):
+            _, files, modules, asked = self.tools(config["tools"], task)
+            reads = [config["evaluation"]["engine"], config["evaluation"]["concurrency"], config["device"], seed, asked]
+            reads += [config["rl"]["temperature"], config["rl"]["max_response_tokens"]]
+            reads += [dpo["pairs"]["samples"], dpo["pairs"]["rows"]]
+            inputs, output = [policy, questions, self.prompt(), *files], f"{folder}/samples/{task}.jsonl"
+            script = "dpo/generate_traces"
+            samples.append(self.job(f"dpo_samples:{name},{task}", [output], inputs, reads, script, modules))
+        outputs = [f"{folder}/pairs{end}" for end in (".jsonl", ".report.json", ".csv", ".md")]
+        reads = [without(dpo["pairs"], "rows", "samples"), config["rl"]["reward"]]
+        inputs = [policy, *samples, self.prompt()]
+        pairs = self.job(f"dpo_pairs:{name}", outputs, inputs, reads, "make_pairs")
+        outputs = [f"models/{name}/manifest.json", f"{folder}/training/log.jsonl"]
+        reads = [without(dpo, "pairs"), config["device"], seed]
+        return self.job(f"dpo:{name}", outputs, [policy, pairs], reads, "train_dpo")
 
     def tools(self, tools: Mapping[str, Any], *tasks: str):
         """The tools on the routes of these tasks: their names, files and modules; and all settings that count."""
@@ -167,7 +230,7 @@ class Stages:
         code = [*modules, *(["tir.rollout.helpers.server"] if served else [])]
         name = ",".join(filter(None, [size, model, benchmark]))
         return self.job(
-            f"traces:{name}", [f"{size}traces/{model}/{benchmark}.jsonl"], inputs, reads, "generate_traces", code
+            f"traces:{name}", [f"{size}traces/{model}/{benchmark}.jsonl"], inputs, reads, "traces/generate_traces", code
         )
 
     def scores(self, model: str, benchmark: str, size: str = "") -> str:
@@ -191,11 +254,18 @@ class Stages:
         return outputs
 
     def ids(self, model: str) -> list[str]:
-        """Model ids of a row's model: `arm@step` means all seeds."""
+        """Model ids of a row's model: `arm@step` means all seeds. An arm with DPO has the RL of its arm without."""
         arm, at, step = model.partition("@")
         rl = self.config["rl"]
         step = {"first": rl["save_every"], "last": rl["steps"]}.get(step, step)
-        return [f"{arm}-step{step}-seed{seed}" for seed in rl["seeds"]] if at else [model]
+        return [self.id(arm, int(step), seed) for seed in rl["seeds"]] if at else [model]
+
+    def id(self, arm: str, step: int, seed: int) -> str:
+        """Model id of an arm's policy. Up to its first DPO it is that of the base; `-dpoN` counts the DPOs."""
+        steps, schedule = self.dpo_steps(arm), self.config["arms"][arm]["dpo"]
+        number = f"-dpo{steps.index(step) + 1}" if step in steps else ""
+        name = schedule["rl"] if schedule and step <= steps[0] else arm
+        return f"{name}-step{step}{number}-seed{seed}"
 
     def sets(self, section: str = "trace_analysis") -> list[list[Any]]:
         """The trajectories that a trace analysis pools: model, benchmark, task, number."""

@@ -10,7 +10,7 @@ from support.paths import ROOT
 from tir.common.errors import ConfigError
 from tir.config.experiment import load
 from tir.config.profile import require_rules
-from tir.workflow.cost import Job, disk_gb, minutes, needs_gpu, paper_minutes, plan
+from tir.workflow.cost import Job, disk_gb, memory_gb, minutes, needs_gpu, paper_minutes, plan
 from tir.workflow.resources import collect, write
 
 
@@ -99,8 +99,8 @@ def test_the_plan_says_where_a_job_does_not_fit_on_its_gpus(paper_config):
 
 
 def test_stages_that_compute_on_a_gpu(paper_config):
-    stages = ("index", "sft", "rl", "traces", "judge", "scores", "fetch")
-    assert [needs_gpu(name, paper_config) for name in stages] == [True] * 5 + [False] * 2
+    stages = ("index", "sft", "rl", "dpo", "dpo_samples", "rl_after_dpo", "traces", "judge", "scores", "dpo_pairs")
+    assert [needs_gpu(name, paper_config) for name in stages] == [True] * 8 + [False] * 2
     assert not needs_gpu("judge", paper_config, "http://127.0.0.1:8000")
     assert not any(needs_gpu(name, paper_config.model_copy(update={"device": "cpu"})) for name in stages)
 
@@ -127,3 +127,21 @@ def test_disk_space_includes_the_checkpoints_kept_during_training(paper_config):
 def test_the_size_of_a_fetched_model_comes_from_its_name(paper_config):
     fetched = [Job("fetch_model", {"model": name}) for name in ("base", "judge")]
     assert disk_gb(fetched, paper_config, "cuda")["models"] == 2 * (3 + 72)
+
+
+def test_the_plan_has_hours_and_memory_of_dpo(paper_config):
+    """The second part of RL is 15 of 30 steps; adapters need no copy of the weights for the reference."""
+    trained = {"trained": "grpo-step15-dpo1-seed1"}
+    part, whole = {"arm": "tool_star", "step": "30", "seed": "1"}, {"arm": "grpo", "seed": "1"}
+    halves = [minutes(Job(*each, "gpu:h100:8"), paper_config) for each in (("rl_after_dpo", part), ("rl", whole))]
+    assert 0.45 < halves[0] / halves[1] < 0.65
+    dpo, samples = Job("dpo", trained, "gpu:h100:8"), Job("dpo_samples", trained | {"task": "qa"}, "gpu:h100:1")
+    text = plan([dpo, samples, Job("dpo_pairs", trained)], paper_config, "cuda")
+    assert "without a GPU  1" in text and "needs more than" not in text
+    section = paper_config.dpo.model_copy(update={"method": "full", "deepspeed": "zero2"})
+    full = paper_config.model_copy(update={"dpo": section})
+    assert memory_gb(dpo, full)["reference"] == pytest.approx(6.2, abs=0.1) and "reference" not in memory_gb(
+        dpo, paper_config
+    )
+    assert minutes(dpo, full) > minutes(dpo, paper_config)
+    assert disk_gb([dpo], paper_config, "cuda")["models"] == pytest.approx(6)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tir.common.schema import Model
+from tir.config.dpo import Schedule
 from tir.config.faults import Fault, Faults, not_among
 from tir.config.params import without
 
 
 class Arm(Model):
-    """One experimental arm: an advantage estimator and its coefficients. Arms differ only in these."""
+    """One experimental arm: an advantage estimator and its coefficients, and whether its policy goes through DPO."""
 
     estimator: Literal["grpo", "aspo"] = Field(description="grpo: verl's estimator; aspo: GRPO plus the shaping term")
     lam: float = Field(0.5, alias="lambda", ge=0, le=10, description="weight of phi")
@@ -39,6 +40,9 @@ class Arm(Model):
     scale: Literal["none", "group"] = Field(
         "none", description="group: standardise each term of phi within its group, before alpha, beta and gamma"
     )
+    dpo: Schedule | None = Field(
+        None, description="DPO (section `dpo`) of the policy that the RL of the arm's `base` made"
+    )
 
     @model_validator(mode="after")
     def _delta_is_read(self) -> Arm:
@@ -63,7 +67,7 @@ def coefficients(arm: Arm) -> dict[str, Any]:
 
     Coefficients in `_LATER` are left out at their defaults, so the runs of older arms keep their parameters.
     """
-    return without(arm, "estimator", *_unused(arm))
+    return without(arm, "estimator", "dpo", *_unused(arm))
 
 
 def _unused(arm: Arm) -> set[str]:
@@ -87,6 +91,8 @@ def inherit(arms: Mapping[str, Any]) -> dict[str, Any]:
             faults[name] = Fault((name, "base"), f"circular inheritance: {' -> '.join((*chain, base))}")
             return own
         inherited = resolve(base, (*chain, base))
+        if isinstance(own.get("dpo"), Mapping):
+            own["dpo"] = {"rl": base, **own["dpo"]}
         return {**inherited, **own} if isinstance(inherited, Mapping) else own
 
     resolved = {name: resolve(name, (name,)) for name in arms}

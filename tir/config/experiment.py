@@ -17,6 +17,7 @@ from tir.common.schema import Device, Model, Name, RunName
 from tir.config import references
 from tir.config.arms import Arm, inherit
 from tir.config.data import Benchmark, Data
+from tir.config.dpo import Dpo
 from tir.config.errors import render_errors
 from tir.config.evaluation import Evaluation
 from tir.config.faults import Faults
@@ -58,6 +59,7 @@ class Config(Model):
     arms: dict[Name, Arm] = Field(
         min_length=1, description="arms of RL; `base: other` inherits the keys of another arm"
     )
+    dpo: Dpo = Field(Dpo(), description="DPO of the arms that have a schedule for it")
     evaluation: Evaluation = Field(Evaluation(), description="trace generation on benchmarks")
     tables: dict[Name, Table] = Field(description="tables of models; null removes one")
     study: Study | None = Field(None, description="arms compared over many outcomes, in results/study/; null: none")
@@ -140,7 +142,64 @@ class Config(Model):
     def model_ids(self, model: str) -> list[str]:
         """Model ids of a row's model expression: one per seed for `arm@step`, else the expression itself."""
         arm, _, step = model.partition("@")
-        return [f"{arm}-step{self.step(step)}-seed{seed}" for seed in self.rl.seeds] if step else [model]
+        return [self.policy(arm, self.step(step), seed) for seed in self.rl.seeds] if step else [model]
+
+    def policy(self, arm: str, step: int, seed: int) -> str:
+        """Model id of an arm's policy at a step, after the DPO that the arm has there."""
+        steps = self.dpo_steps(arm)
+        dpo = f"-dpo{steps.index(step) + 1}" if step in steps else ""
+        run = arm if steps and step > steps[0] else self.trained_as(arm)
+        return f"{run}-step{step}{dpo}-seed{seed}"
+
+    def dpo_steps(self, arm: str) -> list[int]:
+        """Steps of RL after which an arm's policy goes through DPO, ascending; if any, at least one."""
+        schedule, rl = self.arms[arm].dpo, self.rl
+        if schedule is None or schedule.every is None:
+            return [rl.steps] if schedule else []
+        epochs = int(schedule.every * (rl.rows // rl.batch_prompts))
+        interval = min(rl.steps, max(rl.save_every, epochs // rl.save_every * rl.save_every))
+        return list(range(interval, rl.steps + 1, interval))
+
+    def kept_steps(self, arm: str) -> list[int]:
+        """Steps whose policy is kept: those of `rl.save_every`; after the first DPO, the ends of the parts of RL."""
+        every = range(self.rl.save_every, self.rl.steps + 1, self.rl.save_every)
+        steps = self.dpo_steps(arm)
+        return [step for step in every if not steps or step <= steps[0] or step in (*steps, self.rl.steps)]
+
+    def part_before(self, arm: str, step: int) -> int:
+        """The DPO step from which the part of RL starts that ends at a step of `kept_steps`, after the first DPO."""
+        return max(each for each in self.dpo_steps(arm) if each < step)
+
+    def part(self, arm: str, step: int) -> Rl:
+        """Settings of that part of RL."""
+        steps = step - self.part_before(arm, step)
+        return self.rl.model_copy(update={"steps": steps, "save_every": steps})
+
+    def trained_as(self, arm: str) -> str:
+        """The arm whose RL an arm has, up to its first DPO: itself, or for an arm with DPO its base."""
+        schedule = self.arms[arm].dpo
+        return schedule.rl or arm if schedule else arm
+
+    @property
+    def plain_arms(self) -> list[str]:
+        """The arms without DPO, each of which is a run of RL per seed."""
+        return [name for name, arm in self.arms.items() if not arm.dpo]
+
+    @property
+    def interleaved_arms(self) -> list[str]:
+        """The arms whose RL goes on after a DPO."""
+        return [name for name in self.arms if self.dpo_steps(name) and self.dpo_steps(name)[0] < self.rl.steps]
+
+    def dpo_sampling(self, seed: int) -> Evaluation:
+        """Decoding of the trajectories of which DPO makes pairs: as in RL, without helpers, with the arm's seed."""
+        return Evaluation(
+            engine=self.evaluation.engine,
+            concurrency=self.evaluation.concurrency,
+            temperature=self.rl.temperature,
+            samples=self.dpo.pairs.samples,
+            max_response_tokens=self.rl.max_response_tokens,
+            seed=seed,
+        )
 
     def decoding(self, *, sampled: bool) -> Evaluation:
         """Settings of trace generation: those of evaluation, or with the decoding of the trace analysis."""

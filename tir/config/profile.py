@@ -34,9 +34,12 @@ def require_rules(named: Mapping[str, Iterable[str]], known: Iterable[str]) -> N
 def effective_batches(config: Config) -> dict[str, dict[str, int]]:
     """Rows or trajectories of an optimiser step, by stage and key of the configuration."""
     pilots = {f"sft_pilots.{name}.batch_rows": config.pilot(name).batch_rows for name in config.sft_pilots}
+    trajectories = {"rl.mini_batch_prompts x rl.group_size": config.rl.mini_batch_prompts * config.rl.group_size}
     return {
         "sft": {"sft.batch_rows": config.sft.batch_rows} | pilots,
-        "rl": {"rl.mini_batch_prompts x rl.group_size": config.rl.mini_batch_prompts * config.rl.group_size},
+        "rl": trajectories,
+        "rl_after_dpo": trajectories if config.interleaved_arms else {},
+        "dpo": {"dpo.batch_pairs": config.dpo.batch_pairs} if len(config.plain_arms) < len(config.arms) else {},
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from tir.analysis.tables.reference import models
 from tir.common.schema import operational_fields
+from tir.config.arms import Arm
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.sft import Sft
 from tir.config.sources import Source
@@ -17,6 +18,8 @@ from tir.world.benchmarks import BENCHMARKS as WORLD_BENCHMARKS
 
 if TYPE_CHECKING:
     from tir.config.experiment import Config
+
+_LOWEST_REWARD = -1.0  # that of a wrong format (tir/scoring/reward.py)
 
 # Names of rules and results, which a user's table must not have.
 TAKEN = {
@@ -27,6 +30,10 @@ TAKEN = {
     "base_image",
     "behaviour",
     "claims",
+    "dpo",
+    "dpo_pairs",
+    "dpo_prompts",
+    "dpo_samples",
     "effects",
     "fetch",
     "fetch_model",
@@ -43,6 +50,7 @@ TAKEN = {
     "resources",
     "retrieval_smoke",
     "rl",
+    "rl_after_dpo",
     "scores",
     "select_checkpoint",
     "sft",
@@ -63,6 +71,7 @@ def faults(config: Config) -> Iterator[Fault]:
     yield from _pilots(config)
     yield from _hub_files(config)
     yield from _rl_rows(config)
+    yield from _dpo(config)
     if not any(table.in_all for table in config.tables.values()):
         yield Fault(("tables",), "no table is made by default; at least one must have rows and in_all: true")
     for name, table in config.tables.items():
@@ -147,6 +156,57 @@ def _rl_rows(config: Config) -> Iterator[Fault]:
         )
 
 
+def _dpo(config: Config) -> Iterator[Fault]:
+    """An arm with DPO differs from one without in nothing else; its thresholds are possible rewards; the rows exist."""
+    scheduled = {name: arm.dpo.rl for name, arm in config.arms.items() if arm.dpo}
+    for name, trained in scheduled.items():
+        path = ("arms", name, "dpo", "rl")
+        if trained is None:
+            yield Fault(("arms", name, "base"), "missing key: DPO starts from the policy of another arm")
+        elif trained not in config.plain_arms:
+            why = f"{trained} is not an arm without DPO, from whose policy this one could start"
+            yield not_among(path, trained, config.plain_arms, why)
+        elif other := _differ(config.arms[name], config.arms[trained]):
+            plain = f"{name}_rl"
+            added = {plain: {"base": trained} | other, name: {"base": plain, "dpo": {"after": "last"}}}
+            yield Fault(
+                path,
+                f"the RL before DPO would be that of {trained}, but {name} has another {', '.join(other)}; add an arm "
+                "with these keys and without dpo, and make it the base",
+                paste=(("arms",), added),
+            )
+    if not scheduled:
+        return
+    pairs, best = config.dpo.pairs, 1 + config.rl.reward.both_tools_bonus
+    if pairs.chosen_from > best:
+        yield Fault(
+            ("dpo", "pairs", "chosen_from"),
+            f"{pairs.chosen_from:g}: no trajectory can be chosen, because the highest reward is {best:g} "
+            "(1 + rl.reward.both_tools_bonus)",
+            paste=(("dpo", "pairs", "chosen_from"), 1.0),
+        )
+    if pairs.rejected_below <= _LOWEST_REWARD:
+        yield Fault(
+            ("dpo", "pairs", "rejected_below"),
+            f"{pairs.rejected_below:g}: no trajectory can be rejected, because the lowest reward is {_LOWEST_REWARD:g} "
+            "(a wrong format)",
+            paste=(("dpo", "pairs", "rejected_below"), 1.0),
+        )
+    there = config.world.rl_train_rows if config.data.rl_train.kind == "world" and config.world else None
+    if (there := there or config.data.rl_train.rows) and pairs.rows > there:
+        yield Fault(
+            ("dpo", "pairs", "rows"),
+            f"{pairs.rows} is more than the {there} rows of data.rl_train",
+            paste=(("dpo", "pairs", "rows"), there),
+        )
+
+
+def _differ(arm: Arm, other: Arm) -> dict[str, Any]:
+    """Keys of an arm, and their values, that another one has otherwise; without `dpo`."""
+    mine, theirs = (each.model_dump(mode="json", by_alias=True, exclude={"dpo"}) for each in (arm, other))
+    return {key: value for key, value in mine.items() if theirs[key] != value}
+
+
 def _files(config: Config) -> dict[Path, Source]:
     """The sources of all input files, without models."""
     sources: dict[Path, Source] = {
@@ -197,9 +257,12 @@ def _row(config: Config, path: Path, model: str) -> Iterator[Fault]:
         yield not_among(
             path, model, [f"{name}@{step}" for name in config.arms], f"shows {model}, but arms has no {arm}"
         )
-    elif at and config.step(step) not in range(every, last + 1, every):
-        kept = [f"{arm}@{number}" for number in range(every, last + 1, every)]
-        yield not_among(path, model, kept, f"shows {model}, but checkpoints are kept every {every} steps up to {last}")
+    elif at and config.step(step) not in config.kept_steps(arm):
+        kept = [f"{arm}@{number}" for number in config.kept_steps(arm)]
+        parts = "" if len(config.dpo_steps(arm)) < 2 else ", and those at which DPO ends"
+        yield not_among(
+            path, model, kept, f"shows {model}, but checkpoints are kept every {every} steps up to {last}{parts}"
+        )
 
 
 def _benchmark(config: Config, path: Path, name: str) -> Iterator[Fault]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tir.common.errors import InfrastructureFault
+from tir.config.dpo import Dpo
 from tir.config.experiment import Config
 from tir.config.sft import Sft
 from tir.config.site import Site
@@ -51,7 +52,7 @@ def needs_gpu(rule: str, config: Config, judge_endpoint: str = "none") -> bool:
         case "judge":
             return bool(config.judged()) and judge_endpoint == "none"
         case other:
-            return other in ("sft", "rl", "traces")
+            return other in ("sft", "rl", "dpo_samples", "dpo", "rl_after_dpo", "traces")
 
 
 def gpus_of_job(rule: str, config: Config, total: int, site: Site) -> int:
@@ -59,7 +60,7 @@ def gpus_of_job(rule: str, config: Config, total: int, site: Site) -> int:
     if not needs_gpu(rule, config, site.judge_endpoint):
         return 0
     match rule:
-        case "sft" | "rl":
+        case "sft" | "rl" | "dpo" | "rl_after_dpo":
             return total
         case "judge":
             return min(config.judge.gpus, total)
@@ -90,8 +91,15 @@ def minutes(job: Job, config: Config, threads: int = 16) -> float:
             )
         case "rl":
             work = estimate.rl_minutes(config, number, gpu, base)
+        case "rl_after_dpo":
+            part = config.part(job.wildcards["arm"], int(job.wildcards["step"]))
+            work = estimate.rl_minutes(config.model_copy(update={"rl": part}), number, gpu, base)
+        case "dpo":
+            work = estimate.dpo_minutes(config, number, gpu, base)
+        case "dpo_samples":  # the rows of RL are half of one task, half of the other
+            work = estimate.traces_minutes(config.dpo_sampling(0), config.dpo.pairs.rows // 2, gpu, base)
         case "traces":
-            work = estimate.traces_minutes(config, _units(job, config), gpu, base)
+            work = estimate.traces_minutes(config.evaluation, _units(job, config), gpu, base)
         case "judge":
             base = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
             work = estimate.decode_s(_units(job, config), gpu, base) / 60
@@ -102,8 +110,8 @@ def minutes(job: Job, config: Config, threads: int = 16) -> float:
     return estimate.start_minutes(job.rule, config, base) + work
 
 
-def _stage(sft: Sft) -> int:
-    return int(sft.deepspeed[-1]) if sft.deepspeed else 0
+def _stage(section: Sft | Dpo) -> int:
+    return int(section.deepspeed[-1]) if section.deepspeed else 0
 
 
 def _passes(sft: Sft, base: estimate.Shape, gpu: estimate.Gpu, number: int) -> tuple[int, bool]:
@@ -151,7 +159,7 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             activations = tokens * memory.activation_bytes(model, recompute)
             parts = states | {"activations": activations, "buffers": memory.OVERHEAD_BYTES}
             return {name: size / 1e9 for name, size in parts.items()}
-        case "rl":
+        case "rl" | "rl_after_dpo":
             rl = config.rl
             longest = rl.max_prompt_tokens + rl.max_response_tokens
             micro = rl.micro_batch_tokens or 2 * longest
@@ -160,6 +168,13 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
                 f"rollout {name}": size for name, size in estimate.serving_gb(base, 1, 8, longest).items()
             }
             return max(update, rollout, key=lambda parts: sum(parts.values()))  # they alternate
+        case "dpo":
+            dpo, rl = config.dpo, config.rl
+            longest = min(dpo.pairs.cutoff_tokens, rl.max_prompt_tokens + rl.max_response_tokens)
+            pair_tokens = 2 * longest * dpo.pass_pairs
+            return estimate.dpo_gb(base, number, pair_tokens, full=dpo.method == "full", stage=_stage(dpo))
+        case "dpo_samples":
+            return estimate.serving_gb(base, 1, 16, config.rl.max_prompt_tokens + config.rl.max_response_tokens)
         case "traces":
             tokens = estimate.OURS.prompt_tokens + config.evaluation.max_response_tokens
             evaluated = config.models.get(job.wildcards["model"])
@@ -175,7 +190,8 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
 def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, float]:
     """Disk space that the planned jobs fill, in GB by category. Checkpoints: of at most `RUNS_AT_ONCE` RL runs."""
     jobs = list(jobs)
-    count = {rule: sum(job.rule == rule for job in jobs) for rule in ("rl", "index", "image")}
+    rules = ("rl", "dpo", "rl_after_dpo", "index", "image")
+    count = {rule: sum(job.rule == rule for job in jobs) for rule in rules}
     base = config.models["base"]
     weights = parameters(base) * BYTES_PER_PARAMETER["weights"] / 1e9
     checkpoint = parameters(base) * BYTES_PER_PARAMETER["checkpoint"] / 1e9
@@ -184,11 +200,16 @@ def disk_gb(jobs: Iterable[Job], config: Config, hardware: str) -> dict[str, flo
     saved = config.rl.steps // config.rl.save_every
     epochs = [config.pilot(job.wildcards["run"]).epochs for job in jobs if job.rule == "sft"]
     # Fine-tuning keeps one checkpoint per epoch and the last one within an epoch.
-    kept = max(0, *(number + 1 for number in epochs), min(count["rl"], RUNS_AT_ONCE) * min(saved, CHECKPOINTS_KEPT))
+    kept = max(
+        0,
+        *(number + 1 for number in epochs),
+        min(count["rl"] + count["rl_after_dpo"], RUNS_AT_ONCE) * min(saved, CHECKPOINTS_KEPT),
+    )
     return {
         "images": count["image"] * IMAGE_GB[hardware],
         "corpus and index": count["index"] * rows * (768 * 3 + 4 + 650) / 1e9,
-        "models": fetched * BYTES_PER_PARAMETER["weights"] / 1e9 + weights * (sum(epochs) + 2 * count["rl"] * saved),
+        "models": fetched * BYTES_PER_PARAMETER["weights"] / 1e9
+        + weights * (sum(epochs) + 2 * count["rl"] * saved + count["dpo"] + 2 * count["rl_after_dpo"]),
         "checkpoints while training": checkpoint * kept,
     }
 

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from tir.config.evaluation import Evaluation
 from tir.config.experiment import Config
 from tir.config.sources import ModelSource
 from tir.sft import memory
@@ -61,7 +62,7 @@ class Assumptions:
     traffic_share: float = 0.8  # share of the memory bandwidth that other operations reach
     link_gb_s: float = 200.0  # NVLink, in collective operations; not overlapped with computation
     waiting: float = 1.05  # for the slowest GPU of a step, and for the processor
-    rl_mfu: float = 0.15  # the same in the updates of RL: short micro-batches
+    rl_mfu: float = 0.15  # the same in the updates of RL: short micro-batches; also in DPO
     encode_mfu: float = 0.25  # the same of the encoder
     decode_share: float = 0.6  # share of the memory bandwidth that decoding reaches
     decode_overhead: float = 0.008  # per decode step: scheduler, sampling, agent loop
@@ -197,9 +198,21 @@ def rl_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assum
     return (rl.steps * (rollout + update + given.step_overhead) + validations * rollout + saves) / 60
 
 
-def traces_minutes(config: Config, items: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def dpo_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+    """Minutes of DPO if every prompt gives all its pairs: at most.
+
+    FLOPs per weight and token: 2 each for the policy, the reference, and the recomputed activations; backward 4, or 2
+    through frozen weights with adapters.
+    """
+    dpo = config.dpo
+    passes = 2 * (2 + dpo.gradient_checkpointing) + (4 if dpo.method == "full" else 2)
+    pairs = min(dpo.pairs.per_prompt, dpo.pairs.samples // 2) * dpo.pairs.rows
+    tokens = 2 * pairs * dpo.epochs * (given.prompt_tokens + given.response_tokens)
+    return tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * given.rl_mfu) / 60
+
+
+def traces_minutes(evaluation: Evaluation, items: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
     """Minutes in which the trajectories of one benchmark are generated, `concurrency` of them at a time."""
-    evaluation = config.evaluation
     rounds = math.ceil(items * evaluation.samples / evaluation.concurrency)
     longest = given.longest_share * evaluation.max_response_tokens
     return rounds * (decode_s(longest, gpu, model, given) + given.calls * given.call) / 60
@@ -219,6 +232,9 @@ def start_minutes(rule: str, config: Config, model: Shape, given: Assumptions = 
     seconds = {
         "sft": given.trainer_start + weights,
         "rl": given.trainer_start + given.engine_start + weights + index,
+        "rl_after_dpo": given.trainer_start + given.engine_start + weights + index,
+        "dpo": given.trainer_start + weights,
+        "dpo_samples": given.engine_start + weights + index,
         "traces": given.engine_start + weights + index,
         "judge": given.engine_start + weights,
         "index": 60.0,
@@ -260,6 +276,25 @@ def training_gb(
         "activations": (kept + layer) / 1e9,
         "logits": logits / 1e9,
     }
+
+
+def dpo_gb(model: Shape, number: int, pair_tokens: int, *, full: bool, stage: int) -> dict[str, float]:
+    """GB on each GPU in DPO with recomputed activations.
+
+    Args:
+        model: shape of the model.
+        number: number of GPUs.
+        pair_tokens: tokens of the pairs of one forward pass, both members.
+        full: train all weights, beside a second copy of them, the reference; else adapters of negligible size.
+        stage: ZeRO stage.
+    """
+    parts = training_gb(model, number, pair_tokens, stage=stage, fp32_weights=not stage)
+    weights = 2 * model.parameters / 1e9
+    if not full:
+        parts |= {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
+    # Of each logit: bf16, fp32, their log-softmax, and the gradients of the last two.
+    logits = pair_tokens * model.vocabulary * (2 + 4 + 4 + 4 + 4) / 1e9
+    return parts | {"logits": logits} | ({"reference": weights} if full else {})
 
 
 def serving_gb(model: Shape, number: int, sequences: int, tokens: int) -> dict[str, float]:

@@ -45,7 +45,13 @@ RECIPES = {
         "sft",
         "sft",
         "torchaudio",
-        ("scripts.train_sft", "llamafactory.launcher", "llamafactory.train.tuner"),
+        (
+            "scripts.train_sft",
+            "scripts.train_dpo",
+            "tir.dpo.entry",
+            "llamafactory.launcher",
+            "llamafactory.train.tuner",
+        ),
         ("deepspeed", "liger_kernel.transformers"),
     ),
     "rl": Recipe(
@@ -54,6 +60,7 @@ RECIPES = {
         "vllm",
         (
             "scripts.train_rl",
+            "scripts.name_policy",
             "tir.rl.entry",
             "tir.rl.agent_loop",
             "tir.rl.weights",
@@ -73,6 +80,7 @@ RECIPES = {
         "vllm",
         (
             "scripts.generate_traces",
+            "scripts.make_pairs",
             "scripts.judge_traces",
             "scripts.make_world",
             "scripts.make_trajectories",

@@ -360,8 +360,12 @@ class Targets:
 
     @cached_property
     def shown_arms(self) -> list[str]:
-        """Arms whose training curves Figures 4 and 8 draw: those of Table 5, then those of Table 6."""
-        return list(dict.fromkeys(row.model.partition("@")[0] for row in self._rl_rows if "@" in row.model))
+        """Arms whose training curves Figures 4 and 8 draw: those of Table 5, then those of Table 6.
+
+        An arm with DPO has the curve of the arm whose RL it has.
+        """
+        arms = (row.model.partition("@")[0] for row in self._rl_rows if "@" in row.model)
+        return list(dict.fromkeys(self.cfg.trained_as(arm) for arm in arms))
 
     @property
     def _compared(self) -> bool:
