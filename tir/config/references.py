@@ -276,14 +276,14 @@ def _study(config: Config) -> Iterator[Fault]:
     if study is None:
         return
     parts = {("study",): study, **({("study", "phase"): study.phase} if study.phase else {})}
-    if study.baseline not in config.arms:
-        path = ("study", "baseline")
-        yield not_among(path, study.baseline, config.arms, f"arms has no {study.baseline}")
+    plain = config.plain_arms  # the study compares runs of RL
+    if study.baseline not in plain:
+        yield not_among(("study", "baseline"), study.baseline, plain, f"{study.baseline} is not an arm without DPO")
     yield from _row(config, ("study", "start"), study.start)
     for path, part in parts.items():
         for position, arm in enumerate(part.arms):
-            if arm not in config.arms:
-                yield not_among((*path, "arms", position), arm, config.arms, f"arms has no {arm}")
+            if arm not in plain:
+                yield not_among((*path, "arms", position), arm, plain, f"{arm} is not an arm without DPO")
         for position, benchmark in enumerate(part.benchmarks or []):
             yield from _benchmark(config, (*path, "benchmarks", position), benchmark)
     if study.phase and config.data.sft.kind != "world":
