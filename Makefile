@@ -7,6 +7,9 @@
 # make rehearsal  run every stage on the paper's real files, at its lengths, with a model of tiny width; needs no GPU
 # make smoke PROFILE=profiles/slurm   try every stage on a machine with GPUs, in under one GPU-hour; run this first
 # make study      compare ASPO with GRPO and with controls, over many outcomes (docs/study.md); STUDY=quick: a pilot
+# make status     show the jobs of a run that goes on: state, node, step, loss, time left
+# make watch      serve TensorBoard for the training runs on the loopback address, port 6006 (or PORT=...)
+# make inspect    install the environment that writes evaluation logs of inspect_ai, .venv/inspect
 # make docs       build the documentation site in site/
 # make readme     write the result blocks of README.md and docs/tour.md, and the pictures of the tour, from results/
 # make schema     write config/schema.json from the models in tir/config/
@@ -38,7 +41,7 @@ endif
 export TORCH_INDEX  # used by tests/packaging
 export PYTHONNOUSERSITE = 1
 
-.PHONY: demo rehearsal smoke study test cluster plan preflight images-check snakemake-versions environments machine docs readme schema lint lock clean-results bench-aspo bench-coverage bench-graph bench-kill bench-retrieval bench-rl bench-scoring bench-tools
+.PHONY: demo rehearsal smoke study test cluster plan preflight images-check snakemake-versions environments machine docs readme schema lint lock status watch inspect clean-results bench-aspo bench-coverage bench-graph bench-kill bench-retrieval bench-rl bench-scoring bench-tools
 
 demo: environments
 	@mkdir -p logs
@@ -140,7 +143,7 @@ $(UV):
 	@touch $@
 
 lock: | $(UV)
-	@for name in $(VENVS) docs; do \
+	@for name in $(VENVS) docs watch inspect; do \
 	  $(UV) -q pip compile envs/cpu/$$name.in -o envs/cpu/$$name.txt --generate-hashes --no-header --no-annotate \
 	    $$(test -f envs/cpu/$$name.overrides && echo --override envs/cpu/$$name.overrides) \
 	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
@@ -150,6 +153,15 @@ lock: | $(UV)
 docs: .venv/docs/.complete
 	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict  # with --quiet, --strict ignores warnings
 	@echo "documentation: site/index.html"
+
+status: .venv/workflow/.complete
+	@.venv/workflow/bin/python -m scripts.status
+
+inspect: .venv/inspect/.complete
+
+PORT ?= 6006
+watch: .venv/watch/.complete
+	@.venv/watch/bin/python -m scripts.watch --port $(PORT)
 
 readme: .venv/workflow/.complete
 	@.venv/workflow/bin/python -m scripts.write_results_pages
@@ -161,7 +173,7 @@ lint: .venv/workflow/.complete .venv/docs/.complete
 	@.venv/docs/bin/pre-commit run --all-files
 
 clean-results:
-	rm -rf data models index runs traces scores judge n500 sampled results identity logs benchmarks .snakemake  # not cache/: judge verdicts and web searches cost money
+	rm -rf data models index runs traces scores judge n500 sampled results tracking identity logs benchmarks .snakemake  # not cache/: judge verdicts and web searches cost money
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo

@@ -51,12 +51,14 @@ except ConfigError as error:
 
 # Settings of this machine, from the profile: Python interpreters, container images, endpoints of running servers.
 PYTHON = {"workflow": "python3", "sft": "python3", "rl": "python3", **SITE.python}
+PYTHON.setdefault("inspect", ".venv/inspect/bin/python")
 # Python of the rules that run outside the images: downloads, selections, image builds.
 HOST = sys.executable
 # On a machine with GPUs and no Slurm (`--resources gpu=N`), each job asks for some of them and gets its own.
 GPUS = machine_gpus(workflow)
 ON_GPUS = "{HOST} -m scripts.with_gpus {resources.gpu} " if GPUS else ""
 HELPER_ENDPOINT = SITE.helper_endpoint
+TRACKING = params(**SITE.tracking.model_dump())
 
 
 # All downloads come before the jobs with a GPU: a download has a higher priority and takes the whole resource
@@ -103,6 +105,7 @@ include: "rules/dpo.smk"
 include: "rules/judge.smk"
 include: "rules/traces.smk"
 include: "rules/analysis.smk"
+include: "rules/looking.smk"
 include: "rules/preflight.smk"
 include: "rules/plan.smk"
 
@@ -114,6 +117,7 @@ localrules:
     validation_set,
     select_checkpoint,
     dpo_prompts,
+    inspect_log,
 
 
 rule all:

@@ -63,4 +63,5 @@ rule rl:
         + "{PYTHON[rl]} -m scripts.train_rl --model models/sft --train {input.train} --validation {input.validation} "
         "--system-prompt {input.prompt} --index {RL_INDEX} --retrieval {RETRIEVAL:q} --run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed} "
         "--models-dir models --arm {wildcards.arm} --seed {wildcards.seed} "
-        "--params {params.config:q} --operational {RL_OPERATIONAL:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operational {RL_OPERATIONAL:q} "
+        "--tracking {TRACKING:q} 2>&1 | tee {log}"

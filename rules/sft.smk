@@ -40,7 +40,8 @@ rule sft:
     shell:
         ON_GPUS
         + "{PYTHON[sft]} -m scripts.train_sft --base models/base --data {input.data} --run-dir runs/sft/{wildcards.run} "
-        "--models-dir {output.models} --params {params.config:q} --operational {SFT_OPERATIONAL:q} 2>&1 | tee {log}"
+        "--models-dir {output.models} --params {params.config:q} --operational {SFT_OPERATIONAL:q} "
+        "--tracking {TRACKING:q} 2>&1 | tee {log}"
 
 
 rule select_checkpoint:

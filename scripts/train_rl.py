@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import shutil
@@ -10,8 +11,9 @@ from typing import Any, Literal
 
 from tir.common.cli import parser, run
 from tir.common.model_files import check_weights, write_manifest
-from tir.common.records import read_json, write_provenance
+from tir.common.records import digest, file_digest, read_json, write_provenance
 from tir.common.schema import Device
+from tir.common.tracking import TrackedRun, prepare
 from tir.config.params import read
 from tir.config.rl import Rl
 from tir.config.tools import Tools
@@ -35,12 +37,16 @@ def main() -> None:
     arguments.add_argument("--models-dir", required=True, help="directory for the models ARM-stepN-seedS")
     arguments.add_argument("--arm", required=True, help="name of the arm")
     arguments.add_argument("--seed", required=True, type=int, help="seed of the run")
+    arguments.add_argument(
+        "--tracking", type=json.loads, default={}, help="site.tracking, JSON; without it no trackers"
+    )
     options = arguments.parse_args()
     given = read(
         options, rl=Rl, tools=Tools, device=Device, estimator=Literal["grpo", "aspo"], coefficients=dict[str, Any]
     )
     rl_run, routes = RlRun(**dict(given), seed=options.seed), given.tools.routes.values()
     check_weights(options.model)
+    code = code_digest("scripts.train_rl", *rl_run.shaping, *modules(name for route in routes for name in route))
     prompt = Path(options.system_prompt).read_text(encoding="utf-8")
     directory = Path(options.run_dir)
     with contextlib.ExitStack() as stack:
@@ -58,7 +64,7 @@ def main() -> None:
             endpoint,
             None if options.index == "none" else Path(options.index),
         )
-        policies = train(rl_run, inputs, directory)
+        policies = train(rl_run, inputs, directory, tracked=_tracked(options, rl_run, code))
     for policy in policies:
         step = int(policy.name.removeprefix("step"))
         name = f"{options.arm}-step{step}-seed{options.seed}"
@@ -69,12 +75,19 @@ def main() -> None:
     write_provenance(
         directory / "metrics.jsonl",
         config={"arm": options.arm, **options.params},
-        code=code_digest("scripts.train_rl", *rl_run.shaping, *modules(name for route in routes for name in route)),
+        code=code,
         seed=options.seed,
         packages=("verl", "vllm", "torch", "transformers", "ray"),
         model=_model_of(options.model),
     )
     delivered(directory)
+
+
+def _tracked(options: argparse.Namespace, rl_run: RlRun, code: str) -> TrackedRun:
+    """The run in the trackers, under the id of its last model."""
+    config = {"arm": options.arm, "seed": options.seed, **options.params, "config_digest": digest(options.params)}
+    config |= {"code": code, "train": file_digest(options.train), "validation": file_digest(options.validation)}
+    return prepare(options.tracking, f"{options.arm}-step{rl_run.rl.steps}-seed{options.seed}", config)
 
 
 def _model_of(directory: str) -> dict | None:

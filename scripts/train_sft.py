@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 from tir.common import cli
 from tir.common.model_files import check_weights
+from tir.common.records import digest, file_digest
 from tir.common.schema import Device
+from tir.common.tracking import TrackedRun, prepare
 from tir.config.params import read
 from tir.config.sft import Sft
 from tir.sft.run import SftRun
 from tir.sft.train import train
+from tir.workflow.digests import code_digest
 
 
 def main() -> None:
@@ -17,6 +24,7 @@ def main() -> None:
     parse.add_argument("--data", required=True, help="trajectories, Alpaca JSON")
     parse.add_argument("--run-dir", required=True, help="directory of the run's state and log")
     parse.add_argument("--models-dir", required=True, help="directory for the models sft-epoch{n}")
+    parse.add_argument("--tracking", type=json.loads, default={}, help="site.tracking, JSON; without it no trackers")
     arguments = parse.parse_args()
     check_weights(arguments.base)
     given = read(arguments, sft=Sft, device=Device, leading_space=bool)
@@ -26,7 +34,16 @@ def main() -> None:
         arguments.run_dir,
         arguments.models_dir,
         SftRun(given.sft, given.device, given.leading_space),
+        _tracked(arguments),
     )
+
+
+def _tracked(arguments: argparse.Namespace) -> TrackedRun:
+    """The run in the trackers, under the id of the model that comes from it."""
+    run = Path(arguments.run_dir).name
+    config = {"run": run, **arguments.params, "config_digest": digest(arguments.params)}
+    config |= {"code": code_digest("scripts.train_sft"), "data": file_digest(arguments.data)}
+    return prepare(arguments.tracking, "sft" if run == "full" else f"sft-{run}", config)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tir.common.schema import Model
 from tir.config.errors import render_errors
 
 Address = Annotated[str, Field(pattern=r"^(none|https?://\S+)$")]
-Environment = Literal["workflow", "sft", "rl"]
+Environment = Literal["workflow", "sft", "rl", "inspect"]
 ImageName = Literal["sft", "rl", "eval", "retrieval", "analysis"]
 
 
@@ -75,11 +75,30 @@ class RetrievalServer(Model):
     idle_s: float = Field(900.0, gt=0, description="it ends when nobody has searched for so many seconds")
 
 
+class Tracking(Model):
+    """Experiment trackers of the training runs. They get what the runs log; no result reads them."""
+
+    trackers: Literal["auto"] | list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        "auto",
+        description="auto: TensorBoard where the environment of the stage has it, else none; or a list of names, [] "
+        "for none; one that is not installed there is left out with a message",
+    )
+    directory: str = Field("tracking", description="folder of their files, one folder in it for each tracker")
+    project: str = Field("tool-star-aspo", description="project in Weights & Biases, experiment in MLflow")
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="online needs WANDB_API_KEY in the environment; `wandb sync` sends offline files later"
+    )
+    mlflow_uri: str = Field(
+        "none", description="address of an MLflow server; none: MLFLOW_TRACKING_URI, or without it the folder"
+    )
+
+
 class Site(Model):
     """A machine or cluster."""
 
     python: dict[Environment, str] = Field(
-        {}, description="Python interpreters of the environments workflow, sft and rl, without images"
+        {},
+        description="Python interpreters of the environments workflow, sft and rl, without images, and of inspect",
     )
     retrieval_endpoint: Address = Field(
         "none", description="http://host:port of a running retrieval server; none: see `retrieval_server`"
@@ -95,6 +114,7 @@ class Site(Model):
     )
     containers: bool = Field(False, description="run every stage in its image")
     preflight: bool = Field(False, description="check the machine before every run")
+    tracking: Tracking = Field(Tracking(), description="experiment trackers of the training runs")
     tokens: list[str] = Field([], description="names of environment variables with secrets that a run needs")
     images: Images = Field(Images(), description="building of container images")
 

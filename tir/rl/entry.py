@@ -31,6 +31,8 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer  # noqa: E402
 
 from tir.common.subprocesses import end_with_parent  # noqa: E402
 from tir.common.time_limit import warning_time  # noqa: E402
+from tir.common.tracking import run  # noqa: E402
+from tir.rl import tracking  # noqa: E402
 from tir.rl.cpu import forkserver  # noqa: E402
 from tir.rl.deadline import Deadline  # noqa: E402
 
@@ -64,6 +66,7 @@ def main(config) -> None:
         deadline = Deadline(when - lead / 2)
         PPOTrainer.on_step_begin = lambda trainer: deadline.on_step_begin(trainer)
     auto_set_device(config)
+    tracking.install()
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     run_ppo(config, task_runner_class=LocalTaskRunner)
 
@@ -80,4 +83,4 @@ if __name__ == "__main__":
         forkserver.use_stand_in(os.environ["TIR_FORK_PYTHON"])
         forkserver.start(FORK_ADDRESS)
     signal.signal(signal.SIGTERM, _interrupt)
-    main()
+    run(main)

@@ -35,6 +35,7 @@ from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
 from tir.common.records import digest, file_digest, read_json, write_json, write_text
 from tir.common.subprocesses import StallLimit
+from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.tools import Tools
 from tir.rl import processes
 from tir.rl.collect import collect, verl_logs
@@ -82,7 +83,14 @@ class RunInputs:
     index: Path | None = None
 
 
-def train(run: RlRun, inputs: RunInputs, directory: str | os.PathLike, *, stall_s: float = 7200.0) -> list[Path]:
+def train(
+    run: RlRun,
+    inputs: RunInputs,
+    directory: str | os.PathLike,
+    *,
+    stall_s: float = 7200.0,
+    tracked: TrackedRun = NOT_TRACKED,
+) -> list[Path]:
     """Train one arm with one seed; return the directories of the policies, one per saved step.
 
     Checkpoints and records remain until the caller calls `tir.rl.collect.delivered`.
@@ -92,6 +100,7 @@ def train(run: RlRun, inputs: RunInputs, directory: str | os.PathLike, *, stall_
         inputs: its inputs.
         directory: the run directory.
         stall_s: raise if no step finishes within this many seconds.
+        tracked: experiment trackers of the run.
 
     Raises:
         InfrastructureFault: a tool, the rollout engine or the machine failed; the same command resumes.
@@ -99,7 +108,7 @@ def train(run: RlRun, inputs: RunInputs, directory: str | os.PathLike, *, stall_
         CheckpointError: verl ended without error, but the last step's policy is missing.
         OutputInUse: another process trains in this directory.
     """
-    launcher = _Launcher(run, inputs, Path(directory).resolve(), stall_s)
+    launcher = _Launcher(run, inputs, Path(directory).resolve(), stall_s, tracked)
     with only_writer(launcher.directory):
         launcher.open()
         launcher.export_missing_policy()
@@ -119,7 +128,8 @@ def train(run: RlRun, inputs: RunInputs, directory: str | os.PathLike, *, stall_
 class _Launcher:
     """Manages the run directory and the process that trains."""
 
-    def __init__(self, run: RlRun, inputs: RunInputs, directory: Path, stall_s: float):
+    def __init__(self, run: RlRun, inputs: RunInputs, directory: Path, stall_s: float, tracked=NOT_TRACKED):
+        self.tracked = tracked
         self.run, self.inputs, self.directory, self.stall_s = run, inputs, directory, stall_s
         self.records, self.policies = directory / "records", directory / "policies"
 
@@ -249,6 +259,8 @@ class _Launcher:
         drop_records(self.records, start if start else -1, validate=validate)
         (self.directory / "fault.json").unlink(missing_ok=True)
         arguments = overrides(self.run, files, validate_first=validate)
+        if self.tracked.trackers:
+            arguments.append(f"trainer.logger=[{','.join(('file', *self.tracked.trackers))}]")
         write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
         log = self.directory / "logs" / f"verl_{len(verl_logs(self.directory)):03d}.jsonl"
         # Snakemake sets this variable to the number of the job's cores.
@@ -262,6 +274,7 @@ class _Launcher:
         variables = (
             inherited
             | environment(self.run, files, threads)
+            | dict(self.tracked.variables)
             | {
                 "VERL_FILE_LOGGER_PATH": str(log),
                 "TIR_PARENT": str(os.getpid()),

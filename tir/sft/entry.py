@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from tir.common import tracking
 from tir.common.records import read_json
 from tir.common.subprocesses import end_with_parent
 
@@ -58,4 +59,4 @@ def _train(directory: Path, schedule: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    tracking.run(lambda: main(Path(sys.argv[1])))

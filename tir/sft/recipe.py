@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tir.common.errors import ConfigError
+from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.sft.run import SftRun
 
 
@@ -70,6 +71,7 @@ def render_recipe(
     recompute: bool = True,
     deepspeed_file: str | Path | None = None,
     resume: str | Path | None = None,
+    tracked: TrackedRun = NOT_TRACKED,
 ) -> dict[str, Any]:
     """Arguments of `llamafactory-cli train`, as a flat mapping.
 
@@ -83,6 +85,7 @@ def render_recipe(
         recompute: recompute activations in the backward pass.
         deepspeed_file: DeepSpeed configuration, or None.
         resume: checkpoint to resume from, or None to start from the base model.
+        tracked: experiment trackers of the run.
     """
     sft = run.sft
     recipe: dict[str, Any] = {
@@ -132,6 +135,8 @@ def render_recipe(
         recipe["use_cpu"] = True
         if run.processes > 1:
             recipe["ddp_backend"] = "gloo"
+    if tracked.trackers:
+        recipe |= {"report_to": list(tracked.trackers), "run_name": tracked.name}
     if deepspeed_file is not None:
         recipe["deepspeed"] = str(deepspeed_file)
     if resume is not None:

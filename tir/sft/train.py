@@ -24,6 +24,7 @@ from tir.common.errors import CheckpointError, InfrastructureFault
 from tir.common.files import only_writer
 from tir.common.gpus import memory_of_gpus
 from tir.common.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
+from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.params import plain
 from tir.sft import entry, memory
 from tir.sft.batches import passes, row_lengths, step_rows
@@ -45,7 +46,12 @@ def report(line: str) -> None:
 
 
 def train(
-    base: str | Path, data: str | Path, run_directory: str | Path, models_directory: str | Path, run: SftRun
+    base: str | Path,
+    data: str | Path,
+    run_directory: str | Path,
+    models_directory: str | Path,
+    run: SftRun,
+    tracked: TrackedRun = NOT_TRACKED,
 ) -> None:
     """Fine-tune `base` on `data`; write `log.jsonl` and the models `sft-epoch1..n`.
 
@@ -55,6 +61,7 @@ def train(
         run_directory: directory of the run's state.
         models_directory: directory for the models.
         run: settings of the run.
+        tracked: its experiment trackers.
 
     Raises:
         InfrastructureFault: the trainer process failed; the error names its log.
@@ -62,11 +69,16 @@ def train(
         OutputInUse: another process trains in this directory.
     """
     with only_writer(Path(run_directory).resolve()):
-        _train(base, data, run_directory, models_directory, run)
+        _train(base, data, run_directory, models_directory, run, tracked)
 
 
 def _train(
-    base: str | Path, data: str | Path, run_directory: str | Path, models_directory: str | Path, run: SftRun
+    base: str | Path,
+    data: str | Path,
+    run_directory: str | Path,
+    models_directory: str | Path,
+    run: SftRun,
+    tracked: TrackedRun,
 ) -> None:
     base, directory, models = Path(base).resolve(), Path(run_directory).resolve(), Path(models_directory).resolve()
     work = digest(
@@ -89,7 +101,7 @@ def _train(
     )
     if not _all_exported(models, run.sft.epochs, work):
         if plan.boundaries[-1] not in complete_checkpoints(directory / "checkpoints", run.processes):
-            _run_trainer(directory, base, run, plan)
+            _run_trainer(directory, base, run, plan, tracked)
         _export(directory, base, models, plan, work, run.processes)
     records = log_records(read_trainer_log(directory / "checkpoints" / "trainer_log.jsonl"))
     used = {"train_rows": counts["train"], "held_out_rows": counts["validation"]}
@@ -113,7 +125,7 @@ def _prepare(directory: Path, work: str, base: Path, data: str | Path, run: SftR
     return counts
 
 
-def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan) -> None:
+def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan, tracked: TrackedRun) -> None:
     """Run LLaMA-Factory to the last step, from the last complete checkpoint if there is one."""
     output, processes = directory / "checkpoints", directory / "processes"
     if output.exists() and processes.exists() and processes.read_text() != str(run.processes):
@@ -143,6 +155,7 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan) -> No
         recompute=recompute,
         deepspeed_file=deepspeed_file,
         resume=found[max(found)] if found else None,
+        tracked=tracked,
     )
     write_text(directory / entry.RECIPE, _yaml(recipe))
     write_json(
@@ -164,7 +177,7 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan) -> No
         [sys.executable, "-m", ENTRY, str(directory)],
         directory / "llamafactory.log",
         directory=directory,
-        variables=_environment(run),
+        variables=_environment(run) | dict(tracked.variables),
     )
     try:
         _follow(child, directory, plan, run)

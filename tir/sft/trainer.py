@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from tir.common import attention
 from tir.sft.batches import Batches, row_lengths
 from tir.sft.render import IGNORE
+from tir.sft.tracking import in_background
 
 EVALUATION_ROWS = 4  # rows whose tokens are averaged; the evaluation loss is the mean over such groups, as in the paper
 
@@ -64,6 +65,7 @@ class Trainer(CustomSeq2SeqTrainer):
         super().__init__(*args, **kwargs)
         self._collate_padded, self._collate_packed = self.data_collator, DataCollatorWithFlattening()
         self.data_collator = self._collate
+        self.callback_handler.callbacks = in_background(self.callback_handler.callbacks)
         if self.eval_dataset is not None:
             self.eval_dataset = Groups(self.eval_dataset)
         if self.schedule["packed"]:

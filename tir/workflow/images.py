@@ -108,6 +108,8 @@ RECIPES = {
             "scripts.write_summary",
             "scripts.make_figure",
             "scripts.check_claims",
+            "scripts.collect_items",
+            "scripts.compare_models",
             "math_verify",
             "matplotlib.pyplot",
             "pandas",

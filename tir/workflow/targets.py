@@ -148,6 +148,11 @@ class Targets:
         """The manifest of the model whose parameters the label of a generated run counts."""
         return {"model": [f"models/{origin['origin']['model']}/manifest.json"]} if origin else {}
 
+    def labelled(self, pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """The parameter and the input by which a result of these records says that it is generated, if it is."""
+        origin = self._origin(pairs)
+        return origin, self._counted(origin)
+
     def claims(self) -> Target:
         """The target that checks the paper's claims; its inputs are those of the tables and figures of `rule all`."""
         tables = [name for name in self.tables if name in self.cfg.tables]
@@ -212,9 +217,9 @@ class Targets:
     def _inputs(self, name: str, size: str = "") -> dict[str, list[str]]:
         source = self._source(name)
         pairs = dict.fromkeys(source.pairs)
-        found = {record: [_path(record, *pair, size) for pair in pairs] for record in _kind(name).records}
+        found = {record: [record_path(record, *pair, size) for pair in pairs] for record in _kind(name).records}
         if not size and "scores" in found:
-            found["judge"] = [_path("judge", *pair) for pair in pairs if self._reads_verdicts(source, *pair)]
+            found["judge"] = [record_path("judge", *pair) for pair in pairs if self._reads_verdicts(source, *pair)]
         return {option: paths for option, paths in (found | source.files).items() if paths}
 
     def _reads_verdicts(self, source: Source, model: str, benchmark: str) -> bool:
@@ -262,7 +267,7 @@ class Targets:
                 timings = " ".join(f"benchmarks/{timing}.tsv" for row in rows for timing in row["timings"])
                 return Source({"rows": rows}, files={"after": made}, options=f"--timings {timings}")
             case "judge":
-                reports = [f"{path}.report.json" for path in self._verdicts()]
+                reports = [f"{path}.report.json" for path in self.verdicts()]
                 return Source({"judge": cfg.judge.name, "decides": cfg.judge.decides}, files={"data": reports})
             case "sft_data":
                 return Source(files={"data": ["data/sft.json"]})
@@ -377,12 +382,12 @@ class Targets:
         """(model, benchmark) of the trajectories that the judge reads."""
         return [(model, each.benchmark) for each in self.cfg.judged() for model in self.cfg.model_ids(each.model)]
 
-    def _verdicts(self) -> list[str]:
+    def verdicts(self) -> list[str]:
         """Files of the judge's verdicts: on the trace analysis, and on what the tables of `rule all` show."""
         shown = [
             path for name in self.tables if name in self.cfg.tables for path in self._inputs(name).get("judge", [])
         ]
-        pooled = [_path("judge", f"{SAMPLED}{model}", benchmark) for model, benchmark in self._judged]
+        pooled = [record_path("judge", f"{SAMPLED}{model}", benchmark) for model, benchmark in self._judged]
         return list(dict.fromkeys([*pooled, *shown]))
 
     def _sft_params(self, run: str) -> dict[str, Any]:
@@ -432,7 +437,7 @@ class Targets:
             for model, benchmark in self._judged
         ]
         for label, stage, pairs, gpus in stages:
-            made = [_path(stage, *pair) for pair in pairs]
+            made = [record_path(stage, *pair) for pair in pairs]
             rows.append(
                 {
                     "label": label,
@@ -464,7 +469,7 @@ def last_summary(path: str | os.PathLike) -> dict[str, list[str]]:
     return found if isinstance(found, dict) else {}
 
 
-def _path(record: str, model: str, benchmark: str, size: str = "") -> str:
+def record_path(record: str, model: str, benchmark: str, size: str = "") -> str:
     """File of records of a model on a benchmark; `size`: "" or "n500/"."""
     sampled = SAMPLED if model.startswith(SAMPLED) else ""
     return f"{size}{sampled}{record}/{model.removeprefix(SAMPLED)}/{benchmark}.jsonl"

@@ -1,0 +1,79 @@
+"""The results for looking at single trajectories: which records they read."""
+
+import json
+import re
+
+import pytest
+from support.configuration import merged
+from support.paths import ROOT
+
+from tir.config.experiment import load
+from tir.workflow import looking
+from tir.workflow.targets import Targets
+
+FILES = {"paper": ["config.yaml"], "laptop": ["config.yaml", "profiles/laptop/tiny.yaml"]}
+
+
+@pytest.fixture(params=FILES)
+def targets(request):
+    return Targets(load(merged(*FILES[request.param]), FILES[request.param]))
+
+
+def test_the_table_of_items_reads_the_records_of_all_tables(targets):
+    target = looking.items(targets)
+    shown = [name for name in [*targets.tables, "table3"] if name in targets.cfg.tables or name == "table3"]
+    read = {path for name in shown for kind, paths in targets.target(name).inputs.items() for path in paths}
+    assert {path for path in read if "scores/" in path} == {path for path in target.files if "scores/" in path}
+    wanted = json.loads(target.params)["records"]
+    listed = {
+        f"{folder}/{kind}/{model}/{benchmark}.jsonl".lstrip("/")
+        for folder, models in wanted.items()
+        for model, benchmarks in models.items()
+        for benchmark in benchmarks
+        for kind in ("scores", "traces")
+    }
+    assert listed == {path for path in target.files if "scores/" in path or "traces/" in path}
+    assert ("origin" in json.loads(target.params)) is bool(targets.cfg.generated)
+    assert not set(target.files) & {f"results/{name}.csv" for name in targets.tables}
+
+
+def test_the_table_of_items_has_full_test_sets_where_they_are_made_by_default():
+    config = merged("config.yaml")
+    config["full_size"]["in_all"] = True
+    found = looking.items(Targets(load(config, ["config.yaml"])))
+    assert set(json.loads(found.params)["records"]) == {"", "n500", "sampled"}
+    assert "n500/scores/aspo-step30-seed1/gsm8k.jsonl" in found.files
+
+
+def test_a_comparison_reads_both_models_on_the_standard_benchmarks(targets):
+    arm = next(iter(targets.cfg.arms))
+    target = looking.compared(targets, "sft", f"{arm}@last")
+    given = json.loads(target.params)
+    seeds, steps = targets.cfg.rl.seeds, targets.cfg.rl.steps
+    models = [f"{arm}-step{steps}-seed{seed}" for seed in seeds]
+    assert given["models"] == [["sft"], models] and given["names"] == ["sft", f"{arm}@last"]
+    standard = [name for name, each in targets.cfg.benchmarks.items() if each.standard]
+    records = [path for path in target.files if path.endswith(".jsonl")]
+    assert sorted(records) == sorted(
+        f"{kind}/{model}/{name}.jsonl"
+        for kind in ("scores", "traces")
+        for model in ["sft", *models]
+        for name in standard
+    )
+    assert "--scores scores --traces traces" in target.options
+    assert all((ROOT / "tir/analysis/compare" / name).is_file() for name in looking.PAGE)
+
+
+@pytest.mark.parametrize("name, known", [
+    ("sft", True), ("sft-epoch1", True), ("aspo@last", True), ("aspo@20", True), ("aspo-step20-seed1", True),
+    ("nothing@last", False), ("aspo@", False), ("../aspo@20", False),
+])  # fmt: skip
+def test_a_comparison_is_of_models_and_arms_that_exist(targets, name, known):
+    assert bool(re.fullmatch(looking.expressions(targets.cfg), name)) is known
+
+
+def test_a_log_of_inspect_says_how_it_was_made(targets):
+    given = json.loads(looking.exported(targets, "gsm8k"))
+    assert given["task"] == "math" and given["metric"] and "tools" not in given["evaluation"]
+    assert given["evaluation"]["temperature"] == targets.cfg.evaluation.temperature
+    assert ("generated" in given) is bool(targets.cfg.generated)

@@ -1,0 +1,1 @@
+"""Two models compared item by item, as one HTML page: `changes`, then `page`. page.js runs in the browser."""

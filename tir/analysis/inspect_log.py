@@ -1,0 +1,190 @@
+"""Trajectories and scores as an evaluation log of inspect_ai, written through its own API.
+
+Runs in the environment `.venv/inspect`, which has inspect_ai and nothing of the workflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalLog,
+    EvalMetric,
+    EvalResults,
+    EvalSample,
+    EvalScore,
+    EvalSpec,
+    EvalStats,
+)
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageTool,
+    ChatMessageUser,
+    GenerateConfig,
+    ModelOutput,
+    ModelUsage,
+)
+from inspect_ai.scorer import CORRECT, INCORRECT, Score
+from inspect_ai.tool import ToolCall, ToolCallError
+
+from tir.analysis.tool_errors import is_error, payload
+from tir.common.records import digest
+from tir.rollout.protocol import Segment, tool_call
+
+METRICS = ("em", "f1", "acc", "char_f1", "math_equal")
+STOPS = {"answer": "stop", "length": "max_tokens", "budget": "unknown"}
+_ARGUMENT = {"python": "code", "search": "query"}
+
+
+def eval_log(
+    traces: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
+    *,
+    model: str,
+    benchmark: str,
+    system_prompt: str,
+    created: float,
+    settings: Mapping[str, Any],
+) -> EvalLog:
+    """The log of a model on a benchmark.
+
+    Args:
+        traces: trace records.
+        scores: score records; a trajectory without one has no scores in the log either.
+        model: model id.
+        benchmark: its name.
+        system_prompt: text of the system turn.
+        created: when the trajectories were written, in seconds since 1970.
+        settings: what the run is described by, with `evaluation` (temperature, samples, ...).
+    """
+    by_key = {(row["id"], row["sample"]): row for row in scores}
+    name = digest([model, benchmark, settings, created])
+    samples = [_sample(row, by_key.get((row["id"], row["sample"])), model, system_prompt, name) for row in traces]
+    items = list(dict.fromkeys(row["id"] for row in traces))
+    decoding = settings.get("evaluation", {})
+    time = datetime.fromtimestamp(created, UTC).isoformat()
+    return EvalLog(
+        status="success",
+        eval=EvalSpec(
+            eval_id=f"{name}-eval",
+            run_id=f"{name}-run",
+            task_id=f"{name}-task",
+            created=time,
+            task=benchmark,
+            model=model,
+            dataset=EvalDataset(name=benchmark, samples=len(items), sample_ids=items),
+            config=EvalConfig(epochs=len({row["sample"] for row in traces})),
+            model_generate_config=GenerateConfig(
+                temperature=decoding.get("temperature"), top_p=decoding.get("top_p"), seed=decoding.get("seed")
+            ),
+            metadata=dict(settings),
+        ),
+        stats=EvalStats(started_at=time, completed_at=time),
+        results=_results(samples, len(traces)),
+        samples=samples,
+    )
+
+
+def _sample(
+    trace: Mapping[str, Any], score: Mapping[str, Any] | None, model: str, system_prompt: str, name: str
+) -> EvalSample:
+    segments = [Segment(each["by"], each["text"]) for each in trace["segments"]]
+    asked = [ChatMessageSystem(content=system_prompt, id="system")] if system_prompt else []
+    asked.append(ChatMessageUser(content=trace["question"], id="user"))
+    written = list(_messages(segments, model))
+    usage = ModelUsage(output_tokens=trace["usage"].get("model_tokens") or 0)
+    output = ModelOutput.from_content(model, written[-1].text if written else "", stop_reason=STOPS[trace["finish"]])
+    output.usage = usage
+    gold = trace["gold"] if isinstance(trace["gold"], list) else [trace["gold"]]
+    return EvalSample(
+        id=trace["id"],
+        epoch=trace["sample"] + 1,
+        input=asked,
+        target=[str(each) for each in gold],
+        messages=[*asked, *written],
+        output=output,
+        scores=_scores(score, trace["answer"]),
+        model_usage={model: usage},
+        total_time=trace["timings"].get("seconds"),
+        uuid=digest([name, trace["id"], trace["sample"]]),
+        metadata={
+            key: trace[key]
+            for key in ("finish", "n_python", "n_search", "first_tool_offset", "helped", "task")
+            if key in trace
+        },
+    )
+
+
+def _messages(segments: Sequence[Segment], model: str) -> Iterator[ChatMessage]:
+    """One message for each segment. Text stays as it was written, with its tags; a call is also stated as a call."""
+    for number, segment in enumerate(segments):
+        before = segments[number - 1] if number else None
+        if segment.by == "tool":
+            call = tool_call(before.text) if before and before.by == "model" else None
+            failed = before is not None and is_error(before, segment)
+            yield ChatMessageTool(
+                id=f"tool-{number}",
+                content=segment.text,
+                tool_call_id=f"call-{number}",
+                function=call.tool if call else None,
+                error=ToolCallError("unknown", payload(segment.text)) if failed else None,
+            )
+            continue
+        answered = number + 1 < len(segments) and segments[number + 1].by == "tool"
+        call = tool_call(segment.text) if answered else None
+        calls = [ToolCall(f"call-{number + 1}", call.tool, {_ARGUMENT[call.tool]: call.body})] if call else None
+        yield ChatMessageAssistant(
+            id=f"model-{number}", content=segment.text, tool_calls=calls, model=model, source="generate"
+        )
+
+
+def _scores(score: Mapping[str, Any] | None, answer: str | None) -> dict[str, Score] | None:
+    """`correct` as C or I, and the metrics of the task; None for a trajectory that has not been scored."""
+    if score is None:
+        return None
+    decided = {"decided_by": score.get("decided_by")}
+    found = {"correct": Score(value=CORRECT if score["correct"] else INCORRECT, answer=answer, metadata=decided)}
+    for name in METRICS:
+        if score.get(name) is not None:
+            found[name] = Score(value=float(score[name]), answer=answer)
+    return found
+
+
+def _results(samples: Sequence[EvalSample], total: int) -> EvalResults:
+    """Mean over items of each metric, and its standard error over items."""
+    names = dict.fromkeys(name for each in samples for name in each.scores or {})
+    return EvalResults(total_samples=total, completed_samples=total, scores=[_mean(samples, name) for name in names])
+
+
+def _mean(samples: Sequence[EvalSample], name: str) -> EvalScore:
+    by_item: dict[Any, list[float]] = {}
+    for each in samples:
+        if each.scores and name in each.scores:
+            value = each.scores[name].value
+            by_item.setdefault(each.id, []).append(float(value == CORRECT if isinstance(value, str) else value))
+    means = [mean(values) for values in by_item.values()]
+    metrics = {"mean": mean(means)}
+    if len(means) > 1:
+        metrics["stderr"] = stdev(means) / math.sqrt(len(means))
+    scored = sum(map(len, by_item.values()))
+    return EvalScore(
+        name=name,
+        scorer=name,
+        scored_samples=scored,
+        unscored_samples=len(samples) - scored,
+        metrics={key: EvalMetric(name=key, value=value) for key, value in metrics.items()},
+    )
+
+
+def created_at(path: str | Path) -> float:
+    """When a file was written, in whole seconds since 1970."""
+    return float(int(Path(path).stat().st_mtime))
