@@ -173,7 +173,7 @@ lint: .venv/workflow/.complete .venv/docs/.complete
 	@.venv/docs/bin/pre-commit run --all-files
 
 clean-results:
-	rm -rf data models index runs traces scores judge n500 sampled results tracking identity logs benchmarks .snakemake  # not cache/: judge verdicts and web searches cost money
+	rm -rf data models index runs synthesis traces scores judge n500 sampled results tracking identity logs benchmarks .snakemake  # not cache/: judge verdicts and web searches cost money
 
 bench-aspo: .venv/rl/.complete
 	@PYTHONPATH=tests .venv/rl/bin/python -m bench.aspo

@@ -100,7 +100,9 @@ rule fetch:
         "logs/fetch/{file}.log",
     wildcard_constraints:
         file="|".join(
-            name for name, source in SOURCES.items() if source.kind != "rehearsal"
+            name
+            for name, source in SOURCES.items()
+            if source.kind not in ("rehearsal", "synthesis")
         ).replace(".", r"\."),
     priority: 1
     resources:

@@ -19,6 +19,7 @@ from tir.workflow.engine import (
 STAGES = [
     "index",
     "sft",
+    "teacher_samples",
     "rl",
     "dpo_samples",
     "dpo",

@@ -23,6 +23,8 @@ def searches(job):
         return routes.asks_retrieval(
             cfg.evaluation_tools, cfg.benchmarks[job.wildcards["benchmark"]].task
         )
+    if job.rule == "teacher_samples":
+        return routes.asks_retrieval(TEACHER_TOOLS, "math", "qa")
     if job.rule == "dpo_samples":
         return routes.asks_retrieval(cfg.tools, job.wildcards["task"])
     return (

@@ -1,10 +1,12 @@
 # Supervised fine-tuning: the runs, and the models selected from their epochs.
 
-# Run and epoch of each fine-tuned model. `full` is the main run; the other runs are pilots.
+from tir.config.synthesis import RUNS as COMPARED
+
+# Run and epoch of each fine-tuned model. `full` is the main run; the others are pilots, and two for synthesis/.
 SFT_MODELS = {
     "sft": ("full", "best"),
     **{f"sft-epoch{n}": ("full", n) for n in range(1, cfg.sft.epochs + 1)},
-    **{f"sft-{pilot}": (pilot, "best") for pilot in cfg.sft_pilots},
+    **{f"sft-{run}": (run, "best") for run in [*cfg.sft_pilots, *COMPARED]},
 }
 
 SFT_OPERATIONAL = operational_params(sft=cfg.sft)
@@ -15,7 +17,9 @@ rule sft:
     input:
         image=image("sft"),
         base="models/base/manifest.json",
-        data="data/sft.json",
+        data=lambda w: (
+            f"synthesis/equal/{w.run}.json" if w.run in COMPARED else "data/sft.json"
+        ),
     output:
         models=directory("runs/sft/{run}/models"),
         log="runs/sft/{run}/log.jsonl",
@@ -24,7 +28,7 @@ rule sft:
     benchmark:
         "benchmarks/sft/{run}.tsv"
     wildcard_constraints:
-        run="|".join(["full", *cfg.sft_pilots]),
+        run="|".join(["full", *cfg.sft_pilots, *COMPARED]),
     container:
         container_of("sft")
     threads: 16

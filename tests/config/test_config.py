@@ -39,6 +39,7 @@ def test_operational_fields_are_exactly_these():
             "web_search": {"timeout_s": 20.0, "retry_budget_s": 120.0, "concurrency": 8},
         },
         "sft": {"processes": 0, "micro_batch_tokens": 0, "gradient_checkpointing": None, "stall_s": 3600},
+        "synthesis": {"teacher": {"endpoint": None, "timeout_s": 120.0, "retry_s": 120.0, "lost_in_a_row": 20}},
         "rl": {"processes": 0, "max_overlong": 0.1},
         "dpo": {"processes": 0, "pass_pairs": 1, "gradient_checkpointing": True, "stall_s": 3600},
         "evaluation": {"helpers": {"debugger": {"timeout_s": 120.0}}},

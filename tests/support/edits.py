@@ -24,7 +24,8 @@ TEXTS = (CELLS, "tir/analysis/claims/claims.yaml", "tir/scoring/judge/calibratio
 # The names of files, addresses and packages, and lists that have their own edits.
 KEPT = {"path", "cassette", "ranks", "package", "provider", "url", "repo", "file", "member", "sha256", "prompt_sha256"}
 
-# Keys of the finished workflow beside those of the laptop: files of the user, a model of the user, web search.
+# Keys of the finished workflow beside those of the laptop: files of the user, a model of the user, web search, and the
+# table for which a teacher makes a corpus.
 BASE = {
     "benchmarks": {
         "musique": {"source": {"kind": "local", "path": "mine.jsonl"}},
@@ -38,6 +39,7 @@ BASE = {
         "extra": {"benchmarks": ["gsm8k"], "rows": [{"label": "extra", "model": "extra"}]},
         "web": {"benchmarks": ["webwalker"], "rows": [{"label": "SFT", "model": "sft"}]},
         "star": {"benchmarks": ["gsm8k"], "rows": [{"label": "star", "model": "tool_star@last"}]},
+        "synthesis": {"benchmarks": ["gsm8k"], "in_all": True},
         "spare": {"in_all": False, "rows": [{"label": "first", "model": "aspo@first"}, {"label": "S", "model": "sft"}]},
     },
 }

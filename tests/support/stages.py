@@ -56,6 +56,9 @@ class Stages:
             f"{name}.parquet": name for name in ("rl_train", "rl_validation")
         }
         source = config["data"][names[file]] if file in names else config["benchmarks"][Path(file).stem]["source"]
+        if source["kind"] == "synthesis":
+            self.synthesised()
+            return self.job(f"synthesised_data:{file}", [f"data/{file}"], [f"synthesis/{file}"])
         inputs = {"world": [f"data/world/{file}"], "local": [source["path"]]}.get(source["kind"], [])
         if source["kind"] == "world":
             self.trajectories() if file == "sft.json" else self.world()
@@ -119,11 +122,61 @@ class Stages:
         inputs, reads = [self.data("corpus.jsonl"), *encoder], [retrieval, self.config["device"]]
         return self.job("index", ["index/manifest.json"], inputs, reads, "build_index")
 
+    # --- data synthesis (docs/synthesis.md)
+
+    def samples(self) -> list[str]:
+        """The teacher's samples of each question, and what made them."""
+        config, settings = self.config, self.config["synthesis"]
+        teacher, source = settings["teacher"], settings["questions"]
+        generated = bool(source) and source["kind"] == "world"
+        if source:
+            reads = [source, settings["max_questions"], config["world"]] if generated else [source]
+            inputs = [source["path"]] if source["kind"] == "local" else []
+            questions = self.job("questions", ["synthesis/questions.parquet"], inputs, reads, "fetch_questions")
+        else:
+            questions = self.data("rl_train.parquet")
+        tools = (config["evaluation"]["tools"] or config["tools"]) | {"routes": settings["sampling"]["routes"]}
+        tools |= {"leading_space": False, "over_budget": "notice"}
+        _, files, modules, asked = self.tools(tools, "math", "qa")
+        inputs = [questions, *files, *([self.prompt()] if teacher["prompts"] == "system" else [])]
+        inputs.append(self.model(teacher["model"]))  # there is no endpoint
+        reads = [teacher, settings["sampling"], settings["max_questions"], asked]
+        reads += [config["evaluation"]["engine"], config["device"]]
+        outputs = ["synthesis/sampled.jsonl", "synthesis/teacher.json"]
+        self.job("teacher_samples", outputs, inputs, reads, "sample_teacher", modules)
+        return outputs
+
+    def synthesised(self) -> str:
+        """The synthesised fine-tuning rows, after normalisation and classification."""
+        config, settings = self.config, self.config["synthesis"]
+        (samples, teacher), normalised = self.samples(), ["synthesis/normalised.jsonl", "synthesis/normalised.json"]
+        inputs = [samples, self.data("rl_validation.parquet")]
+        inputs += [self.data(f"benchmarks/{name}.jsonl") for name in config["benchmarks"]]
+        self.job("normalised_samples", normalised, inputs, settings["normalisation"], "normalise_samples")
+        # The data card also says where the questions are from, and what the first two steps were told.
+        origin = settings["questions"] or config["data"]["rl_train"]
+        told = [settings["licence"], settings["normalisation"]["qa_f1"], bool(settings["questions"])]
+        told += [origin[key] for key in ("kind", "repo", "revision", "url", "path")]
+        told += [without(settings["sampling"], "budget")]
+        told += [settings["teacher"][key] for key in ("temperature", "top_p")]
+        reads = [settings["classification"], config["tools"]["python"], told]
+        outputs = [f"synthesis/{name}" for name in ("sft.json", "rl_train.parquet", "card.md", "report.json")]
+        inputs = [*normalised, teacher, self.prompt()]
+        return self.job("classified_questions", outputs, inputs, reads, "classify_questions")
+
+    def equal_rows(self, run: str) -> str:
+        """The rows of a run that compares the two corpora."""
+        inputs, seed = [self.data("sft.json"), self.synthesised()], self.config["synthesis"]["classification"]["seed"]
+        outputs = [f"synthesis/equal/{name}.json" for name in ("original", "synthesised")]
+        self.job("equal_rows", outputs, inputs, seed, "equal_rows")
+        return f"synthesis/equal/{run}.json"
+
     # --- training
 
     def sft(self, run: str) -> list[str]:
         """A fine-tuning run: its models and its log."""
-        inputs = [self.model("base"), self.data("sft.json")]
+        compared = run in ("original", "synthesised")
+        inputs = [self.model("base"), self.equal_rows(run) if compared else self.data("sft.json")]
         reads = [self.run_settings(run), self.config["device"], self.config["tools"]["leading_space"]]
         outputs = [f"runs/sft/{run}/models", f"runs/sft/{run}/log.jsonl"]
         self.job(f"sft:{run}", outputs, inputs, reads, "train_sft")

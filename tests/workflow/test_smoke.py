@@ -28,6 +28,7 @@ def test_the_profile_keeps_its_machine_and_asks_for_two_gpus_at_most():
     assert asked == {
         "index": "'gpu:h200:1'",
         "sft": "'gpu:h100:2'",
+        "teacher_samples": "'gpu:a10g:1'",
         "rl": "'gpu:h100:2'",
         "traces": "'gpu:a10g:1'",
         "judge": "'gpu:h100:2'",

@@ -28,6 +28,7 @@ from tir.config.rl import Rl
 from tir.config.sft import Sft
 from tir.config.sources import ModelSource
 from tir.config.study import Study
+from tir.config.synthesis import RUNS, Synthesis
 from tir.config.tables import FullSize, Statistics, Table, TraceSampling, TraceSet
 from tir.config.tools import Tools
 from tir.config.world import TinyModelSettings, WorldSettings
@@ -52,6 +53,7 @@ class Config(Model):
     tools: Tools = Field(Tools(), description="tools of a rollout")
     retrieval: Retrieval = Field(description="the index over the corpus")
     sft: Sft = Field(Sft(), description="supervised fine-tuning")
+    synthesis: Synthesis | None = Field(None, description="a corpus for the cold start, made by a teacher")
     sft_pilots: dict[RunName, dict[str, Any]] = Field(
         default={}, description="smaller runs: name -> keys of `sft` that differ; the model's id is sft-{name}"
     )
@@ -215,7 +217,9 @@ class Config(Model):
 
     def pilot(self, name: str) -> Sft:
         """Settings of an SFT run: those of `full`, overridden by the pilot's keys."""
-        return self.sft if name == "full" else Sft.model_validate(self.sft.model_dump() | self.sft_pilots[name])
+        return (
+            self.sft if name in ("full", *RUNS) else Sft.model_validate(self.sft.model_dump() | self.sft_pilots[name])
+        )
 
 
 def load(merged: Mapping[str, Any], files: list[str], stated: Mapping[str, Any] = MappingProxyType({})) -> Config:

@@ -14,6 +14,7 @@ from tir.config.arms import Arm
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.sft import Sft
 from tir.config.sources import Source
+from tir.config.synthesis import RUNS as COMPARED
 from tir.world.benchmarks import BENCHMARKS as WORLD_BENCHMARKS
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ TAKEN = {
     "dpo_prompts",
     "dpo_samples",
     "effects",
+    "classified_questions",
+    "equal_rows",
     "fetch",
     "fetch_model",
     "image",
@@ -45,10 +48,12 @@ TAKEN = {
     "judge",
     "judgements",
     "leakage",
+    "normalised_samples",
     "packaged_model",
     "phase",
     "power",
     "qa_bigrams",
+    "questions",
     "rehearsal_rows",
     "resources",
     "retrieval_smoke",
@@ -59,7 +64,9 @@ TAKEN = {
     "sft",
     "shaping",
     "summary",
+    "synthesised_data",
     "system_prompt",
+    "teacher_samples",
     "tiny_model",
     "traces",
     "validation_set",
@@ -105,6 +112,7 @@ def faults(config: Config) -> Iterator[Fault]:
     yield from _judged_metrics(config)
     yield from _world(config)
     yield from _rehearsal(config)
+    yield from _synthesis(config)
 
 
 def _models(config: Config) -> Iterator[Fault]:
@@ -229,6 +237,8 @@ def _pilots(config: Config) -> Iterator[Fault]:
     for name, keys in config.sft_pilots.items():
         if name in ("full", "checkpoint") or name.startswith("epoch"):
             yield Fault(("sft_pilots", name), "the names full, checkpoint and epoch* are reserved; rename the pilot")
+        if name in COMPARED:
+            yield Fault(("sft_pilots", name), "this run compares the synthesised corpus; rename the pilot")
         try:
             config.pilot(name)
         except ValidationError as error:
@@ -251,6 +261,11 @@ def _row(config: Config, path: Path, model: str) -> Iterator[Fault]:
     elif epoch and not 1 <= int(epoch[1]) <= config.sft.epochs:
         epochs = [f"sft-epoch{number}" for number in range(1, config.sft.epochs + 1)]
         yield not_among(path, model, epochs, f"shows {model}, but sft.epochs is {config.sft.epochs}")
+    elif model.startswith("sft-") and model[4:] in COMPARED:
+        if config.synthesis is None or config.data.sft.kind == "synthesis":
+            paste = (path[:2], None) if path[0] == "tables" else None
+            reason = f"shows {model}, which compares the corpus of `synthesis` with other data in data.sft"
+            yield Fault(path, reason, paste=paste)
     elif model.startswith("sft-") and not epoch and model[4:] not in config.sft_pilots:
         pilots = [f"sft-{name}" for name in config.sft_pilots]
         yield not_among(
@@ -342,6 +357,40 @@ def _rehearsal(config: Config) -> Iterator[Fault]:
             yield Fault((*path, "kind"), "only data.sft can be of kind rehearsal")
     if config.data.sft.kind == "rehearsal" and config.data.prompt is None:
         yield Fault(("data", "prompt"), "missing key: rows of kind rehearsal need a system prompt")
+
+
+def _synthesis(config: Config) -> Iterator[Fault]:
+    """Synthesised rows need their section, and nothing that they are made of may be made of them."""
+    settings, sft = config.synthesis, config.data.sft.kind == "synthesis"
+    for path, source in _files(config).items():
+        if source.kind != "synthesis":
+            continue
+        if path not in (("data", "sft"), ("data", "rl_train")):
+            yield Fault((*path, "kind"), "only data.sft and data.rl_train can be of kind synthesis")
+        elif settings is None:
+            paste = (("synthesis",), {"teacher": {"model": "base"}})
+            yield Fault((*path, "kind"), "a source of kind synthesis needs a `synthesis:` section", paste=paste)
+    if sft and config.data.prompt is None:
+        yield Fault(("data", "prompt"), "missing key: rows of kind synthesis need a system prompt")
+    if settings is None:
+        return
+    teacher, path = settings.teacher, ("synthesis", "teacher", "model")
+    known = [*config.models, "sft"]
+    if teacher.endpoint is None and teacher.model not in known:
+        yield not_among(path, teacher.model, known, f"models has no {teacher.model}")
+    elif sft and teacher.endpoint is None and (teacher.model == "sft" or config.models[teacher.model].kind == "world"):
+        yield Fault(path, f"{teacher.model} is itself made of the fine-tuning data that it should make")
+    if sft and config.models.get("base") and config.models["base"].kind == "world":
+        yield Fault(("data", "sft", "kind"), "the tiny model's vocabulary is made of the fine-tuning data")
+    questions, path = settings.questions, ("synthesis", "questions")
+    if questions is None and config.data.rl_train.kind == "synthesis":
+        yield Fault(path, "null: the questions of data.rl_train, but these are made of them; name another source")
+    elif questions and questions.kind in ("rehearsal", "synthesis"):
+        yield Fault((*path, "kind"), f"{questions.kind!r}: only hub, url, local or world")
+    elif questions and questions.kind == "world" and config.world is None:
+        yield Fault((*path, "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))
+    elif questions and questions.kind == "hub" and not questions.file:
+        yield Fault((*path, "file"), f"missing key: name of the file in {questions.repo}")
 
 
 def _world(config: Config) -> Iterator[Fault]:

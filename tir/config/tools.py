@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, create_model, model_validator
@@ -13,6 +14,15 @@ from tir.tools import registry
 KINDS = registry.kinds()
 Tag = Literal["python", "search"]
 ToolName = Literal[tuple(KINDS)]
+
+
+def require_one_per_tag(routes: Mapping[str, list[str]]) -> None:
+    """Raise `ValueError` if two tools of a task have the same tag."""
+    for task, route in routes.items():
+        tag, number = next(iter(Counter(KINDS[name].tag for name in route).most_common(1)), ("", 0))
+        if number > 1:
+            several = " and ".join(name for name in route if KINDS[name].tag == tag)
+            raise ValueError(f"routes.{task} has {several}, which have the same tag, <{tag}>; keep one")
 
 
 class Calling(Model):
@@ -37,11 +47,7 @@ class Calling(Model):
 
     @model_validator(mode="after")
     def _one_per_tag(self) -> Calling:
-        for task, route in self.routes.items():
-            tag, number = next(iter(Counter(KINDS[name].tag for name in route).most_common(1)), ("", 0))
-            if number > 1:
-                several = " and ".join(name for name in route if KINDS[name].tag == tag)
-                raise ValueError(f"routes.{task} has {several}, which have the same tag, <{tag}>; keep one")
+        require_one_per_tag(self.routes)
         return self
 
 

@@ -51,6 +51,8 @@ def needs_gpu(rule: str, config: Config, judge_endpoint: str = "none") -> bool:
             return config.retrieval.backend == "dense"
         case "judge":
             return bool(config.judged()) and judge_endpoint == "none"
+        case "teacher_samples":
+            return config.synthesis is not None and config.synthesis.teacher.endpoint is None
         case other:
             return other in ("sft", "rl", "dpo_samples", "dpo", "rl_after_dpo", "traces")
 
@@ -100,6 +102,9 @@ def minutes(job: Job, config: Config, threads: int = 16) -> float:
             work = estimate.traces_minutes(config.dpo_sampling(0), config.dpo.pairs.rows // 2, gpu, base)
         case "traces":
             work = estimate.traces_minutes(config.evaluation, _units(job, config), gpu, base)
+        case "teacher_samples":
+            base = _teacher(config)
+            work = estimate.teacher_minutes(config, _units(job, config), gpu, base)
         case "judge":
             base = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
             work = estimate.decode_s(_units(job, config), gpu, base) / 60
@@ -130,8 +135,13 @@ def paper_minutes(job: Job, config: Config) -> float | None:
     return PAPER_MINUTES[job.rule][0] * _units(job, config) if job.rule in PAPER_MINUTES else None
 
 
+def _teacher(config: Config) -> estimate.Shape:
+    """Shape of the teacher; that of the base model if it is fine-tuned here."""
+    return shape(config.models.get(config.synthesis.teacher.model, config.models["base"]))
+
+
 def _units(job: Job, config: Config) -> int:
-    """The work of a job in the units of `PAPER_MINUTES`: rows and epochs, trajectories, items, passages."""
+    """The work of a job in the units of `PAPER_MINUTES`: rows and epochs, trajectories, items, passages, questions."""
     match job.rule:
         case "sft":
             settings = config.pilot(job.wildcards["run"])
@@ -140,6 +150,10 @@ def _units(job: Job, config: Config) -> int:
             return config.rl.steps * config.rl.batch_prompts * config.rl.group_size
         case "index":
             return config.data.corpus.rows or 0
+        case "teacher_samples":
+            settings = config.synthesis
+            rows = (settings.questions or config.data.rl_train).rows
+            return min(filter(None, (settings.max_questions, rows)), default=0)
         case _:
             name, size = job.wildcards["benchmark"], job.wildcards.get("size", "")
             items = config.items(name, full=size.startswith("n"))
@@ -179,6 +193,9 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             tokens = estimate.OURS.prompt_tokens + config.evaluation.max_response_tokens
             evaluated = config.models.get(job.wildcards["model"])
             return estimate.serving_gb(shape(evaluated) if evaluated else base, 1, 16, tokens)
+        case "teacher_samples":
+            tokens = estimate.OURS.prompt_tokens + config.synthesis.teacher.max_response_tokens
+            return estimate.serving_gb(_teacher(config), 1, 16, tokens)
         case "judge":
             judge = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
             return estimate.serving_gb(judge, number, 8, 2048)

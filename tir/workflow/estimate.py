@@ -218,6 +218,14 @@ def traces_minutes(evaluation: Evaluation, items: int, gpu: Gpu, model: Shape, g
     return rounds * (decode_s(longest, gpu, model, given) + given.calls * given.call) / 60
 
 
+def teacher_minutes(config: Config, questions: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+    """Minutes in which a teacher answers all questions, `concurrency` of them at a time; hints follow the others."""
+    teacher, plan = config.synthesis.teacher, config.synthesis.sampling
+    rounds = math.ceil(questions / teacher.concurrency) * (2 if plan.hints else 1)
+    longest = given.longest_share * teacher.max_response_tokens
+    return rounds * (decode_s(longest, gpu, model, given) + given.calls * given.call) / 60
+
+
 def index_minutes(passages: int, number: int, threads: int, gpu: Gpu, given: Assumptions = OURS) -> float:
     """Minutes in which E5-base encodes the passages; the processor tokenizes at the same time."""
     flops = passages * given.passage_tokens * 2 * 0.086e9  # parameters without the embeddings
@@ -236,6 +244,7 @@ def start_minutes(rule: str, config: Config, model: Shape, given: Assumptions = 
         "dpo": given.trainer_start + weights,
         "dpo_samples": given.engine_start + weights + index,
         "traces": given.engine_start + weights + index,
+        "teacher_samples": given.engine_start + weights + index,
         "judge": given.engine_start + weights,
         "index": 60.0,
     }

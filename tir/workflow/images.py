@@ -82,6 +82,8 @@ RECIPES = {
             "scripts.generate_traces",
             "scripts.make_pairs",
             "scripts.judge_traces",
+            "scripts.sample_teacher",
+            "scripts.classify_questions",
             "scripts.make_world",
             "scripts.make_trajectories",
             "scripts.make_tiny_model",
@@ -104,6 +106,7 @@ RECIPES = {
         "workflow",
         imports=(
             "scripts.score_traces",
+            "scripts.normalise_samples",
             "scripts.make_table",
             "scripts.write_summary",
             "scripts.make_figure",

@@ -1,0 +1,28 @@
+"""Cut two fine-tuning files to the same number of rows, each a seeded sample in its own order."""
+
+import json
+from random import Random
+
+from tir.common.cli import parser, run
+from tir.common.files import atomic_path
+from tir.config.params import read
+from tir.data.alpaca import read_alpaca
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--files", nargs=2, required=True, help="two files, Alpaca JSON")
+    arguments.add_argument("--outputs", nargs=2, required=True, help="the files to write")
+    options = arguments.parse_args()
+    seed = read(options, seed=int).seed
+    files = [read_alpaca(path) for path in options.files]
+    count = min(map(len, files))
+    for rows, output in zip(files, options.outputs, strict=True):
+        kept = sorted(Random(f"equal rows:{seed}").sample(range(len(rows)), count))
+        with atomic_path(output) as temporary:
+            text = json.dumps([rows[number] for number in kept], ensure_ascii=False, indent=0)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

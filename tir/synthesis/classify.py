@@ -1,0 +1,114 @@
+"""Step 3: compare reasoning without and with tools for each question, and choose what it becomes.
+
+    right without tools     right with tools    category        becomes
+    yes                     yes                 easy            fine-tuning rows without tools
+    no                      yes                 needs tools     fine-tuning rows with tools
+    yes                     no                  tools harm      fine-tuning rows without tools
+    no                      no                  hard            an RL prompt
+
+A way of reasoning is right on a question if at least a share of its samples is (`right_share`). Of a question's good
+trajectories of that kind, those with the fewest calls become rows, then the shortest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from tir.common.files import atomic_path
+from tir.rollout.protocol import executed_tools, split_output
+
+if TYPE_CHECKING:
+    from tir.config.synthesis import Classification
+
+CATEGORIES = ("easy", "needs tools", "tools harm", "hard")
+TOOL_CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")  # of rows, as in the paper's Table 2
+_KINDS = {"easy": ("direct",), "tools harm": ("direct",), "needs tools": ("tools", "hint"), "hard": ()}
+
+
+def category(row: Mapping[str, Any], right_share: float) -> str:
+    """The category of a question with its `direct` and `tools` counts."""
+    direct, tools = (row[kind]["right"] >= right_share * row[kind]["samples"] for kind in ("direct", "tools"))
+    return CATEGORIES[(0 if tools else 2) if direct else (1 if tools else 3)]
+
+
+def chosen(row: Mapping[str, Any], rules: Classification) -> list[str]:
+    """Texts of the trajectories that become fine-tuning rows."""
+    kinds = _KINDS[category(row, rules.right_share)]
+    good = [each for each in row["trajectories"] if each["kind"] in kinds]
+    good.sort(key=lambda each: (each["calls"], len(each["output"]), each["output"]))
+    return [each["output"] for each in good[: rules.rows_per_question]]
+
+
+def classify(
+    rows: Sequence[Mapping[str, Any]], instruction: str, rules: Classification
+) -> tuple[list[dict], list[dict], dict]:
+    """Fine-tuning rows, RL rows, and a report.
+
+    Args:
+        rows: rows of `tir.synthesis.normalise.normalise`.
+        instruction: the system prompt, which every fine-tuning row holds.
+        rules: the section `synthesis.classification`.
+
+    Returns:
+        Alpaca rows in a seeded order; RL rows in the order of the file; and the report: `difficulty` as numbers of
+        questions by task and category, `without_row`: questions whose category asks for a row but that have no good
+        trajectory of its kind.
+    """
+    difficulty: Counter[tuple[str, str]] = Counter()
+    sft, rl, without_row = [], [], 0
+    for row in rows:
+        found = category(row, rules.right_share)
+        difficulty[row["task"], found] += 1
+        if found == "hard":
+            rl.append(rl_row(row))
+            continue
+        outputs = chosen(row, rules)
+        sft += [{"instruction": instruction, "input": row["question"], "output": output} for output in outputs]
+        without_row += not outputs
+    Random(f"synthesis:{rules.seed}").shuffle(sft)
+    tasks = sorted({task for task, _ in difficulty})
+    by_task = {task: {each: difficulty[task, each] for each in CATEGORIES} for task in tasks}
+    return sft, rl, {"difficulty": by_task, "without_row": without_row}
+
+
+def tool_category(output: str) -> str:
+    """Category of a row by the tools that ran in it."""
+    ran = executed_tools(split_output(output))
+    python, search = ran["python"] > 0, ran["search"] > 0
+    return TOOL_CATEGORIES[3 if python and search else 0 if python else 1 if search else 2]
+
+
+def rl_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as a row of RL training, in the columns of Multi-Tool-RL-10K."""
+    golds = list(row["gold"])
+    return {
+        "data_source": row["source"],
+        "question": row["question"],
+        "ability": row["task"],
+        "reward_model": {"ground_truth": golds, "style": "rule"},
+        "extra_info": {"index": int(row["id"])},
+    }
+
+
+def write_rl_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write RL rows as Parquet; the gold answers are a text, as upstream, or lists if a question has several."""
+    import pyarrow
+    from pyarrow import parquet
+
+    text = pyarrow.string()
+    several = any(len(row["reward_model"]["ground_truth"]) > 1 for row in rows)
+    answers = pyarrow.list_(text) if several else text
+    model = pyarrow.struct([("ground_truth", answers), ("style", text)])
+    columns = [("data_source", text), ("question", text), ("ability", text), ("reward_model", model)]
+    schema = pyarrow.schema([*columns, ("extra_info", pyarrow.struct([("index", pyarrow.int64())]))])
+    written = [
+        row | {"reward_model": {"ground_truth": golds if several else golds[0], "style": "rule"}}
+        for row in map(dict, rows)
+        for golds in [row["reward_model"]["ground_truth"]]
+    ]
+    with atomic_path(path) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(written, schema), temporary)
