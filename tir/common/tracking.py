@@ -66,7 +66,7 @@ def prepare(settings: Mapping[str, Any], name: str, config: Mapping[str, Any]) -
     directory = Path(settings["directory"]).resolve()
     events = directory / "tensorboard" / name
     try:
-        (directory / "wandb").mkdir(parents=True, exist_ok=True)  # its client does not make the folder
+        (directory / "wandb" if "wandb" in used else directory).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _say(f"none, because {directory} cannot be written: {error.strerror}")
         return TrackedRun(name)
