@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_run(installed, tmp_pa
     installed("tensorboard")
     (tmp_path / "file").touch()
     assert prepare(settings(tmp_path / "file"), "sft", {}).trackers == ()
-    assert "cannot be written: Not a directory" in capsys.readouterr().err
+    assert "cannot be written: File exists" in capsys.readouterr().err
 
 
 ONLINE = """
