@@ -14,7 +14,7 @@ from pyarrow import parquet
 from support import made_up
 from support.paths import ROOT
 
-from tir.analysis.items import COLUMNS, collect, write
+from tir.analysis.items import COLUMNS, arm_of, collect, write
 from tir.analysis.tool_errors import failed_calls
 from tir.common.errors import DataError
 from tir.rollout.protocol import Segment
@@ -81,6 +81,15 @@ def test_every_trajectory_is_a_row_with_its_metrics_and_behaviour(root, tmp_path
             assert list(row.actions) == written
             assert list(row.bigrams) == [f"{a}→{b}" for a, b in zip(written, written[1:])]
         assert rows.math_equal.isna().all() == (benchmark == "musique")
+
+
+@pytest.mark.parametrize("model, parts", [
+    ("aspo-step30-seed2", ("aspo", 30, None, 2)),
+    ("grpo-step15-dpo1-seed3", ("grpo", 15, 1, 3)),
+    ("sft-epoch2", (None, None, None, None)),
+])  # fmt: skip
+def test_a_model_id_is_taken_apart(model, parts):
+    assert tuple(arm_of(model).values()) == parts
 
 
 def test_a_model_without_scores_has_none_and_not_zero(copy, tmp_path):

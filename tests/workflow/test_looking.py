@@ -66,6 +66,7 @@ def test_a_comparison_reads_both_models_on_the_standard_benchmarks(targets):
 
 @pytest.mark.parametrize("name, known", [
     ("sft", True), ("sft-epoch1", True), ("aspo@last", True), ("aspo@20", True), ("aspo-step20-seed1", True),
+    ("grpo-step15-dpo1-seed1", True),
     ("nothing@last", False), ("aspo@", False), ("../aspo@20", False),
 ])  # fmt: skip
 def test_a_comparison_is_of_models_and_arms_that_exist(targets, name, known):

@@ -31,8 +31,9 @@ _TEXTS = pa.list_(pa.string())
 COLUMNS = (
     ("folder", pa.string(), "folder of the records: empty (the accuracy tables), `sampled`, `n500`, `n500/sampled`"),
     ("model", pa.string(), "model id"),
-    ("arm", pa.string(), "arm of reinforcement learning; null for other models"),
+    ("arm", pa.string(), "run of reinforcement learning that the model id names; null for other models"),
     ("step", pa.int32(), "step of the arm's checkpoint"),
+    ("dpo", pa.int32(), "number of the DPO that followed this step; null without DPO"),
     ("seed", pa.int32(), "seed of the arm's run"),
     ("benchmark", pa.string(), "benchmark"),
     ("task", pa.string(), "math, qa or web"),
@@ -111,10 +112,11 @@ def write(rows: Iterable[Mapping[str, Any]], output: str | Path, origin: str = "
 
 
 def arm_of(model: str) -> dict[str, Any]:
-    """Arm, step and seed of a checkpoint's model id; all None for another model."""
-    match = re.fullmatch(r"(.+)-step(\d+)-seed(\d+)", model)
-    arm, step, seed = match.groups() if match else (None, None, None)
-    return {"arm": arm, "step": step and int(step), "seed": seed and int(seed)}
+    """Arm, step, DPO and seed of a checkpoint's model id; all None for another model."""
+    match = re.fullmatch(r"(.+)-step(\d+)(?:-dpo(\d+))?-seed(\d+)", model)
+    arm, *numbers = match.groups() if match else [None] * 4
+    step, dpo, seed = (each and int(each) for each in numbers)
+    return {"arm": arm, "step": step, "dpo": dpo, "seed": seed}
 
 
 def _listed(wanted: Mapping[str, Mapping[str, Iterable[str]]]) -> Iterator[tuple[str, str, str]]:

@@ -43,7 +43,7 @@ def expressions(cfg: Config) -> str:
     """Pattern of what can be compared: a model id, or an arm with all its seeds (`aspo@30`, `aspo@last`)."""
     arms = "|".join(map(re.escape, sorted(cfg.arms)))
     models = "|".join(map(re.escape, cfg.models))
-    return rf"{models}|sft(-\w+?)?|({arms})(-step\d+-seed\d+|@(first|last|\d+))"
+    return rf"{models}|sft(-\w+?)?|({arms})(-step\d+(-dpo\d+)?-seed\d+|@(first|last|\d+))"
 
 
 def compared(targets: Targets, a: str, b: str) -> Target:
