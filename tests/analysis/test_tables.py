@@ -22,7 +22,7 @@ from tir.analysis.figures import FIGURES
 from tir.analysis.numbers import fixed, points, significant
 from tir.analysis.tables import TABLES, build, kind
 from tir.analysis.tables.files import page, to_csv, to_latex, to_markdown, write_tables
-from tir.analysis.tables.inputs import Inputs
+from tir.analysis.tables.inputs import Inputs, is_arm
 from tir.analysis.tables.layout import Table
 from tir.analysis.tables.reference import beside, paper, published_cell
 from tir.analysis.tables.training import clock, describe_module
@@ -717,3 +717,8 @@ def test_every_writer_prints_numbers_by_that_rule():
             for line in path.read_text(encoding="utf-8").splitlines():
                 found = own.search(line) and not any(path.name == name and part in line for name, part in allowed)
                 assert not found, f"{path.name}: {line.strip()}"
+
+
+def test_checkpoints_after_dpo_are_those_of_an_arm():
+    assert is_arm(["aspo-step30-seed1", "grpo-step15-dpo1-seed2"])
+    assert not is_arm(["aspo-step30-seed1", "sft-epoch2"]) and not is_arm(["sft"])

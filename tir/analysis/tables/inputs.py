@@ -199,7 +199,7 @@ class Inputs:
 
 def is_arm(models: Sequence[str]) -> bool:
     """Whether model ids are checkpoints of an arm (`aspo-step30-seed1`), whose seeds are samples of its training."""
-    return all(re.search(r"-step\d+-seed\d+$", model) for model in models)
+    return all(re.search(r"-step\d+(-dpo\d+)?-seed\d+$", model) for model in models)
 
 
 def same_items(first: Mapping, second: Mapping, where: str) -> None:
