@@ -30,6 +30,9 @@ def test_the_profile_keeps_its_machine_and_asks_for_two_gpus_at_most():
         "sft": "'gpu:h100:2'",
         "teacher_samples": "'gpu:a10g:1'",
         "rl": "'gpu:h100:2'",
+        "dpo_samples": "'gpu:h100:1'",
+        "dpo": "'gpu:h100:2'",
+        "rl_after_dpo": "'gpu:h100:2'",
         "traces": "'gpu:a10g:1'",
         "judge": "'gpu:h100:2'",
     }

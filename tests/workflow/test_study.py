@@ -136,6 +136,7 @@ def test_a_plan_has_the_runs_of_the_study_and_of_each_world(profile, options, ru
     [
         ({"arms": ["asbo"]}, ["study.arms.0: arms has no asbo; did you mean `aspo`?"]),
         ({"arms": ["aspo", "aspo"]}, ["study.arms.1: aspo is here twice, or is the baseline"]),
+        ({"arms": ["tool_star"]}, ["study.arms.0: tool_star has DPO; the study compares runs of RL"]),
         ({"baseline": "gpro"}, ["study.baseline: arms has no gpro; did you mean `grpo`?"]),
         ({"benchmarks": ["gsm9k"]}, ["study.benchmarks.0: benchmarks has no gsm9k"]),
         ({"phase": {"arms": ["lambda_2"]}}, ["study.phase.arms.0: arms has no lambda_2"]),

@@ -295,13 +295,18 @@ def _study(config: Config) -> Iterator[Fault]:
         return
     parts = {("study",): study, **({("study", "phase"): study.phase} if study.phase else {})}
     plain = config.plain_arms  # the study compares runs of RL
+
+    def unknown(path: tuple[Any, ...], arm: str) -> Fault:
+        why = f"{arm} has DPO; the study compares runs of RL" if arm in config.arms else f"arms has no {arm}"
+        return not_among(path, arm, plain, why)
+
     if study.baseline not in plain:
-        yield not_among(("study", "baseline"), study.baseline, plain, f"{study.baseline} is not an arm without DPO")
+        yield unknown(("study", "baseline"), study.baseline)
     yield from _row(config, ("study", "start"), study.start)
     for path, part in parts.items():
         for position, arm in enumerate(part.arms):
             if arm not in plain:
-                yield not_among((*path, "arms", position), arm, plain, f"{arm} is not an arm without DPO")
+                yield unknown((*path, "arms", position), arm)
         for position, benchmark in enumerate(part.benchmarks or []):
             yield from _benchmark(config, (*path, "benchmarks", position), benchmark)
     if study.phase and config.data.sft.kind != "world":
