@@ -180,6 +180,7 @@ def cluster() -> Cluster:
 def finished(cluster) -> Cluster:
     """The cluster, after the graph has run in jobs without network, like compute nodes without internet."""
     cluster.environment["TIR_NO_NETWORK"] = "1"
+    cluster.before = cluster.last_job()
     # Each job has a retrieval server of its own: without network it could not reach the run's server.
     cluster.output = cluster.snakemake("--config", "site={retrieval_server: {runs_on: none}}", "--", TARGET, JUDGE)
     del cluster.environment["TIR_NO_NETWORK"]
@@ -207,9 +208,8 @@ def test_the_run_writes_table_5(finished):
 
 
 def test_every_job_ran_on_the_gpu_type_of_its_stage(finished):
-    """Slurm keeps its records for an hour, so they may include jobs of an earlier session."""
-    jobs = [job for job in finished.jobs() if job["WorkDir"] == str(finished.work) and job["JobState"] == "COMPLETED"]
-    # Results of an earlier session stay, so a run may need fewer stages.
+    """Results of an earlier session stay, so this run may have needed fewer stages."""
+    jobs = [job for job in finished.jobs() if int(job["JobId"]) > finished.before and job["JobState"] == "COMPLETED"]
     ran = set(re.findall(r"^rule (\w+):", finished.output, re.M))
     assert ran or "Nothing to be done" in finished.output
     assert {rule_of(job) for job in jobs} >= ran & set(NODE_OF)
@@ -345,11 +345,11 @@ def test_a_stage_saves_before_its_time_limit_and_slurm_ends_one_that_hangs(finis
 
 
 def running(cluster: Cluster, module: str) -> list[psutil.Process]:
-    """The processes of this copy that run a module."""
+    """The Python processes of this copy that run a module, without the commands that submit or contain it."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "cwd"])
-        if module in (process.info["cmdline"] or []) and process.info["cwd"] == str(cluster.work)
+        if (process.info["cmdline"] or [])[1:3] == ["-m", module] and process.info["cwd"] == str(cluster.work)
     ]
 
 
