@@ -48,10 +48,10 @@ def test_edited_settings_of_a_pilot_rerun_only_that_pilot(workflow):
 
 
 def test_an_added_epoch_trains_the_main_run_and_adds_a_model(workflow):
-    edit(workflow / "profiles/laptop/tiny.yaml", "  epochs: 2\n", "  epochs: 3\n")
+    edit(workflow / "profiles/laptop/tiny.yaml", "  epochs: 5\n", "  epochs: 6\n")
     assert "sft:full" in planned(workflow)
-    made = snakemake(workflow, "-n", "models/sft-epoch3/manifest.json")
-    assert re.search(r"rule select_checkpoint:.*wildcards: model=sft-epoch3", made, re.S)
+    made = snakemake(workflow, "-n", "models/sft-epoch6/manifest.json")
+    assert re.search(r"rule select_checkpoint:.*wildcards: model=sft-epoch6", made, re.S)
 
 
 def test_leading_space_is_a_parameter_of_every_fine_tuning_run(workflow):

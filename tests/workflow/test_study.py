@@ -141,7 +141,7 @@ def test_a_plan_has_the_runs_of_the_study_and_of_each_world(profile, options, ru
         ({"benchmarks": ["gsm9k"]}, ["study.benchmarks.0: benchmarks has no gsm9k"]),
         ({"phase": {"arms": ["lambda_2"]}}, ["study.phase.arms.0: arms has no lambda_2"]),
         ({"smallest_effects": {"acuracy": 0.1}}, ["study.smallest_effects.acuracy"]),
-        ({"start": "sft-epoch9"}, ["study.start", "sft.epochs is 2"]),
+        ({"start": "sft-epoch9"}, ["study.start", "sft.epochs is 5"]),
     ],
 )
 def test_errors_name_the_key_of_the_study(change, words, tmp_path):
