@@ -8,26 +8,21 @@ does not repeat a finished one.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
 import sys
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tir.common import subprocesses
-from tir.common.errors import CheckpointError, InfrastructureFault
+from tir.common.errors import CheckpointError
 from tir.common.files import only_writer
 from tir.common.model_files import MANIFEST, read_model_manifest, write_manifest
-from tir.common.records import digest, file_digest, read_json, read_jsonl, write_json, write_jsonl, write_text
+from tir.common.records import digest, file_digest, read_json, read_jsonl, write_json, write_jsonl
 from tir.config.params import plain
 from tir.dpo.merge import merge_adapter
 from tir.dpo.recipe import DpoRun, plan_steps, render_recipe
-from tir.sft import entry
 from tir.sft.checkpoints import complete_checkpoints, export_checkpoint, prune
-from tir.sft.log import read_trainer_log
+from tir.sft.launcher import run_trainer
 from tir.sft.recipe import StepPlan, deepspeed_config
 
 ENTRY = "tir.dpo.entry"
@@ -44,8 +39,6 @@ _LOGGED = {  # name in the Trainer's log -> name in log.jsonl
     "rewards/chosen": "chosen_reward",
     "rewards/rejected": "rejected_reward",
 }
-_POLL_SECONDS = 0.5
-_GRACE_SECONDS = {"cpu": 60.0, "cuda": 540.0}  # time to finish a step and save a checkpoint
 
 
 def report(line: str) -> None:
@@ -108,9 +101,7 @@ def _prepare(directory: Path, work: str, pairs: str | Path) -> int:
 
 def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> None:
     """Run LLaMA-Factory to the last step, from the last complete checkpoint if there is one."""
-    import yaml
-
-    output, log = directory / "checkpoints", directory / "llamafactory.log"
+    output = directory / "checkpoints"
     found = complete_checkpoints(output, run.processes)
     if found:
         prune(output, (), max(found))
@@ -129,71 +120,23 @@ def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> 
         deepspeed_file=deepspeed_file,
         resume=found[max(found)] if found else None,
     )
-    write_text(directory / entry.RECIPE, yaml.safe_dump(recipe, sort_keys=False))
-    launch = run.processes > 1 or deepspeed_file is not None  # DeepSpeed needs torch's launcher
-    # The checkpoints of earlier epochs are not kept: any step may be resumed from, and only the last one is exported.
-    steps = {"boundaries": [plan.total], "within": plan.within}
-    write_json(directory / entry.SCHEDULE, {"processes": run.processes, "launch": launch, **steps})
-    (directory / entry.STOP).unlink(missing_ok=True)
-    child = subprocesses.start(
-        [sys.executable, "-m", ENTRY, str(directory)], log, directory=directory, variables=_environment(run)
-    )
-    try:
-        _follow(child, directory, run, plan)
-    except KeyboardInterrupt:
-        report("saving a checkpoint after the current step")
-        (directory / entry.STOP).touch()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS[run.device])
-        raise
-    finally:
-        subprocesses.kill(child)
-    if child.returncode != 0:
-        raise InfrastructureFault(
-            "LLaMA-Factory failed",
-            where=str(log),
-            why=f"exit status {child.returncode}: {subprocesses.log_tail(log)}",
-            remedy="fix the cause and run the same command again; it resumes from the last complete checkpoint",
-        )
-
-
-def _environment(run: DpoRun) -> dict[str, str]:
-    variables = {
-        entry.PARENT: str(os.getpid()),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads sleep at barriers; on a busy machine, spinning delays the other threads
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    schedule = {
+        "processes": run.processes,
+        "launch": run.processes > 1 or deepspeed_file is not None,  # DeepSpeed needs torch's launcher
+        # The checkpoints of earlier epochs are not kept: any step may be resumed from, and only the last is exported.
+        "boundaries": [plan.total],
+        "within": plan.within,
     }
-    cpu = {"CUDA_VISIBLE_DEVICES": ""}
-    return variables | (cpu if run.device == "cpu" else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"})
 
-
-def _follow(child: subprocess.Popen, directory: Path, run: DpoRun, plan: StepPlan) -> None:
-    """Print each logged step until the child ends; raise `InfrastructureFault` if no step finishes in time."""
-    trainer_log, alive = directory / "checkpoints" / "trainer_log.jsonl", directory / entry.ALIVE
-    limit, beat = subprocesses.StallLimit(run.dpo.stall_s, directory / "llamafactory.log"), _changed(alive)
-    shown = len(read_trainer_log(trainer_log))
-    while child.poll() is None:
-        time.sleep(_POLL_SECONDS)
-        if (now := _changed(alive)) != beat:
-            beat = now
-            limit.progress()
-        limit.check()
-        logged = read_trainer_log(trainer_log)
-        for each in logged[shown:]:
+    def show(entries: Sequence[Mapping[str, Any]]) -> None:
+        for each in entries:
             if "loss" in each:
                 values = f"loss {each['loss']:.4f}, accuracy {each.get('accuracy', 0.0):.2f}"
                 report(f"step {each['current_steps']}/{plan.total}, {values}, {each.get('remaining_time', '')} left")
-        shown = len(logged)
 
-
-def _changed(path: Path) -> int:
-    """Time of a file's last change, or 0."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime_ns
-    return 0
+    run_trainer(
+        ENTRY, directory, recipe, schedule, device=run.device, stall_s=run.dpo.stall_s, show=show, report=report
+    )
 
 
 def _export(directory: Path, policy: Path, output: Path, run: DpoRun, plan: StepPlan, work: str) -> None:

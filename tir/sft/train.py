@@ -9,35 +9,29 @@ finished one.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tir.common import subprocesses
-from tir.common.errors import CheckpointError, InfrastructureFault
+from tir.common.errors import CheckpointError
 from tir.common.files import only_writer
 from tir.common.gpus import memory_of_gpus
 from tir.common.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.params import plain
-from tir.sft import entry, memory
+from tir.sft import memory
 from tir.sft.batches import passes, row_lengths, step_rows
 from tir.sft.checkpoints import complete_checkpoints, export_checkpoint, prune
+from tir.sft.launcher import run_trainer
 from tir.sft.log import keep_until, log_records, read_trainer_log, seconds
 from tir.sft.recipe import StepPlan, deepspeed_config, plan_steps, render_recipe
 from tir.sft.render import write_tokenized
 from tir.sft.run import SftRun
 
 ENTRY = "tir.sft.entry"
-_POLL_SECONDS = 0.5
-_CAUSE = re.compile(r"[\w.]*(Error|Exception|Fault)\b|traceback : Signal \d+")
-_GRACE_SECONDS = {"cpu": 60.0, "cuda": 540.0}  # time to finish a step and save a checkpoint
 
 
 def report(line: str) -> None:
@@ -157,45 +151,28 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan, track
         resume=found[max(found)] if found else None,
         tracked=tracked,
     )
-    write_text(directory / entry.RECIPE, _yaml(recipe))
-    write_json(
-        directory / entry.SCHEDULE,
-        {
-            "processes": run.processes,
-            "launch": run.processes > 1 or deepspeed_file is not None,  # DeepSpeed needs torch's launcher
-            "boundaries": plan.boundaries,
-            "within": plan.within,
-            "batch_rows": run.sft.batch_rows,
-            "seed": run.sft.seed,
-            "passes": number,
-            "packed": run.packed,
-            "liger": recipe["enable_liger_kernel"],
-        },
+    schedule = {
+        "processes": run.processes,
+        "launch": run.processes > 1 or deepspeed_file is not None,  # DeepSpeed needs torch's launcher
+        "boundaries": plan.boundaries,
+        "within": plan.within,
+        "batch_rows": run.sft.batch_rows,
+        "seed": run.sft.seed,
+        "passes": number,
+        "packed": run.packed,
+        "liger": recipe["enable_liger_kernel"],
+    }
+    run_trainer(
+        ENTRY,
+        directory,
+        recipe,
+        schedule,
+        device=run.device,
+        stall_s=run.sft.stall_s,
+        show=_Progress(plan.total),
+        report=lambda line: report(f"sft: {line}"),
+        variables=tracked.variables,
     )
-    (directory / entry.STOP).unlink(missing_ok=True)
-    child = subprocesses.start(
-        [sys.executable, "-m", ENTRY, str(directory)],
-        directory / "llamafactory.log",
-        directory=directory,
-        variables=_environment(run) | dict(tracked.variables),
-    )
-    try:
-        _follow(child, directory, plan, run)
-    except KeyboardInterrupt:
-        report("sft: saving a checkpoint after the current step")
-        (directory / entry.STOP).touch()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_SECONDS[run.device])
-        raise
-    finally:
-        subprocesses.kill(child)
-    if child.returncode != 0:
-        raise InfrastructureFault(
-            "LLaMA-Factory failed",
-            where=str(directory / "llamafactory.log"),
-            why=f"exit status {child.returncode}: {_cause(directory / 'llamafactory.log')}",
-            remedy="fix the cause and run the same command again; it resumes from the last complete checkpoint",
-        )
 
 
 def _divide_steps(directory: Path, base: Path, run: SftRun) -> tuple[int, bool]:
@@ -222,64 +199,23 @@ def _divide_steps(directory: Path, base: Path, run: SftRun) -> tuple[int, bool]:
     return number, recompute
 
 
-def _yaml(recipe: dict[str, Any]) -> str:
-    import yaml
+class _Progress:
+    """Prints each logged step, with the time that has passed and the time that is left."""
 
-    return yaml.safe_dump(recipe, sort_keys=False)
+    def __init__(self, total: int):
+        self.total, self.started, self.first = total, time.monotonic(), None
 
-
-def _environment(run: SftRun) -> dict[str, str]:
-    variables = {
-        entry.PARENT: str(os.getpid()),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads sleep at barriers; on a busy machine, spinning delays the other threads
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    if run.device == "cpu":
-        return variables | {"CUDA_VISIBLE_DEVICES": ""}
-    return variables | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # as `llamafactory-cli` does
-
-
-def _follow(child: subprocess.Popen, directory: Path, plan: StepPlan, run: SftRun) -> None:
-    """Print progress until the child process ends; raise `InfrastructureFault` if it makes none."""
-    trainer_log, alive = directory / "checkpoints" / "trainer_log.jsonl", directory / entry.ALIVE
-    shown, started, first = len(read_trainer_log(trainer_log)), time.monotonic(), None
-    limit, beat = subprocesses.StallLimit(run.sft.stall_s, directory / "llamafactory.log"), _changed(alive)
-    while child.poll() is None:
-        time.sleep(_POLL_SECONDS)
-        if _changed(alive) != beat:
-            beat = _changed(alive)
-            limit.progress()
-        limit.check()
-        entries = read_trainer_log(trainer_log)
-        for logged in entries[shown:]:
-            step = logged["current_steps"]
-            if first is None:
-                first = (step, time.monotonic())
-                started = time.monotonic() - seconds(logged.get("elapsed_time", "0:00:00"))
-            elapsed = time.monotonic() - started
-            rate = (step - first[0]) / max(1e-9, time.monotonic() - first[1]) if step > first[0] else 0.0
-            left = f"{(plan.total - step) / rate:.0f} s left" if rate else logged.get("remaining_time", "")
+    def __call__(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        for logged in entries:
+            step, now = logged["current_steps"], time.monotonic()
+            if self.first is None:
+                self.first = (step, now)
+                self.started = now - seconds(logged.get("elapsed_time", "0:00:00"))
+            done, since = self.first
+            rate = (step - done) / max(1e-9, now - since) if step > done else 0.0
+            left = f"{(self.total - step) / rate:.0f} s left" if rate else logged.get("remaining_time", "")
             losses = ", ".join(f"{name} {logged[name]:.4f}" for name in ("loss", "eval_loss") if name in logged)
-            report(f"sft: step {step}/{plan.total}, {losses or 'done'}, {elapsed:.0f} s, {left}")
-        shown = len(entries)
-
-
-def _changed(path: Path) -> int:
-    """Time of a file's last change, or 0."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _cause(log: Path) -> str:
-    """The last line of the log that names an exception or a signal; if there is none, the last line."""
-    lines = [re.sub(r"^\[rank\d+\]: ", "", line).strip() for line in subprocesses.tail(log, 200)]
-    named = [line for line in lines if _CAUSE.match(line) and "ChildFailedError" not in line]
-    return (named or lines or ["the log is empty"])[-1][:300]
+            report(f"sft: step {step}/{self.total}, {losses or 'done'}, {now - self.started:.0f} s, {left}")
 
 
 def _manifest(models: Path, epoch: int) -> dict[str, Any]:
