@@ -25,6 +25,7 @@ from tir.common.model_files import weights_fault
 from tir.common.records import read_json, read_jsonl, write_json, write_jsonl
 from tir.config.params import params
 from tir.rollout.protocol import encode_tool_text, split_output
+from tir.sft import launcher
 from tir.sft import train as training
 from tir.sft.checkpoints import complete_checkpoints, is_complete, prune
 from tir.sft.log import keep_until, log_records, read_trainer_log, seconds
@@ -303,7 +304,7 @@ def bench(tmp_path, monkeypatch):
     (tmp_path / "fake" / "fake_trainer.py").write_text(textwrap.dedent(FAKE))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fake'}{os.pathsep}{ROOT}")
     monkeypatch.setattr(training, "ENTRY", "fake_trainer")
-    monkeypatch.setattr(training, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(launcher, "_POLL_SECONDS", 0.05)
     qwen_like_tokenizer().save_pretrained(tmp_path / "base")
     write_safetensors(tmp_path / "base" / "model.safetensors")
     write_json(tmp_path / "sft.json", [ROW | {"input": f"{number}?"} for number in range(40)])
