@@ -114,7 +114,7 @@ def test_jobs_on_a_cluster_ask_for_no_gpu():
     [
         # Seven arms of five seeds; in each of five worlds three arms of two seeds.
         ("profiles/laptop", [], [35, 6, 6, 6, 6, 6]),
-        ("profiles/slurm", ["--quick"], [6]),
+        ("profiles/slurm", ["--quick"], [6, 4, 4]),
     ],
 )
 def test_a_plan_has_the_runs_of_the_study_and_of_each_world(profile, options, runs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,6 +28,11 @@ RunName = Annotated[str, Field(pattern=_RUN_NAME)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Device = Literal["cuda", "cpu"]
 Task = Literal["math", "qa", "web"]
+
+
+def drop_nulls(value: Any) -> Any:
+    """A mapping without the entries that are null, as which an overlay removes them; other values as they are."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
 
 
 def operational(default: Any, **constraints: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tir.common.errors import ConfigError
-from tir.common.schema import Device, Model, Name, RunName
+from tir.common.schema import Device, Model, Name, RunName, drop_nulls
 from tir.config import references
 from tir.config.arms import Arm, inherit
 from tir.config.data import Benchmark, Data
@@ -86,9 +86,8 @@ class Config(Model):
 
     @field_validator("benchmarks", "models", "tables", mode="before")
     @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        # An overlay removes an entry by setting it to null.
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
+    def _remove(cls, value: Any) -> Any:
+        return drop_nulls(value)
 
     @model_validator(mode="after")
     def _refers(self) -> Config:

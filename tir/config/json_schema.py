@@ -1,8 +1,8 @@
 """JSON Schema of the configuration files, for editors and for the configuration reference.
 
 It describes one YAML file, not the merged configuration: no key is required, because an overlay contains only the keys
-that differ; an entry of `benchmarks`, `models` or `tables` may be null, which removes it. `load` checks the merged
-configuration, where every key without a default must be set.
+that differ; an entry of `benchmarks`, `models`, `tables` or `study.phase.worlds` may be null, which removes it. `load`
+checks the merged configuration, where every key without a default must be set.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def editor_schema() -> dict[str, Any]:
     properties = schema["properties"] | {"site": {"$ref": "#/$defs/Site"}}
     for name in _REMOVABLE:
         _let_entries_be_null(properties[name])
+    _let_entries_be_null(definitions["Phase"]["properties"]["worlds"])
     definitions["Arm"]["properties"]["base"] = {
         "type": "string",
         "description": "another arm, whose keys this one inherits",

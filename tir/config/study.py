@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tir.common.schema import Model, Name, Share
+from tir.common.schema import Model, Name, Share, drop_nulls
 from tir.config.faults import Fault, Faults
 
 Measure = Literal[
@@ -45,7 +45,9 @@ class WorldPoint(Model):
 class Phase(Model):
     """The phase diagram: arms in worlds that differ in the value of rethinking."""
 
-    worlds: dict[Name, WorldPoint] = Field(min_length=2, description="worlds, from left to right in the figure")
+    worlds: Annotated[dict[Name, WorldPoint], BeforeValidator(drop_nulls)] = Field(
+        min_length=2, description="worlds, from left to right in the figure; null removes one"
+    )
     arms: list[Name] = Field(min_length=1, description="arms that are compared with study.baseline in every world")
     seeds: list[Annotated[int, Field(ge=0)]] = Field([1, 2], min_length=1, description="seeds of these runs")
     benchmarks: list[Name] | None = Field(None, description="benchmarks; null: those of the study")
