@@ -13,7 +13,7 @@ from support.shared_data import BENCHMARK_ROWS, BENCHMARK_TASKS
 
 from bench.coverage import ARMS, PAIRS, TRUTH, as_scores, measure, simulate
 from tir.analysis.bootstrap import clustered_difference, clustered_proportion, weighted_median
-from tir.analysis.contrast import NORMAL, contrast, of_seeds, satterthwaite, variance_split
+from tir.analysis.contrast import NORMAL, contrast, distribution, of_seeds, satterthwaite, variance_split
 from tir.analysis.statistics import ONE_SEED, holm, study, wilson
 from tir.common.errors import DataError
 
@@ -99,6 +99,10 @@ def test_a_difference_of_few_items_is_judged_like_mcnemars_exact_test(items):
         exact = stats.binomtest(lost, gained + lost).pvalue
         without_ties = exact - stats.binom.pmf(lost, gained + lost, 0.5)  # the mid-p value
         assert without_ties <= p(gained, lost) <= exact + 0.003
+
+
+def test_a_table_names_the_distribution_of_a_test():
+    assert [distribution(2.0481), distribution(NORMAL)] == ["t(2.048)", "normal"]
 
 
 def test_a_macro_average_weighs_benchmarks_equally():

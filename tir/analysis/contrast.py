@@ -32,6 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from tir.analysis.numbers import significant
+
 NORMAL = 1e12  # degrees of freedom at which Student's t is the normal distribution
 
 
@@ -176,3 +178,8 @@ def variance_split(values: np.ndarray) -> dict[str, float]:
         "seeds": max(0.0, float(table.mean(axis=1).var(ddof=1) - within / items)) if seeds > 1 else 0.0,
         "within": within,
     }
+
+
+def distribution(freedom: float) -> str:
+    """Name of Student's distribution in a table: `t(4.2)`, or `normal` from 1,000 degrees of freedom."""
+    return f"t({significant(freedom, 4)})" if freedom < 1000 else "normal"

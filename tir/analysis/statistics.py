@@ -25,8 +25,7 @@ import numpy as np
 from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
-from tir.analysis.contrast import NORMAL, Contrast, contrast
-from tir.analysis.numbers import significant
+from tir.analysis.contrast import NORMAL, Contrast, contrast, distribution
 from tir.common.errors import DataError
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # model label -> benchmark -> (seeds, items, samples)
@@ -210,7 +209,7 @@ def _compare(test: _Test, p_holm: float | None, family: int, level: float, power
         p_holm=p_holm,
         minimum_detectable=detectable,
         items_needed=needed,
-        method=f"t({significant(found.freedom, 4)}) over {_source(found.seeds, test.once)}, paired",
+        method=f"{distribution(found.freedom)} over {_source(found.seeds, test.once)}, paired",
         verdict=_verdict(test, p_holm, 1 - level),
     )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.numbers import fixed, significant
+from tir.analysis.contrast import distribution
+from tir.analysis.numbers import fixed
 from tir.analysis.outcomes import TRAINING, UNITS, Measured, measured
 from tir.analysis.statistics import ONE_SEED, holm
 from tir.analysis.tables.inputs import Inputs
@@ -78,7 +79,7 @@ def _method(each: Measured, freedom: float) -> str:
     if each.seeds == 1:
         return "one seed" if each.family == "training" else "items (one seed), paired"
     over = f"{each.seeds} seeds" if each.family == "training" else f"items and {each.seeds} seeds"
-    return f"t({significant(freedom, 4)}) over {over}, paired"
+    return f"{distribution(freedom)} over {over}, paired"
 
 
 def _number(value: float) -> str:
