@@ -119,6 +119,7 @@ localrules:
     select_checkpoint,
     dpo_prompts,
     inspect_log,
+    inspect_rollouts,
 
 
 rule all:
@@ -134,6 +135,7 @@ rule all:
         ],
         expand("results/{figure}.png", figure=TARGETS.figures),
         "results/retrieval_smoke.csv",
+        looking.default(TARGETS),
 
 
 # Results are checked against identity/ (tir/workflow/identity.py), because Snakemake's own metadata can get lost.

@@ -1,6 +1,7 @@
 # Tables and figures from raw records. tir/workflow/targets.py defines the inputs of each.
 
 import re
+from pathlib import Path
 
 from tir.workflow.digests import ROOT
 from tir.workflow.targets import Targets, last_summary
@@ -12,9 +13,13 @@ MADE = [(name, "") for name in [*TARGETS.tables, *TARGETS.extra]]
 MADE += [(name, size) for size in SIZES[1:] for name in cfg.full_size.tables]
 MADE += [(name, "") for name in TARGETS.study_tables]
 FOLDER = dict.fromkeys([*TARGETS.study_tables, *TARGETS.study_figures], "study/")
-# For the report: its captions say what a generated run is, and its first page has the sentences of the last summary.
+# For the report: its captions say what a generated run is, and its first page has the sentences of the last summary and
+# names the logs of inspect_ai that there are.
 config["origin"] = TARGETS.origin_label()
 config["summary"] = last_summary("results/summary.json")
+config["logs"] = sorted(
+    str(path.relative_to("results")) for path in Path("results/inspect").rglob("*.eval")
+)
 CHECKS = ("judgements", "leakage", "arithmetic")
 
 

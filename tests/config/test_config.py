@@ -17,7 +17,7 @@ from tir.config.experiment import load
 from tir.config.references import TAKEN
 from tir.config.world import ProblemKind
 from tir.config.yaml_files import refuse_repeated_keys
-from tir.scoring.score import METRICS as SCORED
+from tir.scoring.metrics import METRICS as SCORED
 from tir.scoring.score import score_trace, with_verdicts
 from tir.workflow.targets import Targets
 from tir.world.problems import KINDS

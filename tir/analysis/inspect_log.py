@@ -5,11 +5,8 @@ Runs in the environment `.venv/inspect`, which has inspect_ai and nothing of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from inspect_ai.log import (
@@ -36,60 +33,50 @@ from inspect_ai.model import (
 from inspect_ai.scorer import CORRECT, INCORRECT, Score
 from inspect_ai.tool import ToolCall, ToolCallError
 
+from tir.analysis.exports import Trajectories, golds, item_mean, values
 from tir.analysis.tool_errors import is_error, payload
 from tir.common.records import digest
 from tir.rollout.protocol import Segment, tool_call
 
-METRICS = ("em", "f1", "acc", "char_f1", "math_equal")
 STOPS = {"answer": "stop", "length": "max_tokens", "budget": "unknown"}
 _ARGUMENT = {"python": "code", "search": "query"}
 
 
-def eval_log(
-    traces: Sequence[Mapping[str, Any]],
-    scores: Sequence[Mapping[str, Any]],
-    *,
-    model: str,
-    benchmark: str,
-    system_prompt: str,
-    created: float,
-    settings: Mapping[str, Any],
-) -> EvalLog:
-    """The log of a model on a benchmark.
+def eval_log(found: Trajectories, *, model: str, task: str, system_prompt: str, settings: Mapping[str, Any]) -> EvalLog:
+    """The log of a model on a benchmark, or of a step of reinforcement learning.
 
     Args:
-        traces: trace records.
-        scores: score records; a trajectory without one has no scores in the log either.
-        model: model id.
-        benchmark: its name.
+        found: the trajectories; one without a score has no scores in the log either. If they are not finished, the log
+            is one of an evaluation that goes on.
+        model: model id, or name of the run.
+        task: name of the benchmark, or kind and number of the step.
         system_prompt: text of the system turn.
-        created: when the trajectories were written, in seconds since 1970.
         settings: what the run is described by, with `evaluation` (temperature, samples, ...).
     """
-    by_key = {(row["id"], row["sample"]): row for row in scores}
-    name = digest([model, benchmark, settings, created])
-    samples = [_sample(row, by_key.get((row["id"], row["sample"])), model, system_prompt, name) for row in traces]
+    traces, created = found.traces, found.created
+    name = digest([model, task, settings, created])
+    samples = [_sample(row, found.score(row), model, system_prompt, name) for row in traces]
     items = list(dict.fromkeys(row["id"] for row in traces))
     decoding = settings.get("evaluation", {})
     time = datetime.fromtimestamp(created, UTC).isoformat()
     return EvalLog(
-        status="success",
+        status="success" if found.finished else "started",
         eval=EvalSpec(
             eval_id=f"{name}-eval",
             run_id=f"{name}-run",
             task_id=f"{name}-task",
             created=time,
-            task=benchmark,
+            task=task,
             model=model,
-            dataset=EvalDataset(name=benchmark, samples=len(items), sample_ids=items),
+            dataset=EvalDataset(name=task, samples=len(items), sample_ids=items),
             config=EvalConfig(epochs=len({row["sample"] for row in traces})),
             model_generate_config=GenerateConfig(
                 temperature=decoding.get("temperature"), top_p=decoding.get("top_p"), seed=decoding.get("seed")
             ),
             metadata=dict(settings),
         ),
-        stats=EvalStats(started_at=time, completed_at=time),
-        results=_results(samples, len(traces)),
+        stats=EvalStats(started_at=time, completed_at=time if found.finished else ""),
+        results=_results(samples, len(traces)) if found.finished else None,
         samples=samples,
     )
 
@@ -104,12 +91,11 @@ def _sample(
     usage = ModelUsage(output_tokens=trace["usage"].get("model_tokens") or 0)
     output = ModelOutput.from_content(model, written[-1].text if written else "", stop_reason=STOPS[trace["finish"]])
     output.usage = usage
-    gold = trace["gold"] if isinstance(trace["gold"], list) else [trace["gold"]]
     return EvalSample(
         id=trace["id"],
         epoch=trace["sample"] + 1,
         input=asked,
-        target=[str(each) for each in gold],
+        target=golds(trace),
         messages=[*asked, *written],
         output=output,
         scores=_scores(score, trace["answer"]),
@@ -118,7 +104,7 @@ def _sample(
         uuid=digest([name, trace["id"], trace["sample"]]),
         metadata={
             key: trace[key]
-            for key in ("finish", "n_python", "n_search", "first_tool_offset", "helped", "task")
+            for key in ("finish", "fault", "n_python", "n_search", "first_tool_offset", "helped", "task")
             if key in trace
         },
     )
@@ -148,15 +134,16 @@ def _messages(segments: Sequence[Segment], model: str) -> Iterator[ChatMessage]:
 
 
 def _scores(score: Mapping[str, Any] | None, answer: str | None) -> dict[str, Score] | None:
-    """`correct` as C or I, and the metrics of the task; None for a trajectory that has not been scored."""
+    """`correct` as C or I, and the other numbers of the score; None for a trajectory that has not been scored."""
     if score is None:
         return None
     decided = {"decided_by": score.get("decided_by")}
-    found = {"correct": Score(value=CORRECT if score["correct"] else INCORRECT, answer=answer, metadata=decided)}
-    for name in METRICS:
-        if score.get(name) is not None:
-            found[name] = Score(value=float(score[name]), answer=answer)
-    return found
+    return {
+        name: Score(value=CORRECT if value else INCORRECT, answer=answer, metadata=decided)
+        if name == "correct"
+        else Score(value=value, answer=answer)
+        for name, value in values(score).items()
+    }
 
 
 def _results(samples: Sequence[EvalSample], total: int) -> EvalResults:
@@ -166,25 +153,13 @@ def _results(samples: Sequence[EvalSample], total: int) -> EvalResults:
 
 
 def _mean(samples: Sequence[EvalSample], name: str) -> EvalScore:
-    by_item: dict[Any, list[float]] = {}
-    for each in samples:
-        if each.scores and name in each.scores:
-            value = each.scores[name].value
-            by_item.setdefault(each.id, []).append(float(value == CORRECT if isinstance(value, str) else value))
-    means = [mean(values) for values in by_item.values()]
-    metrics = {"mean": mean(means)}
-    if len(means) > 1:
-        metrics["stderr"] = stdev(means) / math.sqrt(len(means))
-    scored = sum(map(len, by_item.values()))
+    scored = [(each.id, each.scores[name].value) for each in samples if each.scores and name in each.scores]
+    numbers = [(item, float(value == CORRECT if isinstance(value, str) else value)) for item, value in scored]
+    metrics = dict(zip(("mean", "stderr"), item_mean(numbers), strict=True))
     return EvalScore(
         name=name,
         scorer=name,
-        scored_samples=scored,
-        unscored_samples=len(samples) - scored,
-        metrics={key: EvalMetric(name=key, value=value) for key, value in metrics.items()},
+        scored_samples=len(scored),
+        unscored_samples=len(samples) - len(scored),
+        metrics={key: EvalMetric(name=key, value=value) for key, value in metrics.items() if value is not None},
     )
-
-
-def created_at(path: str | Path) -> float:
-    """When a file was written, in whole seconds since 1970."""
-    return float(int(Path(path).stat().st_mtime))

@@ -6,7 +6,6 @@ empty, `sampled`, `n500` or both. A row says in `state` which of its two records
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +16,15 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from tir.analysis.exports import SCORE_KEYS, TRACE_KEYS, golds, whole_rows
 from tir.analysis.tables.inputs import segments_of
 from tir.analysis.tables.trajectories import arrow
 from tir.analysis.tool_errors import failed_calls
 from tir.common.errors import DataError
 from tir.common.files import atomic_path
-from tir.common.records import parse_row, read_jsonl
+from tir.common.records import read_jsonl
 from tir.rollout.protocol import TOOLS, actions
+from tir.scoring.metrics import RULE_METRICS
 from tir.scoring.score import judgement_index, with_verdicts
 
 _TEXTS = pa.list_(pa.string())
@@ -63,7 +64,6 @@ COLUMNS = (
     ("gold", _TEXTS, "accepted answers"),
 )
 SCHEMA = pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in COLUMNS])
-METRICS = ("em", "f1", "acc", "char_f1", "math_equal")
 
 
 @dataclass
@@ -165,7 +165,7 @@ def _rows(
     by_key = {(row["id"], row["sample"]): row for row in _scores(scores, verdicts, judge_decides)}
     finished = traces.exists()
     if finished:
-        records = read_jsonl(traces, ("id", "sample", "segments", "finish"))
+        records = read_jsonl(traces, TRACE_KEYS)
     else:
         records = _unfinished(traces, notes) if partial else []
     unscored = 0
@@ -186,7 +186,7 @@ def _rows(
 
 
 def _scores(scores: Path, verdicts: Mapping, decides: bool) -> list[dict]:
-    records = read_jsonl(scores, ("id", "sample", "correct")) if scores.exists() else []
+    records = read_jsonl(scores, SCORE_KEYS) if scores.exists() else []
     return with_verdicts(records, verdicts, decides=decides) if verdicts else records
 
 
@@ -195,12 +195,7 @@ def _unfinished(traces: Path, notes: list[str]) -> list[dict]:
     partial = traces.with_name(f"{traces.name}.partial")
     if not partial.exists():
         return []
-    records, broken = [], 0
-    for line in partial.read_bytes().split(b"\n")[1:]:
-        try:
-            records += [parse_row(line, ("id", "sample", "segments", "finish"))] if line.strip() else []
-        except ValueError:
-            broken += 1
+    records, broken = whole_rows(partial.read_bytes().partition(b"\n")[2], TRACE_KEYS)
     notes.append(f"{len(records)} trajectories of an unfinished file, {broken} incomplete lines left out: {partial}")
     return records
 
@@ -211,7 +206,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _behaviour(trace: Mapping[str, Any]) -> dict[str, Any]:
     segments = segments_of(trace)
-    names, offset, gold = actions(segments), trace["first_tool_offset"], trace["gold"]
+    names, offset = actions(segments), trace["first_tool_offset"]
     return {
         "task": trace["task"],
         "actions": names,
@@ -226,9 +221,7 @@ def _behaviour(trace: Mapping[str, Any]) -> dict[str, Any]:
         "finish": trace["finish"],
         "seconds": trace["timings"].get("seconds"),
         "answer": trace["answer"],
-        "gold": [each if isinstance(each, str) else json.dumps(each) for each in gold]
-        if isinstance(gold, list)
-        else [str(gold)],
+        "gold": golds(trace),
     }
 
 
@@ -236,7 +229,7 @@ def _metrics(score: Mapping[str, Any] | None) -> dict[str, Any]:
     if score is None:
         return {}
     judge = score.get("judge")
-    return {name: score.get(name) for name in METRICS} | {
+    return {name: score.get(name) for name in RULE_METRICS} | {
         "correct": bool(score["correct"]),
         "decided_by": score.get("decided_by"),
         "judge": judge and judge["verdict"],

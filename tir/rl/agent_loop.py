@@ -172,7 +172,7 @@ class TirAgentLoop(AgentLoopBase):
             functools.partial(reward, trajectory.segments, golds, ability, resources.reward, trajectory.executed),
         )
         scoring_seconds = time.monotonic() - started
-        row = {"index": int(index), "session": session_id, "ability": ability, "gold": golds}
+        row = {"index": int(index), "session": session_id, "ability": ability, "question": user, "gold": golds}
         write_record(resources.records, "val" if validation else "train", global_steps, row, trajectory, score)
         return AgentLoopOutput(
             prompt_ids=prompt_ids,

@@ -20,9 +20,9 @@ from functools import partial
 from tir.common.errors import DataError
 from tir.scoring.answers import math, qa
 from tir.scoring.answers.verifier import Verifier, default_verifier
+from tir.scoring.metrics import METRICS
 
 TASKS = ("math", "qa", "web")
-METRICS = ("em", "f1", "acc", "char_f1", "math_equal", "judge", "correct")
 FINISHES = ("answer", "length", "budget")
 
 Judgements = Mapping[tuple[str, int], Mapping]

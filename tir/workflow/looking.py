@@ -1,9 +1,12 @@
-"""Inputs and parameters of the results for looking at single trajectories, which are made only on request."""
+"""Inputs and parameters of the results for looking at single trajectories."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from tir.common.errors import ConfigError
+from tir.config.data import Benchmark
 from tir.config.experiment import Config
 from tir.config.params import params, without
 from tir.workflow.targets import SAMPLED, Target, Targets, record_path
@@ -50,20 +53,76 @@ def compared(targets: Targets, a: str, b: str) -> Target:
     """`results/compare/{a}_vs_{b}.html`: both models on the standard benchmarks."""
     cfg = targets.cfg
     models = [cfg.model_ids(side) for side in (a, b)]
-    benchmarks = [
-        {"name": name, "label": each.label, "task": each.task} for name, each in cfg.benchmarks.items() if each.standard
-    ]
+    benchmarks = [{"name": name, "label": each.label, "task": each.task} for name, each in _standard(cfg).items()]
     pairs = [(model, each["name"]) for model in dict.fromkeys(sum(models, [])) for each in benchmarks]
     origin, counted = targets.labelled(pairs)
-    records = {kind: [record_path(kind, *pair) for pair in pairs] for kind in ("scores", "traces")}
+    records: dict[str, list[str]] = {"scores": [], "traces": []}
+    for model in dict.fromkeys(sum(models, [])):
+        for kind, paths in benchmark_records(cfg, model).items():
+            records[kind] += paths
     return Target(records | counted, params(names=[a, b], models=models, benchmarks=benchmarks, **origin))
 
 
-def exported(targets: Targets, benchmark: str) -> str:
-    """Parameters of `results/inspect/{model}_{benchmark}.eval`: how the run is described there."""
+def default(targets: Targets) -> list[str]:
+    """What `rule all` makes: the table of items, and a comparison of the fine-tuned model with the first shaped arm.
+
+    The comparison is of the last checkpoint of the first seed. It is left out where the tables of `rule all` do not
+    have all its records.
+    """
+    cfg, made = targets.cfg, ["results/items.parquet"]
+    arms = [arm for arm in targets.shown_arms if cfg.arms[arm].estimator == "aspo"] or targets.shown_arms
+    if arms:
+        pair = ("sft", cfg.policy(arms[0], cfg.rl.steps, cfg.rl.seeds[0]))
+        if set(compared(targets, *pair).files) <= set(items(targets).files):
+            made.append(f"results/compare/{pair[0]}_vs_{pair[1]}.html")
+    return made
+
+
+def benchmark_records(cfg: Config, model: str) -> dict[str, list[str]]:
+    """Scores and trajectories of a model on the standard benchmarks."""
+    return {kind: [record_path(kind, model, name) for name in _standard(cfg)] for kind in ("scores", "traces")}
+
+
+def rollouts(cfg: Config, arm: str, step: int, seed: str) -> tuple[str, int]:
+    """Folder of the run with a step of an arm's reinforcement learning, and the number of the step there.
+
+    Raises `ConfigError` for an arm with DPO and a step that does not end a part of its own.
+    """
+    folder = f"runs/rl/{arm}/seed{seed}"
+    if not cfg.arms[arm].dpo:
+        return folder, step
+    first = cfg.dpo_steps(arm)[0]
+    parts = [each for each in cfg.kept_steps(arm) if each > first]
+    if step not in parts:
+        raise ConfigError(
+            "no rollouts of this step",
+            where=f"{arm}-step{step}-seed{seed}",
+            why=f"this arm's own runs end at step {', '.join(map(str, parts))}; its first {first} steps are those of "
+            f"{cfg.trained_as(arm)}",
+        )
+    return f"{folder}/to{step}", step - cfg.part_before(arm, step)
+
+
+def described(targets: Targets, **more: Any) -> str:
+    """Parameters of an export: how the run is described there."""
     cfg = targets.cfg
     origin = {"generated": cfg.generated} if cfg.generated else {}
-    task = cfg.benchmarks[benchmark].task
-    return params(
-        evaluation=without(cfg.evaluation, "tools"), task=task, metric=cfg.benchmarks[benchmark].metric, **origin
-    )
+    return params(evaluation=without(cfg.evaluation, "tools"), **more, **origin)
+
+
+def exported(targets: Targets, benchmark: str) -> str:
+    """Parameters of `results/inspect/{model}_{benchmark}.eval`."""
+    each = targets.cfg.benchmarks[benchmark]
+    return described(targets, task=each.task, metric=each.metric)
+
+
+def exported_rollouts(targets: Targets, kind: str) -> str:
+    """Parameters of `results/inspect/rl/{arm}-step{step}-seed{seed}_{kind}.eval`; validation is greedy."""
+    rl = targets.cfg.rl
+    decoding = {"temperature": rl.temperature if kind == "train" else 0, "samples": rl.group_size}
+    origin = {"generated": targets.cfg.generated} if targets.cfg.generated else {}
+    return params(evaluation=decoding if kind == "train" else decoding | {"samples": 1}, **origin)
+
+
+def _standard(cfg: Config) -> dict[str, Benchmark]:
+    return {name: each for name, each in cfg.benchmarks.items() if each.standard}
