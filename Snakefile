@@ -113,6 +113,7 @@ include: "rules/plan.smk"
 
 localrules:
     all,
+    reported,
     fetch,
     system_prompt,
     validation_set,
@@ -136,6 +137,13 @@ rule all:
         expand("results/{figure}.png", figure=TARGETS.figures),
         "results/retrieval_smoke.csv",
         looking.default(TARGETS),
+
+
+rule reported:
+    """What the report shows: the results of `all`, and further comparisons that have been made."""
+    input:
+        rules.all.input,
+        lambda w: looking.existing(TARGETS, "results/compare"),
 
 
 # Results are checked against identity/ (tir/workflow/identity.py), because Snakemake's own metadata can get lost.

@@ -65,12 +65,13 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        """Load a file anew and wait until its scripts have run."""
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file or an address anew and wait until its scripts have run."""
+        address = page.as_uri() if isinstance(page, Path) else page
         self.events.clear()
         self._send("Page.navigate", url="about:blank")
-        self._send("Page.navigate", url=f"{Path(path).as_uri()}{fragment}")
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self._send("Page.navigate", url=f"{address}{fragment}")
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def run(self, script: str):
         """The value of an expression in the page; awaits a promise."""

@@ -121,7 +121,7 @@ def _as_trace(row: Mapping[str, Any]) -> dict[str, Any]:
         "answer": extract_answer(segments),
         **{f"n_{tool}": row["executed"].get(tool, 0) for tool in ("python", "search")},
         "first_tool_offset": first_tool_offset(segments),
-        "usage": {"response_tokens": row["response_tokens"]},
+        "usage": {key: row.get(key) for key in ("model_tokens", "response_tokens")},
         "timings": {"seconds": row["seconds"]},
     }
 

@@ -75,7 +75,7 @@ def eval_log(found: Trajectories, *, model: str, task: str, system_prompt: str, 
             ),
             metadata=dict(settings),
         ),
-        stats=EvalStats(started_at=time, completed_at=time if found.finished else ""),
+        stats=EvalStats(completed_at=time if found.finished else "", model_usage=_total(samples, model)),
         results=_results(samples, len(traces)) if found.finished else None,
         samples=samples,
     )
@@ -88,7 +88,7 @@ def _sample(
     asked = [ChatMessageSystem(content=system_prompt, id="system")] if system_prompt else []
     asked.append(ChatMessageUser(content=trace["question"], id="user"))
     written = list(_messages(segments, model))
-    usage = ModelUsage(output_tokens=trace["usage"].get("model_tokens") or 0)
+    usage = _usage(trace["usage"])
     output = ModelOutput.from_content(model, written[-1].text if written else "", stop_reason=STOPS[trace["finish"]])
     output.usage = usage
     return EvalSample(
@@ -99,7 +99,7 @@ def _sample(
         messages=[*asked, *written],
         output=output,
         scores=_scores(score, trace["answer"]),
-        model_usage={model: usage},
+        model_usage={model: usage} if usage else {},
         total_time=trace["timings"].get("seconds"),
         uuid=digest([name, trace["id"], trace["sample"]]),
         metadata={
@@ -108,6 +108,23 @@ def _sample(
             if key in trace
         },
     )
+
+
+def _usage(tokens: Mapping[str, Any]) -> ModelUsage | None:
+    """Tokens of the model as output, those of tools as input; without the prompt, which records do not count.
+
+    None if the record does not say, because inspect_ai would show 0.
+    """
+    written, total = tokens.get("model_tokens"), tokens.get("response_tokens")
+    if written is None or total is None:
+        return None
+    return ModelUsage(input_tokens=total - written, output_tokens=written, total_tokens=total)
+
+
+def _total(samples: Sequence[EvalSample], model: str) -> dict[str, ModelUsage]:
+    """Tokens of all samples; empty if those of one are not known."""
+    known = [each.model_usage[model] for each in samples if each.model_usage]
+    return {model: sum(known, ModelUsage())} if len(known) == len(samples) else {}
 
 
 def _messages(segments: Sequence[Segment], model: str) -> Iterator[ChatMessage]:

@@ -57,6 +57,7 @@ TAKEN = {
     "qa_bigrams",
     "questions",
     "rehearsal_rows",
+    "reported",
     "resources",
     "retrieval_smoke",
     "rl",

@@ -200,6 +200,7 @@ def write_record(directory: Path, kind: str, step: int, row: dict, trajectory: T
         "accuracy": score.accuracy,
         "fault": score.fault,
         "bonus": score.bonus,
+        "model_tokens": sum(trajectory.response_mask),
         "response_tokens": len(trajectory.response_ids),
         "seconds": round(trajectory.seconds, 4),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from tir.common.errors import ConfigError
@@ -76,6 +77,17 @@ def default(targets: Targets) -> list[str]:
         if set(compared(targets, *pair).files) <= set(items(targets).files):
             made.append(f"results/compare/{pair[0]}_vs_{pair[1]}.html")
     return made
+
+
+def existing(targets: Targets, folder: str) -> list[str]:
+    """Comparisons in a folder that this configuration can make from records that are there."""
+    side = expressions(targets.cfg)
+    found = []
+    for path in sorted(Path(folder).glob("*_vs_*.html")):
+        names = re.fullmatch(rf"(?P<a>{side})_vs_(?P<b>{side})", path.stem)
+        if names and all(Path(each).exists() for each in compared(targets, names["a"], names["b"]).files):
+            found.append(path.as_posix())
+    return found
 
 
 def benchmark_records(cfg: Config, model: str) -> dict[str, list[str]]:
