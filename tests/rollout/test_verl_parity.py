@@ -22,6 +22,7 @@ from support.qwen_like import SPECIALS, qwen_like_tokenizer
 from support.rollouts import limits
 
 from aspo import ASPOConfig, compute_aspo_advantage, detect_structural_features
+from tir.analysis.exports import of_rollouts
 from tir.common.records import write_json
 from tir.config.presets import PRESETS
 from tir.config.rl import RewardRule
@@ -153,9 +154,10 @@ def test_training_and_evaluation_give_identical_tokens_and_masks(preset, count, 
             "endpoint": None,
             "seed": 1,
             "reward": {},
-            "records": str(tmp_path),
+            "records": str(tmp_path / "records"),
         },
     )
+    (tmp_path / "records").mkdir()
     loop, server = object.__new__(agent_loop.TirAgentLoop), AsServer()
     loop.resources, loop.tokenizer, loop.server_manager = (
         agent_loop.loop_resources(str(tmp_path / "loop.json")),
@@ -193,6 +195,10 @@ def test_training_and_evaluation_give_identical_tokens_and_masks(preset, count, 
         assert output.response_ids == ids and output.response_mask == mask
         assert len(output.response_logprobs) == len(ids) <= limit
         assert server.first[f"1-{trace['id']}-0"] == engine.first[f"{trace['id']}-0"] == output.prompt_ids
+    rollouts = of_rollouts(tmp_path, "train", 1).traces  # as exports read them
+    same = ("question", "gold", "answer", "n_python", "n_search", "first_tool_offset", "finish", "usage")
+    for sampled, trace in zip(rollouts, traces, strict=True):
+        assert [sampled[key] for key in same] == [trace[key] for key in same]
     assert server.finishes == engine.finishes and set(engine.finishes) == {"stop", "eos", "length"}
     finishes = Counter(trace["finish"] for trace in traces)
     assert set(finishes) == ({"answer", "length"} if preset == "upstream_eval" else {"answer", "length", "budget"}), (

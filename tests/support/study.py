@@ -250,6 +250,52 @@ class Study(Stages):
         reads = [tables, self.curves()[1], config["sft"]["epochs"], numbers, tests, origin]
         return self.job("summary", ["results/summary.html"], [*inputs, *model], reads, "write_summary")
 
+    def items(self) -> str:
+        """The table of all trajectories of the default tables and of the trace analysis (docs/looking.md)."""
+        config, full = self.config, self.config["full_size"]
+        shown = [("", name) for name in self.default()]
+        if full and full["in_all"]:
+            shown += [(f"n{full['n']}", name) for name in full["tables"] if name in config["tables"]]
+        places = [
+            (size, model, column["name"])
+            for size, name in shown
+            for row in self.rows_of(name)
+            for model in row["model"]
+            for column in self.columns_of(name)
+        ]
+        places += [("sampled", model, benchmark) for model, benchmark, *_ in self.sets()]
+        wanted: dict[str, dict[str, list[str]]] = {}
+        for folder, model, benchmark in dict.fromkeys(places):
+            wanted.setdefault(folder, {}).setdefault(model, []).append(benchmark)
+        records = [
+            record(model, benchmark, f"{folder}/".lstrip("/"))
+            for record in (self.traces, self.scores)
+            for folder, model, benchmark in places
+        ]
+        judged = [self.judge(*pair, "sampled/")[0] for pair in self.judged()]
+        judged += [path for name in self.default() for path in self.accuracy(name)[0] if path.startswith("judge/")]
+        model, origin = self.origin([model for _, model, _ in places])
+        reads = [wanted, list(dict.fromkeys(judged)), config["judge"]["decides"], origin]
+        return self.job("items", ["results/items.parquet"], [*records, *judged, *model], reads, "collect_items")
+
+    def comparison(self) -> list[str]:
+        """The fine-tuned model beside the first shaped arm, last step, first seed, if the table of items has both."""
+        config, arms = self.config, self.curves()[1] if self.shown() else []
+        arms = [arm for arm in arms if config["arms"][arm]["estimator"] == "aspo"] or arms
+        if not arms:
+            return []
+        names = ["sft", self.id(arms[0], config["rl"]["steps"], config["rl"]["seeds"][0])]
+        tests = [[name, each["label"], each["task"]] for name, each in config["benchmarks"].items() if each["standard"]]
+        kept = [
+            f"{kind}/{model}/{name}.jsonl" for kind in ("scores", "traces") for model in names for name, *_ in tests
+        ]
+        if not set(kept) <= set(self.jobs["items"].inputs):
+            return []
+        model, origin = self.origin(names)
+        page = [f"tir/analysis/compare/page.{end}" for end in ("html", "css", "js")]
+        output, job = f"results/compare/{names[0]}_vs_{names[1]}.html", f"compare:{names[0]},{names[1]}"
+        return [self.job(job, [output], [*kept, *page, *model], [tests, origin], "compare_models")]
+
     def all(self) -> None:
         config, made = self.config, self.default()
         shown = {"table5", "table6"} & set(made)
@@ -264,4 +310,5 @@ class Study(Stages):
             inputs += [self.table(name, f"n{config['full_size']['n']}/") for name in config["full_size"]["tables"]]
         smoke = self.job("retrieval_smoke", ["results/retrieval_smoke.csv"], [self.index()], None, "retrieval_smoke")
         inputs += [self.claims(made), smoke]
-        self.job("all", [], [*inputs, *([self.summary()] if shown else [])])
+        inputs += [*([self.summary()] if shown else []), self.items(), *self.comparison()]
+        self.job("all", [], inputs)
