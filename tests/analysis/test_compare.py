@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,18 @@ def test_changed_items_are_those_of_different_verdicts(root):
 ])  # fmt: skip
 def test_a_models_text_is_divided_into_its_actions(text, parts):
     assert list(model_parts(text)) == parts
+
+
+def test_an_item_that_changed_and_has_no_trajectory_is_an_error(root, tmp_path):
+    """Otherwise the page would leave it out, or not be made, without a reason."""
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    for model in ("sft", "aspo-step30-seed1"):
+        path = tmp_path / f"traces/{model}/gsm8k.jsonl"
+        whole = path.read_text()
+        path.write_text("".join(whole.splitlines(keepends=True)[1:]))
+        with pytest.raises(DataError, match=f"{model} on gsm8k: no trajectory of an item that changed.* item 0"):
+            list(changed(inputs_of(tmp_path), [("sft", "aspo-step30-seed1")], "gsm8k"))
+        path.write_text(whole)
 
 
 # --- the page

@@ -156,6 +156,18 @@ def test_what_was_asked_for_and_is_missing_or_damaged_is_an_error(copy):
         collect(copy)
 
 
+def test_records_of_another_form_are_named_and_never_wrong_answers(copy):
+    path = copy / "scores/sft/gsm8k.jsonl"
+    made_up.write_lines(path, [row | {"correct": None} for row in lines(path)])
+    found = collect(copy, {"": {"sft": ["gsm8k"]}})
+    assert {row["correct"] for row in found.rows} == {None}
+    path = copy / "traces/sft/gsm8k.jsonl"
+    for segments in (None, [{"by": "model", "text": None}], ["text"]):
+        made_up.write_lines(path, [row | {"segments": segments} for row in lines(path)])
+        with pytest.raises(DataError, match="id '0', sample 0: a trajectory without its text"):
+            collect(copy, {"": {"sft": ["gsm8k"]}})
+
+
 @pytest.mark.parametrize("text, failed", ERRORS)
 def test_failed_calls_are_recognised_by_their_text(text, failed):
     call = Segment("model", "<think>t</think><python>1/0</python>")

@@ -218,5 +218,16 @@ def test_a_log_of_a_large_plan_is_read_quickly(root):
     assert used < 2 and "3000" in found and "more jobs" in found
 
 
+@pytest.mark.parametrize("end", ["    jobid: ", "    jobid: 1", "[Mon Nov 30 10:2", "rule tra", "Finished jobid: 3"])
+def test_a_line_that_is_being_written_is_left_for_the_next_time(end, root, slurm):
+    slurm("squeue", "")
+    log = status.newest_log(root / ".snakemake/log")
+    begun = "[Mon Nov 30 10:21:00 2026]\nrule judge:\n"
+    log.write_text(LOG + begun)
+    before = shown(root)
+    log.write_text(LOG + begun + end)
+    assert shown(root) == before
+
+
 def test_without_a_run_it_says_so(tmp_path):
     assert command(tmp_path).startswith(f"no run yet: {os.path.join(tmp_path, '.snakemake/log')}")

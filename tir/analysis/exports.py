@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tir.analysis.segments import segments_of
 from tir.common.errors import DataError
 from tir.common.records import parse_row, read_jsonl
-from tir.rollout.protocol import Segment, extract_answer, first_tool_offset
+from tir.rollout.protocol import extract_answer, first_tool_offset
 from tir.scoring.metrics import RULE_METRICS
 
 TRACE_KEYS = ("id", "sample", "segments", "finish")
@@ -112,7 +113,7 @@ def golds(trace: Mapping[str, Any]) -> list[str]:
 
 def _as_trace(row: Mapping[str, Any]) -> dict[str, Any]:
     """A rollout as a trace record. The item is the number of its row in the training or validation file, from 0."""
-    segments = [Segment(each["by"], each["text"]) for each in row["segments"]]
+    segments = segments_of(row)
     return {
         "id": row["index"],
         "sample": row["session"],

@@ -34,6 +34,7 @@ from inspect_ai.scorer import CORRECT, INCORRECT, Score
 from inspect_ai.tool import ToolCall, ToolCallError
 
 from tir.analysis.exports import Trajectories, golds, item_mean, values
+from tir.analysis.segments import segments_of
 from tir.analysis.tool_errors import is_error, payload
 from tir.common.records import digest
 from tir.rollout.protocol import Segment, tool_call
@@ -84,7 +85,7 @@ def eval_log(found: Trajectories, *, model: str, task: str, system_prompt: str, 
 def _sample(
     trace: Mapping[str, Any], score: Mapping[str, Any] | None, model: str, system_prompt: str, name: str
 ) -> EvalSample:
-    segments = [Segment(each["by"], each["text"]) for each in trace["segments"]]
+    segments = segments_of(trace)
     asked = [ChatMessageSystem(content=system_prompt, id="system")] if system_prompt else []
     asked.append(ChatMessageUser(content=trace["question"], id="user"))
     written = list(_messages(segments, model))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from tir.analysis.exports import SCORE_KEYS, TRACE_KEYS, golds, whole_rows
-from tir.analysis.tables.inputs import segments_of
+from tir.analysis.segments import segments_of
 from tir.analysis.tables.trajectories import arrow
 from tir.analysis.tool_errors import failed_calls
 from tir.common.errors import DataError
@@ -230,7 +230,7 @@ def _metrics(score: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     judge = score.get("judge")
     return {name: score.get(name) for name in RULE_METRICS} | {
-        "correct": bool(score["correct"]),
+        "correct": None if score["correct"] is None else bool(score["correct"]),
         "decided_by": score.get("decided_by"),
         "judge": judge and judge["verdict"],
     }

@@ -15,6 +15,7 @@ from statistics import mean
 from typing import Any
 
 from tir.analysis.exports import Trajectories, golds, item_mean, values
+from tir.analysis.segments import segments_of
 from tir.common.errors import DataError
 
 FILTER = "none"  # the harness's name for no filter; it is a part of the names of metrics
@@ -102,7 +103,7 @@ def _row(
         "doc": doc,
         "target": target,
         "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": _generation(decoding)}},
-        "resps": [["".join(segment["text"] for segment in each["segments"]) for each in traces]],
+        "resps": [["".join(segment.text for segment in segments_of(each)) for each in traces]],
         "filtered_resps": answers if len(answers) == 1 else [answers],
         "filter": FILTER,
         "metrics": list(metrics),

@@ -79,6 +79,8 @@ def read(lines: Iterable[str]) -> Run:
     for line in lines:
         if line.startswith("    input: "):
             continue  # these lines are most of a log
+        if not line.endswith("\n"):
+            break  # it is being written
         line = line.rstrip("\n")
         if match := _TIME.match(line):
             run.last = datetime.strptime(match[1], "%a %b %d %H:%M:%S %Y")

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tir.analysis.claims.verdict import NotMeasured
+from tir.analysis.segments import segments_of
 from tir.analysis.statistics import Comparison, study
 from tir.analysis.tables.curves import curve, validation_key
-from tir.analysis.tables.inputs import Inputs, is_arm, segments_of
+from tir.analysis.tables.inputs import Inputs, is_arm
 from tir.analysis.tables.training import sft_log
 from tir.analysis.tables.trajectories import Behaviour, behaviours, scored
 from tir.common.errors import DataError

@@ -13,8 +13,9 @@ from tir.analysis.bootstrap import clustered_proportion, weighted_median
 from tir.analysis.claims.run import Run
 from tir.analysis.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, NotMeasured, direction, exact, value
 from tir.analysis.contrast import contrast
+from tir.analysis.segments import segments_of
 from tir.analysis.statistics import wilson
-from tir.analysis.tables.inputs import read_rows, segments_of
+from tir.analysis.tables.inputs import read_rows
 from tir.analysis.tables.trajectories import Behaviour, items_of, occurrences, text_category
 from tir.rollout.protocol import extract_answer, format_fault
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from tir.analysis.contrast import contrast
 from tir.analysis.items import arm_of
+from tir.analysis.segments import segments_of
 from tir.analysis.statistics import holm
-from tir.analysis.tables.inputs import Inputs, segments_of
+from tir.analysis.tables.inputs import Inputs
 from tir.analysis.tables.trajectories import arrow
 from tir.analysis.tool_errors import failed_calls, is_error, payload
+from tir.common.errors import DataError
 from tir.rollout.protocol import ACTIONS, Segment, actions
 
 _TAG = re.compile(rf"<(/?)({'|'.join(ACTIONS)})>")
@@ -79,17 +81,25 @@ def changed(inputs: Inputs, pairs: Sequence[tuple[str, str]], benchmark: str) ->
     for number, pair in enumerate(pairs):
         verdicts = [inputs.correct(model, benchmark) for model in pair]
         records = [{(row["id"], row["sample"]): row for row in inputs.traces(model, benchmark)} for model in pair]
-        for key, first in records[0].items():
-            if verdicts[0][key] != verdicts[1][key]:
-                yield {
-                    "item": str(key[0]),
-                    "sample": key[1],
-                    "pair": number,
-                    "right": int(verdicts[1][key]),
-                    "question": first["question"],
-                    "gold": first["gold"] if isinstance(first["gold"], list) else [first["gold"]],
-                    "sides": [trajectory(side[key]) for side in records],
-                }
+        for key in (key for key, verdict in verdicts[0].items() if verdict != verdicts[1][key]):
+            for model, side in zip(pair, records, strict=True):
+                if key not in side:
+                    raise DataError(
+                        "no trajectory of an item that changed",
+                        where=f"{model} on {benchmark}",
+                        why=f"its scores have item {key[0]}, sample {key[1]}, its traces have not",
+                        remedy="delete the trace file and run its rule again",
+                    )
+            first = records[0][key]
+            yield {
+                "item": str(key[0]),
+                "sample": key[1],
+                "pair": number,
+                "right": int(verdicts[1][key]),
+                "question": first["question"],
+                "gold": first["gold"] if isinstance(first["gold"], list) else [first["gold"]],
+                "sides": [trajectory(side[key]) for side in records],
+            }
 
 
 def trajectory(trace: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tir.analysis.numbers import fixed, points
-from tir.analysis.tables.inputs import Inputs, segments_of
+from tir.analysis.segments import segments_of
+from tir.analysis.tables.inputs import Inputs
 from tir.analysis.tables.layout import Table
 from tir.analysis.tables.trajectories import arrow
 from tir.rollout.behaviour import measures as behaviour_of

@@ -19,7 +19,6 @@ import numpy as np
 
 from tir.common.errors import DataError
 from tir.common.records import read_json, read_jsonl
-from tir.rollout.protocol import Segment
 from tir.scoring.score import judgement_index, metric_value, with_verdicts
 
 Paths = Iterable[str | os.PathLike]
@@ -219,11 +218,6 @@ def same_items(first: Mapping, second: Mapping, where: str) -> None:
             why="they were evaluated with different settings",
             remedy="run all models with the same evaluation.samples",
         )
-
-
-def segments_of(trace: Mapping) -> list[Segment]:
-    """Segments of a trace record."""
-    return [Segment(segment["by"], segment["text"]) for segment in trace["segments"]]
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from tir.analysis.numbers import fixed, points
+from tir.analysis.segments import segments_of
 from tir.analysis.tables.accuracy import detail, evaluate, leaders, metric_note, score_matrix
-from tir.analysis.tables.inputs import Inputs, segments_of
+from tir.analysis.tables.inputs import Inputs
 from tir.analysis.tables.layout import Table
 from tir.rollout.protocol import TOOLS, actions
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from tir.analysis.bootstrap import clustered_difference, clustered_proportion
 from tir.analysis.numbers import fixed, points
+from tir.analysis.segments import segments_of
 from tir.analysis.statistics import wilson
-from tir.analysis.tables.inputs import Inputs, read_rows, segments_of
+from tir.analysis.tables.inputs import Inputs, read_rows
 from tir.analysis.tables.layout import Table
 from tir.common.errors import DataError
 from tir.rollout.protocol import actions, split_output
