@@ -24,7 +24,9 @@ TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": 
 DECODING = {"temperature": 0.0, "samples": 1}
 ORIGIN = {"origin": {"data": "generated world", "model": "base", "seeds": 3}}
 LABEL = "generated world, 1.6M parameters, 3 seeds"
-CONFIG = dict.fromkeys(("sft", "rl", "arms", "tools", "evaluation", "statistics", "summary"), {})  # what captions read
+CONFIG = dict.fromkeys(
+    ("sft", "rl", "arms", "tools", "evaluation", "statistics", "summary", "logs"), {}
+)  # what captions read
 CONFIG |= {"judge": {"kind": "rules"}}
 
 
