@@ -41,6 +41,7 @@ LINKED = (".venv", ".git")
 TIMES = (
     "table8",
     "resources",
+    "items.parquet",
     "retrieval_smoke",
     "wall_clock",
     "verl.log",

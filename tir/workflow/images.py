@@ -113,6 +113,7 @@ RECIPES = {
             "scripts.check_claims",
             "scripts.collect_items",
             "scripts.compare_models",
+            "scripts.write_lm_eval",
             "math_verify",
             "matplotlib.pyplot",
             "pandas",
