@@ -172,9 +172,12 @@ def test_rollouts_are_a_log_of_their_own_with_their_rewards(root):
 
 
 def test_a_benchmark_that_is_being_written_is_one_that_goes_on(root):
+    path = root / "traces/sft/gsm8k.jsonl"
+    usage = {"usage": {"model_tokens": 20, "response_tokens": 50}}
+    made_up.write_lines(path, [row | usage for row in lines(path)])
     unfinished(root, "gsm8k")
     found = export(root, "gsm8k")
-    assert found["status"] == "started" and found["means"] == {}
+    assert found["status"] == "started" and found["means"] == {} and found["tokens"] == {"sft": 29 * 50}
     assert [each["scores"] for each in found["samples"]] == [None] * 29
 
 
@@ -190,6 +193,7 @@ def viewer(root, tmp_path):
     """The address of inspect_ai's viewer with three logs: of a benchmark, of RL, and of a job that goes on."""
     path = root / "traces/sft/gsm8k.jsonl"
     rows = lines(path)
+    rows = [row | {"timings": {"seconds": 1.5}} for row in rows]
     rows[0] |= {"question": "<img src=x onerror='window.bad=1'>how many?", "answer": "41"}
     rows[0]["segments"] = [
         {"by": "model", "text": "<think>first thought</think><python>print(6 * 7)</python>", "token_ids": []},
@@ -201,8 +205,6 @@ def viewer(root, tmp_path):
     export_rollouts(root)
     unfinished(root, "musique")
     export(root, "musique")
-    for log in (root / "results/inspect").rglob("*.provenance.json"):
-        log.unlink()
     command = [PYTHON.parent / "inspect", "view", "bundle", "--log-dir", root / "results/inspect"]
     subprocess.run([*command, "--output-dir", tmp_path / "site"], check=True, capture_output=True, cwd=tmp_path)
     handler = functools.partial(Quiet, directory=tmp_path / "site")
@@ -229,7 +231,8 @@ def test_the_viewer_shows_the_logs(viewer, tmp_path):
             return browser.run("document.body.innerText")
 
         shown("", "gsm8k", "train-step2", "musique", "3 items")
-        shown("#/logs/sft_gsm8k.eval", "30 Samples", "math_equal")
+        text = shown("#/logs/sft_gsm8k.eval", "30 Samples", "math_equal", "45.0 sec")
+        assert "NaN" not in text
         text = shown("#/logs/sft_gsm8k.eval/samples/sample/0/1/", "how many?", "first thought", "print(6 * 7)", "41")
         browser.picture(tmp_path / "sample.png")
         assert "42" in text and (tmp_path / "sample.png").stat().st_size > 20_000

@@ -76,7 +76,7 @@ def eval_log(found: Trajectories, *, model: str, task: str, system_prompt: str, 
             ),
             metadata=dict(settings),
         ),
-        stats=EvalStats(completed_at=time if found.finished else "", model_usage=_total(samples, model)),
+        stats=_stats(samples, model, created if found.finished else None),
         results=_results(samples, len(traces)) if found.finished else None,
         samples=samples,
     )
@@ -122,10 +122,18 @@ def _usage(tokens: Mapping[str, Any]) -> ModelUsage | None:
     return ModelUsage(input_tokens=total - written, output_tokens=written, total_tokens=total)
 
 
-def _total(samples: Sequence[EvalSample], model: str) -> dict[str, ModelUsage]:
-    """Tokens of all samples; empty if those of one are not known."""
+def _stats(samples: Sequence[EvalSample], model: str, ended: float | None) -> EvalStats:
+    """Tokens of all samples, none if those of one are not known; after the end, the sum of their times as the duration.
+
+    The records do not have the time of the whole job. Without a start, the viewer would show NaN, or 0.
+    """
     known = [each.model_usage[model] for each in samples if each.model_usage]
-    return {model: sum(known, ModelUsage())} if len(known) == len(samples) else {}
+    usage = {model: sum(known, ModelUsage())} if len(known) == len(samples) else {}
+    if ended is None:
+        return EvalStats(model_usage=usage)
+    seconds = sum(each.total_time or 0 for each in samples)
+    started, completed = (datetime.fromtimestamp(each, UTC).isoformat() for each in (ended - seconds, ended))
+    return EvalStats(started_at=started, completed_at=completed, model_usage=usage)
 
 
 def _messages(segments: Sequence[Segment], model: str) -> Iterator[ChatMessage]:
