@@ -1,9 +1,12 @@
 """Images in the graph: an edited lock rebuilds its image and reruns the jobs in it; a rebuild alone reruns nothing."""
 
+import os
 import re
 import shutil
+import subprocess
 
 import pytest
+import yaml
 from support.paths import ROOT, SNAKEMAKE
 from support.workflow_copy import append, copy_workflow, edit, finish, planned, rules_of
 
@@ -102,3 +105,18 @@ def test_a_variable_that_its_library_no_longer_reads_is_a_fault(monkeypatch):
     assert unread_variables() == []
     monkeypatch.setitem(environment.FIXED, "HF_HUB_AWAY", ("1", "huggingface_hub/constants.py"))
     assert unread_variables() == ["huggingface_hub/constants.py does not read HF_HUB_AWAY"]
+
+
+@pytest.mark.parametrize("profile", ["profiles/slurm", "tests/workflow/profiles/a100"])
+def test_a_job_in_an_image_gets_the_temporary_directory_of_its_node(profile, tmp_path):
+    """--cleanenv removes TMPDIR, and an image sees no directory of the node but /tmp. A missing one cannot be mounted."""
+    arguments = yaml.safe_load((ROOT / profile / "config.yaml").read_text())["apptainer-args"]
+
+    def given(**variables) -> str:
+        environment = {"PATH": os.environ["PATH"], **variables}
+        command = ["bash", "-euc", f"echo {arguments}"]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.strip()
+
+    assert given(TMPDIR=str(tmp_path)) == f"--no-home --cleanenv --bind {tmp_path} --env TMPDIR={tmp_path}"
+    assert given(TMPDIR=str(tmp_path / "gone")) == given() == "--no-home --cleanenv"
+    assert given(CUDA_VISIBLE_DEVICES="0,1") == "--no-home --cleanenv --nv --env CUDA_VISIBLE_DEVICES=0,1"
