@@ -12,7 +12,7 @@ from support.workflow_copy import append, copy_workflow, edit, finish, planned, 
 
 from tir.common import environment
 from tir.config.site import Images
-from tir.workflow.image_test import faults, unread_variables
+from tir.workflow.image_test import faults, unknown_arguments, unread_variables
 from tir.workflow.images import RECIPES, Recipe, arguments, identity, lock_of, sources
 
 pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
@@ -101,6 +101,13 @@ def test_an_image_whose_import_fails_does_not_pass(monkeypatch):
     assert "import no_such_module: ModuleNotFoundError" in faults("rl", "cuda")[0]
 
 
+def test_an_image_whose_library_lacks_an_argument_of_a_gpu_stage_does_not_pass(monkeypatch):
+    recipe = Recipe("rl", "rl", cuda_calls=(("json:JSONEncoder.encode", "o"), ("json:dumps", "indent knd")))
+    monkeypatch.setitem(RECIPES, "rl", recipe)
+    assert faults("rl", "cpu") == [] and faults("rl", "cuda") == ["json:dumps has no argument knd"]
+    assert unknown_arguments("json:dump_all", ["indent"])[0].startswith("json:dump_all: AttributeError")
+
+
 def test_a_variable_that_its_library_no_longer_reads_is_a_fault(monkeypatch):
     assert unread_variables() == []
     monkeypatch.setitem(environment.FIXED, "HF_HUB_AWAY", ("1", "huggingface_hub/constants.py"))
@@ -109,7 +116,7 @@ def test_a_variable_that_its_library_no_longer_reads_is_a_fault(monkeypatch):
 
 @pytest.mark.parametrize("profile", ["profiles/slurm", "tests/workflow/profiles/a100"])
 def test_a_job_in_an_image_gets_the_temporary_directory_of_its_node(profile, tmp_path):
-    """--cleanenv removes TMPDIR, and an image sees no directory of the node but /tmp. A missing one cannot be mounted."""
+    """--cleanenv removes TMPDIR, and an image sees only /tmp of the node. A missing directory cannot be mounted."""
     arguments = yaml.safe_load((ROOT / profile / "config.yaml").read_text())["apptainer-args"]
 
     def given(**variables) -> str:

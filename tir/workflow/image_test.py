@@ -1,7 +1,8 @@
 """The test of an image, run in its Python environment: `python -m tir.workflow.image_test NAME [cuda or cpu]`.
 
 Imports what the image's stages import, also what they import only at first use, and checks that the libraries still
-read the variables of `tir.common.environment`. It needs no driver. `%test` runs it when an image is built, `make
+have the arguments that the stages give them on a GPU, and read the variables of `tir.common.environment`. It needs no
+driver. `%test` runs it when an image is built, `make
 images-check` without building one.
 """
 
@@ -9,7 +10,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 from tir.common import environment
@@ -32,7 +36,7 @@ SHOWN = (
 
 
 def faults(name: str, hardware: str) -> list[str]:
-    """Imports that fail and variables that no installed library reads, one line each."""
+    """Imports that fail, and arguments and variables that no installed library has, one line each."""
     recipe = RECIPES[name]
     found = []
     for module in (*recipe.imports, *(recipe.cuda_imports if hardware == "cuda" else ())):
@@ -40,7 +44,19 @@ def faults(name: str, hardware: str) -> list[str]:
             importlib.import_module(module)
         except BaseException as error:  # libraries also end the process at import
             found.append(f"import {module}: {type(error).__name__}: {error}")
+    if hardware == "cuda" and not found:
+        found = [fault for place, names in recipe.cuda_calls for fault in unknown_arguments(place, names.split())]
     return found + unread_variables()
+
+
+def unknown_arguments(place: str, names: Iterable[str]) -> list[str]:
+    """Arguments that a function, method or class does not have; `place` is `module:name` or `module:Class.name`."""
+    module, _, path = place.partition(":")
+    try:
+        called = inspect.signature(reduce(getattr, path.split("."), importlib.import_module(module)))
+    except (ImportError, AttributeError) as error:
+        return [f"{place}: {type(error).__name__}: {error}"]
+    return [f"{place} has no argument {name}" for name in names if name not in called.parameters]
 
 
 def unread_variables() -> list[str]:

@@ -29,6 +29,7 @@ class Recipe:
         shim: folder in envs/shims with a stub of a package that has no CPU build; "none" if there is none.
         imports: modules that its test imports: the scripts of its stages, and what they import only at first use.
         cuda_imports: further modules of the CUDA image.
+        cuda_calls: what the stages call only on a GPU, as `module:name`, and the arguments that they give by name.
     """
 
     lock: str
@@ -36,9 +37,22 @@ class Recipe:
     shim: str = "none"
     imports: tuple[str, ...] = ()
     cuda_imports: tuple[str, ...] = ()
+    cuda_calls: tuple[tuple[str, str], ...] = ()
 
 
 _VLLM = ("vllm", "vllm.v1.engine.async_llm", "vllm.entrypoints.openai.api_server")
+# Fields of the engine that the stages set: in this process, on the server's command line, and through verl.
+_ENGINE = (
+    "vllm:AsyncEngineArgs",
+    "model dtype max_model_len max_num_seqs enforce_eager seed gpu_memory_utilization kv_cache_memory_bytes "
+    "tensor_parallel_size served_model_name worker_extension_cls enable_sleep_mode",
+)
+_SAMPLING = (
+    "vllm:SamplingParams",
+    "temperature top_p top_k seed stop stop_token_ids repetition_penalty max_tokens logprobs "
+    "include_stop_str_in_output skip_special_tokens",
+)
+_ATTENTION = ("torch.nn.attention.varlen:varlen_attn", "scale window_size")
 _SEARCH = ("tir.retrieval.server", "tir.retrieval.encoder", "faiss", "bm25s")
 RECIPES = {
     "sft": Recipe(
@@ -53,6 +67,7 @@ RECIPES = {
             "llamafactory.train.tuner",
         ),
         ("deepspeed", "liger_kernel.transformers"),
+        (_ATTENTION, ("liger_kernel.transformers.model.qwen2:lce_forward", "labels position_ids skip_logits")),
     ),
     "rl": Recipe(
         "rl",
@@ -73,6 +88,7 @@ RECIPES = {
             *_SEARCH,
         ),
         ("torchvision", "torchaudio"),
+        (_ATTENTION, _ENGINE, _SAMPLING),
     ),
     "eval": Recipe(
         "eval",
@@ -94,12 +110,14 @@ RECIPES = {
             *_SEARCH,
         ),
         ("torchvision", "torchaudio"),
+        (_ENGINE, _SAMPLING),
     ),
     "retrieval": Recipe(
         "retrieval",
         "rl",
         imports=("scripts.build_index", "scripts.retrieval_smoke", *_SEARCH),
         cuda_imports=("faiss.contrib.torch_utils",),
+        cuda_calls=(("faiss:knn_gpu", "metric"),),
     ),
     "analysis": Recipe(
         "workflow",
