@@ -28,13 +28,15 @@ def main() -> None:
     sections = {file: yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in profile["configfile"]}
     site = {file: section["site"] for file, section in sections.items() if "site" in section}
     on_cpu = any(section.get("device") == "cpu" for section in sections.values())
+    status = 0
     if not options.verdicts:
         made = smoke_profile(profile, list(site), on_gpus=not on_cpu)
         PROFILE.mkdir(exist_ok=True)
         write_text(PROFILE / "config.yaml", yaml.safe_dump(made, sort_keys=False))
-        subprocess.run([options.snakemake, "--profile", str(PROFILE), *options.more, "--", *TARGETS], check=False)
+        command = [options.snakemake, "--profile", str(PROFILE), *options.more, "--", *TARGETS]
+        status = subprocess.run(command, check=False).returncode
         if "-n" in options.more:
-            return
+            sys.exit(status)
     found = verdicts(".", images=any(section.get("containers") for section in site.values()))
     print(table(found))
     failed = [each.check for each in found if not each.ok]
@@ -45,6 +47,14 @@ def main() -> None:
             why=", ".join(failed),
             remedy="apply the first remedy above, then repeat the command; finished stages do not run again",
         )
+    if status:
+        raise InfrastructureFault(
+            "the smoke run failed",
+            where=options.profile,
+            why=f"Snakemake ended with status {status}; the files of each stage are those of an earlier run",
+            remedy="correct what Snakemake's last message above says, then repeat the command",
+        )
+    print("the smoke run has passed: every stage works")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -75,6 +76,11 @@ def finished(directory):
     write_jsonl(directory / "scores/sft/gsm8k.jsonl", [{"em": 1}, {"em": 0}])
     (directory / "results").mkdir()
     (directory / "results/table5.csv").write_text("model\n")
+    (directory / "results/retrieval_smoke.csv").write_text("question,latency_ms\nWho?,210.5\nWhere?,20.0\n")
+    (directory / "logs").mkdir()
+    (directory / "logs/retrieval_smoke.log").write_text(
+        "retrieval: waiting\nretrieval: the run's server, http://h:1, x\n"
+    )
     return directory
 
 
@@ -86,12 +92,13 @@ def lines(directory) -> dict[str, str]:
 def test_each_finished_stage_has_a_line_with_what_came_out(tmp_path):
     assert lines(finished(tmp_path)) == {
         "index": "ok 1,500 passages",
-        "fine-tuning": "ok 1 runs, mean loss 5.50 -> 2.00",
-        "reinforcement learning": "ok 1 steps, KL divergence 1.0e-04",
+        "search": "ok 2 questions answered by the run's server, the slowest in 0.2 s",
+        "fine-tuning": "ok 1 run, mean loss 5.50 -> 2.00",
+        "reinforcement learning": "ok 1 step, KL divergence 1.0e-04",
         "trajectories": "ok 2 trajectories, 2 tool calls",
-        "judge": "ok 1 verdicts",
+        "judge": "ok 1 verdict",
         "scores": "ok 2 scores",
-        "table": "ok table5.csv",
+        "table": "ok results/table5.csv",
     }
 
 
@@ -99,7 +106,7 @@ def test_judged_samples_are_verdicts_of_the_judge_too(tmp_path):
     finished(tmp_path)
     (tmp_path / "sampled").mkdir()
     (tmp_path / "judge").rename(tmp_path / "sampled/judge")
-    assert lines(tmp_path)["judge"] == "ok 1 verdicts"
+    assert lines(tmp_path)["judge"] == "ok 1 verdict"
 
 
 def test_a_failed_stage_has_the_remedy_of_its_log_and_the_stages_behind_it_were_not_reached(tmp_path):
@@ -107,13 +114,34 @@ def test_a_failed_stage_has_the_remedy_of_its_log_and_the_stages_behind_it_were_
     for name in ("runs/rl/aspo/seed1/metrics.jsonl", "results/table5.csv"):
         (tmp_path / name).unlink()
     log = tmp_path / "logs/rl/aspo-seed1.log"
-    log.parent.mkdir(parents=True)
+    log.parent.mkdir()
     log.write_text("step 1\n\nTrainingFailed: verl.log: verl ended with status 1: out of memory\n  try: ask for more\n")
     found = table(verdicts(tmp_path, images=False))
     assert "FAIL  reinforcement learning  TrainingFailed: verl.log: verl ended with status 1: out of memory" in found
     assert "try: ask for more" in found and "FAIL  table                   not reached" in found
+    assert found.splitlines()[-1].strip() == "try: correct reinforcement learning, then run the same command again"
     log.write_text("Error: an earlier attempt\n  try: again\nsaved step 2\n")  # the job went on after it
     assert "FAIL  reinforcement learning  not reached" in table(verdicts(tmp_path, images=False))
+
+
+def test_of_a_stage_without_error_behind_no_failed_one_the_remedy_is_in_snakemakes_messages(tmp_path):
+    """A job that was not submitted, because its partition does not exist, has no log."""
+    (tmp_path / "logs").mkdir()
+    first, second = verdicts(tmp_path, images=False)[:2]
+    assert "read Snakemake's messages above" in first.remedy and second.remedy.startswith("correct index, ")
+
+
+@pytest.mark.parametrize("status, words", [(0, "the smoke run has passed"), (1, "Snakemake ended with status 1")])
+def test_a_run_in_which_snakemake_fails_does_not_pass_by_the_files_of_an_earlier_one(status, words, tmp_path):
+    finished(tmp_path)
+    for name in ("profiles", "scripts", "tir"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    snakemake = tmp_path / "snakemake"
+    snakemake.write_text(f"#!/bin/sh\nexit {status}\n")
+    snakemake.chmod(0o755)
+    command = [sys.executable, "-m", "scripts.smoke", "--profile", "profiles/laptop", "--snakemake", snakemake]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == status and words in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

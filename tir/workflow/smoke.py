@@ -6,6 +6,7 @@ every engine on its device, bf16, two processes, the reference model.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -78,12 +79,21 @@ def _passages(paths: list[Path]) -> str:
     return f"{read_json(paths[0])['count']:,} passages"
 
 
+def _answers(paths: list[Path]) -> str:
+    with open(paths[0], newline="", encoding="utf-8") as file:
+        latencies = [float(row["latency_ms"]) for row in csv.DictReader(file)]
+    log = "\n".join(tail(paths[0].parents[1] / "logs/retrieval_smoke.log", 100))
+    servers = re.findall(r"^retrieval: (the (?:site|run)'s server|a server beside this job), http", log, re.M)
+    by = f" by {servers[-1]}" if servers else ""
+    return f"{_number(len(latencies), 'question')} answered{by}, the slowest in {max(latencies) / 1000:.1f} s"
+
+
 def _losses(paths: list[Path]) -> str:
     runs = [[row["loss"] for row in read_jsonl(path) if "loss" in row] for path in paths]
     if not all(losses and all(map(math.isfinite, losses)) for losses in runs):
         raise ValueError("the training loss is missing or not finite")
     first, last = fmean(losses[0] for losses in runs), fmean(losses[-1] for losses in runs)
-    return f"{len(runs)} runs, mean loss {first:.2f} -> {last:.2f}"
+    return f"{_number(len(runs), 'run')}, mean loss {first:.2f} -> {last:.2f}"
 
 
 def _steps(paths: list[Path]) -> str:
@@ -91,7 +101,7 @@ def _steps(paths: list[Path]) -> str:
     divergences = [row["actor/kl_loss"] for row in rows if "actor/kl_loss" in row]
     if not divergences or not all(map(math.isfinite, divergences)):
         raise ValueError("no KL divergence from the reference model in the metrics")
-    return f"{len(divergences)} steps, KL divergence {divergences[-1]:.1e}"
+    return f"{_number(len(divergences), 'step')}, KL divergence {divergences[-1]:.1e}"
 
 
 def _trajectories(paths: list[Path]) -> str:
@@ -99,22 +109,28 @@ def _trajectories(paths: list[Path]) -> str:
     failed = sum(row["finish"] == "error" for row in rows)
     if failed:
         raise ValueError(f"{failed} of {len(rows)} trajectories ended with an error")
-    return f"{len(rows)} trajectories, {sum(row['n_python'] + row['n_search'] for row in rows)} tool calls"
+    calls = sum(row["n_python"] + row["n_search"] for row in rows)
+    return f"{_number(len(rows), 'trajectory', 'trajectories')}, {_number(calls, 'tool call')}"
 
 
 def _count(unit: str) -> Callable[[list[Path]], str]:
-    return lambda paths: f"{sum(len(read_jsonl(path)) for path in paths)} {unit}"
+    return lambda paths: _number(sum(len(read_jsonl(path)) for path in paths), unit)
+
+
+def _number(count: int, unit: str, plural: str = "") -> str:
+    return f"{count:,} {unit if count == 1 else plural or unit + 's'}"
 
 
 STAGES = (
-    Stage("images", "images/*.sif", "logs/images/*.log", lambda paths: f"{len(paths)} images"),
+    Stage("images", "images/*.sif", "logs/images/*.log", lambda paths: _number(len(paths), "image")),
     Stage("index", "index/manifest.json", "logs/index.log", _passages),
+    Stage("search", "results/retrieval_smoke.csv", "logs/retrieval_smoke.log", _answers),
     Stage("fine-tuning", "runs/sft/*/log.jsonl", "logs/sft/*.log", _losses),
     Stage("reinforcement learning", "runs/rl/*/seed*/metrics.jsonl", "logs/rl/*.log", _steps),
     Stage("trajectories", "{size}traces/*/*.jsonl", "logs/{size}traces/*/*.log", _trajectories),
-    Stage("judge", "{size}judge/*/*.jsonl", "logs/{size}judge/*/*.log", _count("verdicts")),
-    Stage("scores", "{size}scores/*/*.jsonl", "logs/{size}scores/*/*.log", _count("scores")),
-    Stage("table", "results/table5.csv", "logs/table5.log", lambda paths: str(paths[0].name)),
+    Stage("judge", "{size}judge/*/*.jsonl", "logs/{size}judge/*/*.log", _count("verdict")),
+    Stage("scores", "{size}scores/*/*.jsonl", "logs/{size}scores/*/*.log", _count("score")),
+    Stage("table", "results/table5.csv", "logs/table5.log", lambda paths: "results/" + paths[0].name),
 )
 
 
@@ -125,16 +141,23 @@ def verdicts(directory: str | Path, *, images: bool) -> list[Finding]:
         directory: the workflow's directory.
         images: whether the site runs its stages in images.
     """
-    return [_verdict(stage, Path(directory)) for stage in STAGES if images or stage.name != "images"]
+    found: list[Finding] = []
+    for stage in STAGES:
+        if images or stage.name != "images":
+            found.append(_verdict(stage, Path(directory), [each.check for each in found if not each.ok]))
+    return found
 
 
-def _verdict(stage: Stage, directory: Path) -> Finding:
+def _verdict(stage: Stage, directory: Path, failed: Sequence[str]) -> Finding:
     broken = [found for log in _matching(directory, stage.logs) if (found := _fault(log))]
     if broken:
         return Finding(stage.name, False, *broken[0])
     outputs = _matching(directory, stage.outputs)
     if not outputs:
-        return Finding(stage.name, False, "not reached", "correct the stage above, then run the same command again")
+        cause = (
+            f"correct {failed[0]}" if failed else "read Snakemake's messages above: no job of this stage has an error"
+        )
+        return Finding(stage.name, False, "not reached", f"{cause}, then run the same command again")
     try:
         return Finding(stage.name, True, stage.shows(outputs))
     except (ValueError, KeyError, TirError) as error:
