@@ -1,7 +1,6 @@
 """The rehearsal at its reduced size: real rows, test sets, passages and vocabulary through every stage."""
 
 import json
-import os
 import re
 import subprocess
 
@@ -13,6 +12,12 @@ from support.shared_data import BENCHMARK_TASKS, SHARED, needs_shared
 from tir.common.records import read_jsonl
 
 PASSAGES = 300
+QWEN = ROOT / ".venv/qwen/qwen.tiktoken"
+pytestmark = [
+    pytest.mark.slow,  # four minutes of CPU time
+    needs_shared,
+    pytest.mark.skipif(not QWEN.exists(), reason=f"no {QWEN}: run `make .venv/qwen/qwen.tiktoken`"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +52,18 @@ def run(tmp_path_factory):
     return copy
 
 
-pytestmark = [
-    pytest.mark.slow,
-    needs_shared,
-    pytest.mark.skipif(
-        "TIR_REHEARSAL" not in os.environ,
-        reason="TIR_REHEARSAL=1 runs the reduced rehearsal: ten minutes on two busy cores",
-    ),
-]
-
-
 def test_every_trajectory_keeps_the_caps(run):
     settings = yaml.safe_load((ROOT / "profiles/rehearsal/reduced.yaml").read_text())
     cap = settings["evaluation"]["max_response_tokens"]
     rows = [row for path in run.glob("traces/*/*.jsonl") for row in read_jsonl(path)]
-    assert len(rows) == 2 * 4 * 2 + 2 and {row["task"] for row in rows} == {"math", "qa", "web"}
+    assert len(rows) == 2 * 2 * 2 + 2 and {row["task"] for row in rows} == {"math", "qa", "web"}
     lengths = [sum(len(part["token_ids"]) for part in row["segments"]) for row in rows]
     assert max(lengths) == cap and {row["finish"] for row in rows} <= {"answer", "length", "budget"}
 
 
 def test_fine_tuning_cuts_long_rows_and_loses_none(run):
     log = (run / "logs/sft/full.log").read_text()
-    assert re.search(r"sft: 23 rows, 1 held out, longest 2048 tokens, [1-9]\d* at the cutoff", log)
+    assert re.search(r"sft: 19 rows, 1 held out, longest 1024 tokens, [1-9]\d* at the cutoff", log)
     first = next(row["loss"] for row in read_jsonl(run / "runs/sft/full/log.jsonl") if "loss" in row)
     assert first == pytest.approx(11.93, abs=0.2)  # ln 151,936: the whole vocabulary is scored
 
