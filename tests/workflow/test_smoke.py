@@ -7,13 +7,16 @@ import sys
 
 import pytest
 import yaml
+from support.configuration import merged
 from support.paths import ROOT, SNAKEMAKE
 
+from tir.common.model_server import command
 from tir.common.records import write_jsonl
+from tir.config.experiment import load
 from tir.retrieval.bm25 import BM25Config
 from tir.retrieval.build import build_index
 from tir.workflow.findings import table
-from tir.workflow.smoke import smoke_profile, verdicts
+from tir.workflow.smoke import ON_GPUS, SCALE, smoke_profile, verdicts
 
 needs_snakemake = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
 
@@ -62,6 +65,14 @@ def test_a_smoke_run_plans_every_stage_in_less_than_one_gpu_hour(profile, limit,
     assert {"index", "sft", "rl", "traces", "judge", "scores", "table5", "retrieval_smoke"} <= set(jobs)
     total = re.search(r"^total +\d+ +([\d.]+)", done.stderr.rpartition("\nPlan\n")[2], re.M)
     assert float(total[1]) <= limit
+
+
+def test_on_gpus_the_tiny_model_has_the_positions_that_vllm_is_asked_for():
+    """vLLM refuses to start with a longer context, so the judge of the smoke run would fail on every machine."""
+    config = load(merged("config.yaml", *SCALE, ON_GPUS), ["config.yaml"])
+    line = command(config.judge.engine, "models/base", config.judge.name, 8000, config.judge.gpus)
+    asked = int(line[line.index("--max-model-len") + 1])
+    assert max(asked, config.rl.max_prompt_tokens + config.rl.max_response_tokens) <= config.tiny_model.max_positions
 
 
 def finished(directory):
