@@ -19,8 +19,8 @@ from support.paths import ROOT
 from support.qwen_like import qwen_like_tokenizer
 from support.rl_inputs import rl_run, rows_file, untrained_model
 
-from tir.common.errors import CheckpointError, DataError, EngineFault
-from tir.common.records import read_jsonl
+from tir.common.errors import CheckpointError, DataError, EngineFault, ToolUnavailable
+from tir.common.records import read_json, read_jsonl
 from tir.config.tools import Tools
 from tir.rl import launch
 from tir.rl.data import prepare_rows
@@ -244,6 +244,24 @@ def test_values_are_written_in_hydras_grammar():
     assert [
         hydra_value(value) for value in (None, True, 1e-6, ["a", 1], {"b": False}, Path("/a/b-c.d"), "x=y, 'z'", "")
     ] == ["null", "true", "1e-06", "[a,1]", "{b:false}", "/a/b-c.d", r"'x=y, \'z\''", "''"]
+
+
+def test_a_tool_that_does_not_start_is_the_cause_that_the_run_ends_with(tmp_path, monkeypatch):
+    """verl makes a loop per trajectory, and the first of a process starts the tools."""
+    from verl.experimental.agent_loop.agent_loop import AgentLoopBase
+
+    from tir.rl import agent_loop, sampler
+
+    def fails(path: str):
+        raise ToolUnavailable("the Python worker died", where="tools.python", why="no answer within 120 s")
+
+    monkeypatch.setenv("TIR_RUN_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(AgentLoopBase, "__init__", lambda self: None)
+    monkeypatch.setattr(agent_loop, "loop_resources", fails)
+    with pytest.raises(ToolUnavailable):
+        agent_loop.TirAgentLoop(settings="loop.json")
+    assert read_json(tmp_path / "fault.json")["infrastructure"]
+    assert "ToolUnavailable: tools.python: the Python worker died: no answer within 120 s" in str(sampler.run_fault())
 
 
 # --- the engine adapter ---------------------------------------------------------------------------------------------

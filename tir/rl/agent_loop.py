@@ -21,6 +21,7 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,8 @@ class TirAgentLoop(AgentLoopBase):
 
     def __init__(self, *arguments, settings: str, **keywords):
         super().__init__(*arguments, **keywords)
-        self.resources = loop_resources(settings)
+        with reported():
+            self.resources = loop_resources(settings)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs) -> AgentLoopOutput:
         """Generate and score one trajectory of a row.
@@ -122,12 +124,8 @@ class TirAgentLoop(AgentLoopBase):
             kwargs: the row (`raw_prompt`, `ability`, `reward_model`, `index`), and `global_steps` and `session_id`
                 from verl.
         """
-        try:
+        with reported():
             return await self._run(sampling_params, **kwargs)
-        except Exception as error:
-            # verl would log the error and train on the rest of the batch. The sampler reads it and ends the run.
-            report_fault(error)
-            raise
 
     async def _run(
         self,
@@ -208,7 +206,20 @@ def write_record(directory: Path, kind: str, step: int, row: dict, trajectory: T
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def report_fault(error: BaseException) -> None:
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Report an error, also of a tool that does not start, before verl gets it.
+
+    verl would log the error and train on the rest of the batch. The sampler reads the report and ends the run.
+    """
+    try:
+        yield
+    except Exception as error:
+        _report(error)
+        raise
+
+
+def _report(error: Exception) -> None:
     """Write the first error to `fault.json` in the run directory, where the sampler and the launcher read it."""
     path = Path(os.environ["TIR_RUN_DIRECTORY"]) / "fault.json"
     text = str(error).split("\n")[0]  # without the remedy: the launcher's error has its own
