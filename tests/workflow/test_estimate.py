@@ -11,6 +11,8 @@ from tir.workflow.estimate import (
     GPUS,
     Assumptions,
     decode_s,
+    rl_minutes,
+    rollout_rounds,
     serving_gb,
     sft_minutes,
     shape,
@@ -55,6 +57,17 @@ def test_work_scales_with_gpus_rows_and_the_cap():
         sft_minutes(2000, 1, 4, H100, THREE_B, given=half) / 2
     )
     assert decode_s(4096, H100, THREE_B) == pytest.approx(2 * decode_s(2048, H100, THREE_B))
+
+
+def test_replacing_groups_of_equal_rewards_generates_in_several_rounds():
+    """Of 32 prompts: half equal, 16 missing, 32 more suffice; 70 % equal, 22, 9, 4, 1.4 and 0.6 missing."""
+    resampled = PAPER.model_copy(update={"rl": PAPER.rl.model_copy(update={"zero_variance_groups": "resample"})})
+    assert resampled.rl.batch_prompts == 32
+    rounds = [rollout_rounds(resampled.rl, Assumptions(equal_share=share)) for share in (0.01, 0.5, 0.7)]
+    assert rounds == [1, 2, 5] and rollout_rounds(PAPER.rl) == 1
+    twice, once = (rl_minutes(each, 8, H100, THREE_B) for each in (resampled, PAPER))
+    rollout = decode_s(0.8 * PAPER.rl.max_response_tokens, H100, THREE_B) + 3 * 3.0
+    assert twice - once == pytest.approx(PAPER.rl.steps * rollout / 60)
 
 
 def test_fine_tuning_reaches_35_percent_of_the_peak_as_computed():

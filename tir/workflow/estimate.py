@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tir.config.evaluation import Evaluation
 from tir.config.experiment import Config
+from tir.config.rl import Rl
 from tir.config.sources import ModelSource
 from tir.sft import memory
 
@@ -67,6 +68,7 @@ class Assumptions:
     decode_share: float = 0.6  # share of the memory bandwidth that decoding reaches
     decode_overhead: float = 0.008  # per decode step: scheduler, sampling, agent loop
     longest_share: float = 0.8  # length of a batch's longest response, as a share of the cap
+    equal_share: float = 0.5  # groups whose rewards are all equal, as a share; differs by model and rows
     calls: int = 3  # tool calls of the trajectory that finishes last
     call: float = 3.0  # per call: a scan of 32 GB in memory, or a program
     step_overhead: float = 20.0  # per RL step: weights to the engine, batches, metrics
@@ -186,6 +188,18 @@ def decode_s(tokens: float, gpu: Gpu, model: Shape, given: Assumptions = OURS) -
     return tokens * (2 * model.parameters / (gpu.bandwidth * 1e12 * given.decode_share) + given.decode_overhead)
 
 
+def rollout_rounds(rl: Rl, given: Assumptions = OURS) -> int:
+    """How many times in turn a step generates trajectories: once, unless it replaces groups of equal rewards.
+
+    Each further round draws twice as many prompts as are missing (`tir/rl/sampler.py`), until less than one is expected
+    to be missing. A round lasts as long as its longest trajectory, so its number of prompts does not matter.
+    """
+    rounds, missing = 1, rl.batch_prompts * given.equal_share
+    while rl.zero_variance_groups == "resample" and missing >= 1:
+        rounds, missing = rounds + 1, missing - 2 * missing * (1 - given.equal_share)
+    return rounds
+
+
 def rl_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
     """Minutes of a run's steps and validations. A step: roll out, recompute log-probabilities, update."""
     rl = config.rl
@@ -195,7 +209,8 @@ def rl_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assum
     update = tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * given.rl_mfu)
     validations = rl.steps // rl.validate_every + 1
     saves = rl.steps // rl.save_every * 16 * model.parameters / 1e9 / given.read_gb_s
-    return (rl.steps * (rollout + update + given.step_overhead) + validations * rollout + saves) / 60
+    step = rollout_rounds(rl, given) * rollout + update + given.step_overhead
+    return (rl.steps * step + validations * rollout + saves) / 60
 
 
 def dpo_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
