@@ -1,6 +1,7 @@
 """The console entries `tir-sandbox`, `tir-retrieval` and `tir-score`, each as the module behind it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -75,6 +76,19 @@ def test_an_index_is_built_served_and_queried(tmp_path):
         finally:
             server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
+
+
+def test_a_command_computes_in_the_arithmetic_of_the_workflow():
+    """Even if the shell has another one: an index that is served by hand gives the scores of a job's own server."""
+    program = (
+        "import os; from tir.common.cli import command; from tir.common.environment import ARITHMETIC\n"
+        "command(lambda: print({name: os.environ.get(name) for name in ARITHMETIC} == ARITHMETIC), '')\n"
+        "print(os.environ.get('HF_HUB_OFFLINE'))"
+    )
+    environment = {**os.environ, "MKL_CBWR": "COMPATIBLE", "HF_HUB_OFFLINE": "0"}
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True, timeout=300, env=environment)
+    assert done.stdout.split() == ["True", "0"], done.stderr  # a command may download an encoder
 
 
 def test_an_encoder_needs_its_prefixes(tmp_path):

@@ -34,7 +34,9 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def command(main: Callable[[], None], install: str) -> None:
-    """Run the `main` of a console command like that of a script.
+    """Run the `main` of a console command like that of a script, in the user's environment and a stage's arithmetic.
+
+    An index that is built or served by hand then has the embeddings and scores of the workflow's.
 
     Args:
         main: the command.
@@ -42,6 +44,7 @@ def command(main: Callable[[], None], install: str) -> None:
     """
 
     def checked() -> None:
+        os.environ |= environment.ARITHMETIC
         try:
             main()
         except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""Environment variables that every stage sets before it imports a library.
+"""Environment variables that every stage sets before it imports a library; the console commands set `ARITHMETIC` alone.
 
-`tir.common.cli.run` sets them, so they hold in images and without images, and in every process that a stage starts.
+`tir.common.cli` sets them, so they hold in images and without images, and in every process that a stage starts.
 """
 
 from __future__ import annotations
