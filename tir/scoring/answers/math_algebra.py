@@ -38,7 +38,7 @@ _RECURRING = (
 )
 _NO_ALGEBRA = re.compile(
     r"\d \d|[\ue000-\uf8ff]|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}|\.\.\.|!!|[:?]|\\\$"
-    r"|\\(?:not|forall|exists|equiv|pmod|dots|mod)\b"
+    r"|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle)\b"  # names of points do not commute
 )
 
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\}|\\operatorname")

@@ -27,7 +27,7 @@ def equal(prediction: str, gold: str) -> bool:
     (prediction_key, predictions), (gold_key, golds) = read(prediction), read(gold)
     if prediction_key == gold_key and prediction_key:
         return True
-    for left, right in product(predictions, golds):
+    for left, right in product(predictions or (None,), golds or (None,)):
         if isinstance(left, Words) or isinstance(right, Words):
             texts = [
                 each.text if isinstance(each, Words) else key.lower()
@@ -35,7 +35,7 @@ def equal(prediction: str, gold: str) -> bool:
             ]
             if texts[0].replace(" ", "") == texts[1].replace(" ", ""):
                 return True
-        elif same(left, right):
+        elif left is not None and right is not None and same(left, right):
             return True
     if not predictions or not golds:
         raise Unreadable(gold if predictions else prediction)
@@ -115,7 +115,7 @@ def _same_items(left: Items, right: Items) -> bool:
     if len(left.items) != len(right.items):
         return False
     kinds = {left.opening, right.opening}
-    if kinds == {"(", "{"}:
+    if kinds == {"(", "{"} or (kinds != {"builder"} and "builder" in kinds):
         return False  # a tuple is no set
     if kinds == {"(", "["}:
         if len(left.items) == 2:

@@ -12,8 +12,10 @@ import unicodedata
 
 from tir.rollout.protocol import last_boxed
 from tir.scoring.answers.latex_text import TEXT_COMMANDS, visible
+from tir.scoring.answers.math_environments import flattened
 
-TEXT, END, OR = "\ue000", "\ue001", "\ue002"  # begin and end of a text; a connective. No answer contains them.
+# Begin and end of a text, a connective, the product of two vectors. No answer contains them.
+TEXT, END, OR, CROSS = "\ue000", "\ue001", "\ue002", "\ue003"
 
 FUNCTIONS = (
     "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc exp log ln lg max min gcd lcm det deg sqrt pi"
@@ -90,16 +92,20 @@ _ONE_NAME = {  # commands that a reader cannot tell apart
     r"\\div(?![A-Za-z])": "/",
     r"\\varnothing(?![A-Za-z])": r"\\emptyset ",
     r"\\(?:R|Reals|reals)(?![A-Za-z])|\\math(?:bf|rm)\s*\{R\}": r"\\mathbb{R}",
+    r"(?<=\\in)\s*([RZNQ])(?![A-Za-z])": r"\\mathbb{\1}",
     r"\\backslash(?![A-Za-z])": r"\\setminus ",
-    r"\\(?:lor|vee)(?![A-Za-z])": OR,
-    r"\\(?:land|wedge)(?![A-Za-z])": ",",
+    r"\+\s*/\s*-": r"\\pm ",
+    r"\\mathbb\s*\{R\}\s*(?:\^\s*(?:\+|\{\+\})|_\{\s*>\s*0\s*\})": r"(0,\\infty)",
+    r"\\vee(?![A-Za-z])": r"\\lor ",
+    r"\\wedge(?![A-Za-z])": r"\\land ",
     r"\\(?:dots|ldots|cdots)(?![A-Za-z])|…": "...",
     r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])": r"^\\circ ",
     r"(?:,|\{,\})\s*\\!\s*|\{,\}": ",",  # thousands separators; must precede the next rule
-    r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~|\\hspace\*?\{[^{}]*\}|\\\\\s*$": " ",
+    r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~|\\hspace\*?\{[^{}]*\}|\\{1,2}\s*$": " ",
 }
 _RENAMED = [(re.compile(pattern), name) for pattern, name in _ONE_NAME.items()]
-_SYSTEM = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|cases|gathered|array)\}(?:\{[^{}]*\})?")
+_VECTOR = r"\\(?:vec|mathbf|boldsymbol|bm|overrightarrow)\s*\{[^{}]*\}"
+_CROSS = re.compile(rf"({_VECTOR})\s*(?:\\times(?![A-Za-z])|×)(?=\s*{_VECTOR})")
 _COMMAND = re.compile(rf"\\(?:{TEXT_COMMANDS})\s*\{{([^{{}}]*)\}}")
 _MARKED = re.compile(r"([*_`~\"']{1,3})(\S|\S.*\S)\s*\1", re.DOTALL)
 _BOLD_INSIDE = re.compile(r"(?<![\w)\]}*])\*\*(?=[^\s*])([^*]+)(?<=[^\s*])\*\*(?![\w(*])")
@@ -115,9 +121,7 @@ def clean(answer: str) -> str:
     boxed = last_boxed(answer)
     value = " ".join(visible(answer if boxed is None else boxed).split())
     value = _dollars(re.sub(r"(?<!\\)\\[()\[\]]", "", value))
-    if _SYSTEM.search(value):  # the lines of a system are separate equations
-        value = _SYSTEM.sub("", value).replace("\\\\", ",").replace("&", "")
-    value = _unicode(value)
+    value = _unicode(_CROSS.sub(rf"\1{CROSS}", flattened(value)))
     for pattern, name in _RENAMED:
         value = pattern.sub(name, value)
     count = 1
@@ -146,7 +150,7 @@ def thousands(value: str) -> list[str]:
     such a blank, as in `(100,198)`, a comma separates.
     """
     value = _BLANK_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), value)
-    value = re.sub(r"(?<=\d)_(?=\d{3}(?!\d))", "", value)  # Python's 1_000
+    value = re.sub(r"(?<=\d)[_'](?=\d{3}(?!\d))", "", value)  # Python's 1_000, Swiss 1'000
     merged = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), value)
     if merged == value or re.search(r", ", value):
         return [merged]
@@ -298,6 +302,8 @@ def _text(match: re.Match) -> str:
         return OR if word.lower() == "or" else ","
     if word in FUNCTIONS:
         return f"\\{word} "
+    if word.lower() == "infinity":
+        return word.lower()
     if re.search(r"[\d\\]", word) or not re.search(r"[A-Za-z]{2}", word) and not re.search(r"\(", word):
         return f" {content} " if content != word else content
     return f"{TEXT}{content}{END}"

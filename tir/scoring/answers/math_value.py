@@ -34,7 +34,11 @@ _NAME = re.compile(
     rf"|^{TEXT}[^{END}]*{END}$"
 )
 _CLOCK = re.compile(r"^(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([aApP])\.?\s*[mM]\.?)?$")
-_BASE = re.compile(rf"^\(?([0-9A-Z]+)\)?\s*_\s*\{{?(?:{TEXT})?\s*(\w+)\s*(?:{END})?\}}?$")
+_BASE = re.compile(
+    rf"^\(?([0-9A-Z]+|[0-9a-f]+(?=\)?_\{{?16))\)?\s*_\s*\{{?(?:{TEXT})?\s*(\w+)\s*(?:{END})?\}}?$"
+    rf"|^(\w+)\s*[({TEXT}\s]+(?:in\s)?base[-\s{END}]*(\w+)[){END}\s]*$"
+)
+_TURNED = re.compile(r"([\[\]])([^\[\](){},]+,[^\[\](){},]+)([\[\]])")  # ]0,1[, an open interval
 _ALL_REALS = ("all real numbers", "all reals", "real numbers", "reals", "the real numbers")
 _EMPTY = ("empty set", "the empty set", "emptyset")
 
@@ -94,10 +98,13 @@ def read(answer: str) -> tuple[str, tuple]:
     key = _key(value)
     if words := _words(value):
         return key, (words,)
+    if re.search(r"[<>=]|\\(?:le|ge|ne|in)(?![A-Za-z])", value):  # between relations; elsewhere operators of logic
+        value = re.sub(r"\\land(?![A-Za-z])", ",", re.sub(r"\\lor(?![A-Za-z])", OR, value))
     value = re.sub(r"(?<![\\A-Za-z])or(?![A-Za-z])", OR, value)
     value = re.sub(r"(?<![\\A-Za-z])and(?![A-Za-z])", ",", value)
     value = re.sub(r"\)\s*&\s*\(", "),(", re.sub(r"\)\s*\|\s*\(", rf"){OR}(", value))
     value = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", value)
+    value = _TURNED.sub(lambda each: f"{'[('[each[1] == ']']}{each[2]}{'])'[each[3] == '[']}", value)
     value = re.sub(r",\s*(?=,|" + OR + ")", "", value).strip(" ,")
     values = []
     for text, natural in product(thousands(value), (True, False) if "log(" in value else (True,)):
@@ -170,12 +177,10 @@ def _mark(value: str) -> Mark | None:
             return Mark("ratio", tuple(expression_of(parse(part)) for part in parts))
         except Unreadable:
             return None
-    base = _BASE.match(value)
-    if base and (base.group(1)[0].isdigit() or base.group(1).isupper()) and re.search(r"\d", base.group(1)):
-        return Mark(
-            "base",
-            (base.group(1), {"two": "2", "four": "4", "eight": "8", "ten": "10"}.get(base.group(2), base.group(2))),
-        )
+    if base := _BASE.match(value):
+        digits, name = filter(None, base.groups())
+        if re.search(r"\d", digits):
+            return Mark("base", (digits.upper(), str(units.number_word(name) or name)))
     return None
 
 
@@ -245,6 +250,8 @@ def _equation(sides: list[str], operators: list[str], natural: bool):
     left, right = sides[0], sides[-1]
     if not left:
         return parse(right, natural)
+    if operators == ["="] and not _NAME.match(left) and _NAME.match(right):  # 5 = x
+        left, right = right, left
     inner = enclosed(left)
     names = split(inner[1], (",",))[0] if inner else []
     if len(names) > 1 and all(_NAME.match(name) for name in names):
@@ -260,7 +267,7 @@ def _equation(sides: list[str], operators: list[str], natural: bool):
     if r"\in" in operators:
         raise Unreadable("set membership of an expression")
     left_value, right_value = (expression_of(parse(side, natural)) for side in (left, right))
-    if not left_value.free_symbols and not isinstance(left_value, sympy.MatrixBase):
+    if not (left_value.free_symbols or right_value.free_symbols) and not isinstance(left_value, sympy.MatrixBase):
         return parse(right, natural)  # 2 + 3 = 5
     if len(operators) > 1:
         raise Unreadable("chain of equations")
@@ -270,12 +277,10 @@ def _equation(sides: list[str], operators: list[str], natural: bool):
 def _bracketed(opening: str, content: str, closing: str, natural: bool):
     if opening in (r"\{", "{"):
         for separator in (":", "|"):
-            condition, found = split(content, (separator,))
-            if found and re.search(r"<|>|\\[lg]e|\\ne|\\in|=", condition[-1]):  # {x : x > 2}
-                value = parse(condition[-1], natural)
-                return (
-                    next(iter(value.values.values())) if isinstance(value, Named) and len(value.values) == 1 else value
-                )
+            element, *rest = split(content, (separator,))[0]
+            condition = separator.join(rest)
+            if re.search(r"<|>|\\[lg]e|\\ne|\\in|=", condition):
+                return _builder(element, condition, natural)
     if not content:
         return Items("{", (), "}")
     parts = split(content, (",", ";", OR))[0]
@@ -298,6 +303,20 @@ def _bracketed(opening: str, content: str, closing: str, natural: bool):
     if opening == "[" and len(rows) == len(items) and len({len(row) for row in rows}) == 1:  # Python's matrix
         return Scalar(Number(sympy.Matrix([[expression_of(each) for each in row] for row in rows])))
     return value
+
+
+def _builder(element: str, condition: str, natural: bool):
+    """The set `{element : condition}`: a region if the element is a variable, perhaps of a stated set of numbers."""
+    (name, *domain), member = split(element, (r"\in",))
+    given = parse(condition, natural)
+    values = list(given.values.items()) if isinstance(given, Named) else []
+    if not _NAME.match(name) or [each for each, _ in values] != [_name(name)]:
+        return Items("builder", (parse(element, natural), given), "")
+    if not member:
+        return values[0][1]
+    common = region(values[0][1]).intersect(region(parse(domain[0], natural)))
+    few = isinstance(common, sympy.Range) and common.is_finite_set and common.size < 1000
+    return Region(sympy.FiniteSet(*common) if few else common)
 
 
 def _combined(sets: Sequence[sympy.Set], operators: list[str]) -> Region:

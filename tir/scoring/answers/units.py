@@ -93,6 +93,10 @@ _SCALES = {
     "trillions": 10**12,
 }
 _NEUTRAL = {"unit", "units", "of", "approximately", "about", "total", "each"}
+_OF_ANOTHER = set(  # words that no unit has: the value before them is not the answer
+    "not no never is are was were does do did at below minus plus squared cubed factorial if when unless except than "
+    "wrong false incorrect impossible".split()
+) | {""}  # an exponent without a unit: 7 squared
 _CURRENCY = re.compile(r"^([-+]?)\s*((?:US\s?)?\\\$|[£€¥₹]|Rs\.?|USD|EUR|GBP)\s*(?=[-+.\d(\\])")
 _SPAN = rf"{TEXT}[^{END}]*{END}"
 _TEXT_FRACTION = re.compile(
@@ -142,12 +146,15 @@ NONE, PERCENT = Unit(), Unit(words=("%",))
 
 
 def split_unit(value: str) -> tuple[str, Unit, Fraction]:
-    """The value without its unit, the unit, and the factor of number words (`million`)."""
+    """The value without its unit, the unit, and the factor of number words (`million`).
+
+    Words such as those of `7 squared` or `7 is wrong` stay with the value, which then cannot be read.
+    """
     value = _TEXT_FRACTION.sub(lambda each: TEXT + re.sub(f"[{TEXT}{END}]", "", f"{each[1]}/{each[2]}") + END, value)
     percent = re.fullmatch(rf"(.*[^\s\\{TEXT}])\s*(?:\\?%|{TEXT}?\s*per\s?cent(?:age)?\s*{END}?|pct)", value)
     if percent and not re.search(r"[A-Za-z]$", percent.group(1)):
         return percent.group(1), PERCENT, Fraction(1)
-    names = []
+    names, whole = [], value
     if currency := _CURRENCY.match(value):
         names.append(re.sub(r"^US\s?(?=\$)|\\", "", currency.group(2).replace("\\", "")).strip(" ."))
         value = currency.group(1) + value[currency.end() :]
@@ -164,6 +171,8 @@ def split_unit(value: str) -> tuple[str, Unit, Fraction]:
     elif (match := _PLAIN_UNIT.match(value)) and _is_unit(match.group(3), separated=bool(match.group(2))):
         value, text = match.group(1), match.group(3)
     unit, factor = _unit(" ".join([*names, text]))
+    if not _OF_ANOTHER.isdisjoint(unit.words):
+        return whole, NONE, Fraction(1)
     return value.strip(), unit, factor
 
 
@@ -237,8 +246,8 @@ def _unit(text: str) -> tuple[Unit, Fraction]:
     text = re.sub(rf"[{TEXT}{END}]", " ", text)
     text = re.sub(r"[{}]|\\cdot|\.(?=\s|$)|\.(?=[a-z])", " ", text).replace("°C", "celsius").replace("°F", "fahrenheit")
     text = re.sub(r"\s*\^\s*", "^", re.sub(r"(?<![A-Za-z])per(?![A-Za-z])", "/", text))
-    text = re.sub(r"(?<![A-Za-z])(?:square|sq)\s*-?(\s*[A-Za-z]+)", r"\1^2", text, flags=re.IGNORECASE)
-    text = re.sub(r"(?<![A-Za-z])(?:cubic|cu)\s*-?(\s*[A-Za-z]+)", r"\1^3", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<![A-Za-z])(?:square[\s-]+|sq[\s-]*(?!u))([A-Za-z]+)", r" \1^2", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<![A-Za-z])cu(?:bic)?[\s-]+([A-Za-z]+)", r" \1^3", text, flags=re.IGNORECASE)
     text = re.sub(r"\s+squared(?![A-Za-z])", "^2", re.sub(r"\s+cubed(?![A-Za-z])", "^3", text))
     text = re.sub(r"degrees?\s+(celsius|fahrenheit)", r"\1", text, flags=re.IGNORECASE)
     factor, words, sizes, sides = Fraction(1), [], [Fraction(1), Fraction(1)], [{}, {}]
@@ -252,8 +261,9 @@ def _unit(text: str) -> tuple[Unit, Fraction]:
             if name.lower() in _SCALES:
                 factor *= _SCALES[name.lower()]
             elif known is None:
-                if name.lower() not in _NEUTRAL:
-                    words.append(name.lower().removesuffix("s"))
+                word = name.lower()
+                if word not in _NEUTRAL:
+                    words.append(word if word in _OF_ANOTHER else word.removesuffix("s"))
             else:
                 size, below, dimensions = known
                 sizes[side] *= size**power
