@@ -95,9 +95,33 @@ def test_an_error_has_its_type_and_follows_the_output(tool, code, text):
     assert (result.status, result.text) == ("error", text)
 
 
-def test_output_before_the_time_limit_is_kept(tool):
-    result = tool.run("print('step', flush=True)\nwhile True: pass")
+def test_output_before_the_time_limit_or_a_crash_is_kept(tool):
+    result = tool.run("print('step')\nwhile True: pass")
     assert (result.status, result.text) == ("timeout", "step\ntimed out after 2 s")
+    assert tool.run("print('step')\nimport os\nos._exit(3)").text == "step\nexited with status 3"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()", "late"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=[100], daemon=True).start()", "Done"),
+        ("import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start(), print('main')", "main"),
+        ("from concurrent.futures import ThreadPoolExecutor\nThreadPoolExecutor(2).submit(print, 'work')", "work"),
+        ("import atexit\natexit.register(print, 'end')\nprint('main')", "main\nend"),
+        ("import atexit, sys\natexit.register(print, 'end')\nsys.exit()", "end"),
+        ("import atexit\natexit.register(lambda: 1 / 0)\nprint('main')", "main"),
+    ],
+)
+def test_a_program_ends_as_it_would_in_python(tool, code, text):
+    """Python waits for threads that are no daemons, and calls what was registered for the end."""
+    result = tool.run(code)
+    assert (result.status, result.text) == ("ok", text)
+
+
+def test_a_thread_that_does_not_end_is_ended_at_the_time_limit(tool):
+    result = tool.run("import threading, time\nthreading.Thread(target=time.sleep, args=[100]).start()\nprint('main')")
+    assert (result.status, result.text) == ("timeout", "main\ntimed out after 2 s")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +167,12 @@ WRAPPED = [
     ("\tprint(4)", "4"),
     ("\n    a = 1\n\n    if a:\n        print(4)\n", "4"),
     ("  # a comment\n  print(4)", "4"),
+    ("\ufeffprint(4)", "4"),
+    (">>> print(4)", "4"),
+    (">>> x = 2\n>>> print(x)\n2", "2"),
+    (">>> for i in range(2):\n...     print(i)\n...\n0\n1\n>>> print('end')", "0\n1\nend"),
+    ("```python\n>>> print(4)\n4\n```", "4"),
+    ("    >>> print(4)\n    4", "4"),
 ]
 
 

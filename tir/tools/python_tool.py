@@ -62,8 +62,8 @@ class PythonToolConfig(Model):
     )
     unwrap: bool = Field(
         True,
-        description="run code that is no valid Python as written, but is without a Markdown fence or without the "
-        "indentation of all its lines; false: run it as written, as upstream",
+        description="run code that is no valid Python as written, but is without a Markdown fence, the prompts of an "
+        "interactive session (>>>) or the indentation of all its lines; false: run it as written, as upstream",
     )
     stderr: bool = Field(
         False, description="show what the program writes to standard error, warnings included; false as upstream"

@@ -6,6 +6,7 @@ forbids mounting, so it follows the mounts. Seccomp forbids the system calls of 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -17,6 +18,7 @@ import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ READY = b"ready\n"
 _FENCED = re.compile(
     r"^[ \t]*(```+|~~~+)[ \t]*[\w{}.+-]*[ \t]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
 )
+_PROMPTED = re.compile(r"^(?:>>>|\.\.\.)(?: (.*))?$", re.MULTILINE)
 _LAST_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
 _ONE_LINE = re.compile(r"\A\s*(`+)(?:(?:python|py)\b)?(.*?)\1\s*\Z", re.DOTALL | re.IGNORECASE)
 
@@ -48,7 +51,7 @@ class Settings:
         memory_mb: MiB of address space.
         output_bytes: bytes of output kept, half from each end.
         without: barriers to leave out although the kernel has them; for tests.
-        unwrap: whether code that is no Python as written runs without its Markdown fence or common indentation.
+        unwrap: whether code that is no Python as written runs without its Markdown fence, indentation or prompts.
         stderr: whether standard error goes where standard output goes; otherwise it is dropped.
     """
 
@@ -102,6 +105,7 @@ def run(
             os._exit(1)
     original_stdout = sys.stdout
     outcome = _execute(program, globals_, settings.unwrap)
+    _finish()
     for stream in (sys.stdout, original_stdout):  # the program may have replaced sys.stdout
         with contextlib.suppress(BaseException):
             stream.flush()
@@ -156,7 +160,11 @@ def _only_own_descriptors(code: int, stdout: int, report: int, stderr: bool) -> 
     os.closerange(5, DESCRIPTORS)
     sys.stdin = io.StringIO()
     sys.stdout = sys.__stdout__ = io.TextIOWrapper(
-        os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace"
+        # Each line at once: what was printed before the time limit or a crash is kept.
+        os.fdopen(1, "wb", closefd=False),
+        encoding="utf-8",
+        errors="replace",
+        line_buffering=True,
     )
     if stderr:
         sys.stderr = sys.__stderr__ = sys.stdout  # one buffer keeps the order of what is written
@@ -164,6 +172,7 @@ def _only_own_descriptors(code: int, stdout: int, report: int, stderr: bool) -> 
 
 def _execute(code: str, globals_: dict, unwrap: bool) -> dict[str, str]:
     """Run a program; returns {}, or the type and message of the exception it raised. A clean exit is no exception."""
+    atexit._clear()  # of the preloaded libraries
     try:
         exec(_compiled(code, unwrap), globals_)
     except SystemExit as error:
@@ -179,6 +188,14 @@ def _execute(code: str, globals_: dict, unwrap: bool) -> dict[str, str]:
     return {}
 
 
+def _finish() -> None:
+    """What Python does when a program ends: wait for its threads, and call what it registered with `atexit`."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # as multiprocessing's processes do; it also ends the threads of executors
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+
+
 def _compiled(code: str, unwrap: bool):
     """A program's code; raises `SyntaxError` (among others) if it is no Python."""
     try:
@@ -191,13 +208,15 @@ def _compiled(code: str, unwrap: bool):
 
 
 def _unwrapped(code: str) -> str:
-    """The code in Markdown fences, if there are any, without the indentation common to all lines.
+    """The code in Markdown fences, if there are any, without common indentation and without an interpreter's prompts.
 
-    Several fenced blocks are joined. A block that is not closed ends with the code; an opening fence may be missing.
+    Several fenced blocks are joined. A block that is not closed ends with the code; an opening fence may be missing. Of
+    an interactive session, lines without a prompt are the interpreter's answers.
     """
     blocks = _FENCED.findall(code) or _ONE_LINE.findall(code)
     code = "\n".join(textwrap.dedent(block) for _, block in blocks) if blocks else _LAST_FENCE.sub("", code)
-    return textwrap.dedent(code).strip("\r\n")
+    code = textwrap.dedent(code.removeprefix("\ufeff")).strip("\r\n")
+    return "\n".join(_PROMPTED.findall(code)) if re.search(r"^>>>", code, re.MULTILINE) else code
 
 
 def _type_name(error: BaseException) -> str:
