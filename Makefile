@@ -184,8 +184,9 @@ bench-coverage: .venv/workflow/.complete
 bench-graph: .venv/workflow/.complete
 	@.venv/workflow/bin/python -m bench.graph
 
-bench-kill: .venv/workflow/.complete
-	@.venv/workflow/bin/python -m bench.kill --profile $(PROFILE) --kills $(or $(KILLS),20) --folder $(or $(FOLDER),/tmp/tir-kill/copy)
+bench-kill: environments
+	@$$(unshare -Urm true 2> /dev/null && echo unshare -Urm) .venv/workflow/bin/python -m bench.kill \
+	  --kills $(or $(KILLS),20) --folder $(or $(FOLDER),/tmp/tir-kill) $(if $(STAGES),--stages $(STAGES))
 
 bench-rl: environments
 	@$(SNAKEMAKE) --profile $(PROFILE) --quiet all models/sft/manifest.json index/manifest.json data/rl_train.parquet \

@@ -24,11 +24,12 @@ from tir.config.experiment import load
 from tir.config.params import operational_params, params, without
 from tir.config.site import load_site
 from tir.config.yaml_files import refuse_repeated_keys
-from tir.workflow import routes
+from tir.workflow import routes, running
 from tir.workflow.digests import code_digest
 from tir.workflow.cost import gpus_of_job
 from tir.workflow.engine import (
     config_files,
+    is_plan,
     machine_gpus,
     record_identities,
     rerun_changed,
@@ -153,6 +154,9 @@ def show_changed(changed):
     if len(changed) > 10:
         print(f"made again: {len(changed) - 10} more", file=sys.stderr)
 
+
+if workflow.is_main_process and not is_plan(workflow):
+    running.begin()  # the locks of a killed run do not stop the same command
 
 record_identities(workflow)
 rerun_changed(workflow, accept="TIR_ACCEPT" in os.environ, report=show_changed)

@@ -1,22 +1,21 @@
-"""Kill a finished workflow's stages at random moments, repeat the command until it finishes, and compare every byte.
+"""Kill the stages of the few-step graph at random moments, repeat the command until it finishes, compare every byte.
 
-    make demo PROFILE=profiles/ci
-    make bench-kill KILLS=200
+    make bench-kill KILLS=200       disturb stages 200 times
+    make bench-kill KILLS=0         make the whole graph a second time, undisturbed
 
-A round copies the finished folder, deletes the outputs of one stage, and runs the command that makes them. Each run is
-disturbed at a random moment: a random process of it gets SIGKILL or SIGTERM (often one that runs model-written code or
-serves retrieval), the whole run does, or the disk becomes full for some seconds. The same command is repeated, the last
-times without a disturbance, until it succeeds. Then the stage's outputs are compared with those of the finished folder.
+First the graph is made undisturbed, by the same code, in FOLDER/reference. A round copies it, deletes all outputs of
+one job and what it left in its folder, and runs the command that makes them. Each run is disturbed at a random moment:
+one of its processes gets SIGKILL or SIGTERM (often a worker, which runs model-written code or serves retrieval), all of
+them do, or the disk becomes full for some seconds. The same command is repeated, the last times without a disturbance,
+until it succeeds. Then the job's outputs are compared with those of the reference (`bench/outputs.py`).
 
-Not compared: times, and files that consist of them (`TIMES`).
+The copy is on a tmpfs of its own, so that its disk can become full. That needs a mount namespace, as in the Makefile.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import json
 import os
 import random
 import re
@@ -26,30 +25,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from bench.outputs import RESULTS, contents, jobs, whole
+
 ROOT = Path(__file__).resolve().parents[1]
-SNAKEMAKE = ROOT / ".venv/workflow/bin/snakemake"
+CODE = ("Snakefile", "config.yaml", "rules", "scripts", "tir", "aspo", "profiles", "envs", "containers", "docs")
+GRAPH = "graph"  # name of a stage: all of them
 MARK = "TIR_KILL_ROUND"  # environment variable of every process of a round, to find those that outlive their parent
-LIMIT_S = 900.0
+LIMIT_S = 3600.0
 ATTEMPTS = 12  # runs without a disturbance before a round counts as stuck
-LINKED = (".venv", ".git")
-TIMES = (
-    "table8",
-    "resources",
-    "items.parquet",
-    "retrieval_smoke",
-    "wall_clock",
-    "verl.log",
-    "manifest.json",
-    "provenance",
-    "retrieval.log",
-)
-_TIME_KEYS = {"seconds", "timings", "tool_seconds", "elapsed_time", "remaining_time"}
+DISK_BYTES = 2 << 30  # of the copy's tmpfs; a copy takes 0.3 GB
 
 
 @dataclass
@@ -62,108 +52,92 @@ class Outcome:
     different: list[str] = field(default_factory=list)
 
 
-def outputs(folder: Path, command: list[str]) -> dict[str, list[str]]:
-    """Existing output files of each rule."""
-    done = subprocess.run([*command, "--summary"], cwd=folder, capture_output=True, text=True, check=True)
-    rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
-    made: dict[str, list[str]] = {}
-    for row in rows:
-        if (folder / row[0]).exists():
-            made.setdefault(re.sub(r"^(table|figure)\w+", r"\1", row[2]), []).append(row[0])
-    return made
+def run(folder: Path, command: list[str], log: Path) -> subprocess.Popen:
+    """Start the command; its processes are marked with the folder."""
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, MARK: str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
 
-def whole(output: str) -> str:
-    """What belongs to an output: the folder of a model, an index or a run, else the file."""
-    return str(Path(output).parent) if Path(output).name in ("manifest.json", "metrics.jsonl") else output
+def make_reference(folder: Path, command: list[str], results: Path | None = None) -> Path:
+    """Make the graph undisturbed in `folder`, or what is not made yet; returns the folder.
 
-
-def contents(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Digest of each compared file at or below the paths, by path; times are left out of records."""
-    found = {}
-    for top in sorted(folder / path for path in paths):
-        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file() and not any(name in str(path.relative_to(folder)) for name in TIMES):
-                found[str(path.relative_to(folder))] = hashlib.sha256(_without_times(path)).hexdigest()
-    return found
-
-
-def _without_times(path: Path) -> bytes:
-    if path.suffix != ".jsonl":
-        return path.read_bytes()
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    kept = [
-        {key: value for key, value in row.items() if key not in _TIME_KEYS and not key.startswith(("timing", "perf/"))}
-        for row in rows
-    ]
-    return json.dumps(kept, sort_keys=True).encode()
+    Args:
+        folder: where to make it.
+        command: the command, with its targets.
+        results: folder with results that may be taken over; those that this code would not make are made again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*CODE, *(RESULTS if results else ())):
+        source = (results if name in RESULTS else ROOT) / name
+        if source.exists():
+            subprocess.run(["cp", "-a", "-T", source, folder / name], check=True)
+    if not (folder / ".venv").exists():
+        (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
+    log = folder.with_name(f"{folder.name}.log")
+    if run(folder, command, log).wait():
+        sys.exit(f"the undisturbed run failed, see {log}")
+    return folder
 
 
 class Round:
-    """One stage, killed several times.
+    """One job, killed several times.
 
     Args:
-        finished: folder of the finished workflow; it is only read.
+        reference: folder of the finished graph; it is only read.
         folder: folder for the copy.
         command: the command that is repeated, without targets.
-        stage: name of a rule.
-        made: its outputs; they are deleted, and the command makes them again.
+        stage: name of the stage.
+        made: outputs of the job; they are deleted, and the command makes them again. For `GRAPH`, all outputs.
         chance: source of random numbers.
     """
 
     def __init__(
-        self, finished: Path, folder: Path, command: list[str], stage: str, made: list[str], chance: random.Random
+        self, reference: Path, folder: Path, command: list[str], stage: str, made: list[str], chance: random.Random
     ):
-        self.folder, self.chance, self.outcome = folder, chance, Outcome(stage)
-        self._copy(finished)
+        self.folder, self.log, self.chance, self.outcome = folder, Path(f"{folder}.log"), chance, Outcome(stage)
+        self.small = shutil.disk_usage(folder.parent if not folder.exists() else folder).total <= DISK_BYTES
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        subprocess.run(["cp", "-a", "-T", reference, folder], check=True)
         self.paths = sorted(set(map(whole, made)))
-        self.expected, self.command = contents(finished, self.paths), [*command, *made]
-        for path in self.paths:
-            shutil.rmtree(folder / path) if (folder / path).is_dir() else (folder / path).unlink()
-
-    def _copy(self, finished: Path) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        for path in finished.iterdir():
-            if path.name in LINKED:
-                (self.folder / path.name).symlink_to(path.resolve())
-            else:
-                subprocess.run(["cp", "-a", str(path), str(self.folder)], check=True)
+        self.expected = contents(reference, self.paths)
+        self.command = [*command, *(made if stage != GRAPH else ())]
+        for path in (folder / each for each in (self.paths if stage != GRAPH else RESULTS)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def play(self, kills: int, longest_s: float) -> Outcome:
-        """Disturb the stage `kills` times, then finish it; `longest_s`: latest moment of a disturbance in a run."""
-        outcome, log = self.outcome, self.folder / "kill.log"
-        quiet = 0
+        """Disturb the job `kills` times, then finish it; `longest_s`: latest moment of a disturbance in a run."""
+        outcome, quiet = self.outcome, 0
         while quiet < ATTEMPTS:
-            disturb = sum(outcome.kills.values()) < kills
+            disturb = outcome.kills.total() < kills
             outcome.runs += 1
-            with open(log, "ab") as output:
-                child = subprocess.Popen(
-                    self.command,
-                    cwd=self.folder,
-                    env={**os.environ, MARK: str(self.folder)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-                try:
-                    if disturb:
-                        self._disturb(child, self.chance.uniform(0.5, longest_s))
-                    status = child.wait(LIMIT_S)
-                except subprocess.TimeoutExpired:
-                    outcome.different.append(f"the command did not end within {LIMIT_S:g} s")
-                    break
-                finally:
-                    if child.poll() is None:
-                        child.kill()
+            child = run(self.folder, self.command, self.log)
+            try:
+                if disturb:
+                    self._disturb(child, longest_s)
+                status = child.wait(LIMIT_S)
+            except subprocess.TimeoutExpired:
+                outcome.different.append(f"the command did not end within {LIMIT_S:g} s, see {self.log}")
+                break
+            finally:
+                if child.poll() is None:
+                    child.kill()
             if status == 0:
                 break
             if not disturb:
                 quiet += 1
                 time.sleep(1)
         else:
-            outcome.different.append(f"the command failed {ATTEMPTS} times in a row, see {log}")
+            outcome.different.append(f"the command failed {ATTEMPTS} times in a row, see {self.log}")
         self._end_all()
         found = contents(self.folder, self.paths)
         outcome.different += sorted(
@@ -171,33 +145,37 @@ class Round:
         )
         return outcome
 
-    def _disturb(self, child: subprocess.Popen, delay_s: float) -> None:
+    def _disturb(self, child: subprocess.Popen, longest_s: float) -> None:
+        """Disturb a run once: mostly when a stage has begun, otherwise at any moment."""
+        begun = self.chance.random() < 0.8
+        while begun and child.poll() is None and not any("scripts." in _words(each) for each in self._processes(child)):
+            time.sleep(0.5)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(delay_s)
-            return  # the stage was finished before
-        processes = self._processes(child.pid)
-        kind = self.chance.choice(["process", "process", "tool", "run", "disk"])
-        number = self.chance.choice([signal.SIGKILL, signal.SIGTERM])
+            child.wait(self.chance.uniform(0.0, longest_s))
+            return  # it was finished before
+        kind = self.chance.choice(["process", "process", "worker", "run", *(["disk"] if self.small else [])])
         if kind == "disk":
-            with _full_disk(self.folder) as full:
-                if full:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        child.wait(10)
-                    self.outcome.kills["full disk"] += 1
-                    return
+            with _full_disk(self.folder), contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+            self.outcome.kills["full disk"] += 1
+            return
+        processes = self._processes(child)
+        workers = [each for each in processes if re.search(r"sandbox|retrieval\.server|math_worker", _words(each))]
+        if kind == "worker" and not workers:
+            kind = "process"
         if not processes:
             return
-        tools = [each for each in processes if "sandbox" in _words(each) or "retrieval" in _words(each)]
-        victims = processes if kind == "run" else [self.chance.choice(tools if kind == "tool" and tools else processes)]
-        for victim in victims:
+        number = self.chance.choice([signal.SIGKILL, signal.SIGTERM])
+        among = workers if kind == "worker" else processes
+        for victim in processes if kind == "run" else [self.chance.choice(among)]:
             with contextlib.suppress(psutil.Error):
                 victim.send_signal(number)
         self.outcome.kills[f"{signal.Signals(number).name} {kind}"] += 1
 
-    def _processes(self, root: int) -> list[psutil.Process]:
+    def _processes(self, child: subprocess.Popen) -> list[psutil.Process]:
         """Snakemake and its descendants, in a fixed order."""
         with contextlib.suppress(psutil.Error):
-            parent = psutil.Process(root)
+            parent = psutil.Process(child.pid)
             return [parent, *sorted(parent.children(recursive=True), key=lambda process: process.pid)]
         return []
 
@@ -216,25 +194,29 @@ def _words(process: psutil.Process) -> str:
 
 
 @contextlib.contextmanager
-def _full_disk(folder: Path) -> Iterator[bool]:
-    """Fill the file system of `folder` if it is a small one (a tmpfs); yields whether it did."""
-    filler, free = folder / "filler", shutil.disk_usage(folder).free
-    if free > 4 << 30:
-        yield False
-        return
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Fill the file system of `folder`."""
+    filler = folder / "filler"
     try:
         with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 20))
-        yield True
+            while file.write(bytes(1 << 20)):
+                pass
+        yield
     finally:
         filler.unlink(missing_ok=True)
 
 
+def mount_small_disk(folder: Path) -> bool:
+    """Mount a tmpfs on the folder; False where this process may not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tir-kill", str(folder)]
+    return subprocess.run(["mount", *options], stderr=subprocess.DEVNULL).returncode == 0
+
+
 def play(
-    finished: Path,
+    reference: Path,
     folder: Path,
-    profile: str,
+    command: list[str],
     kills: int,
     seed: int,
     stages: list[str] | None = None,
@@ -242,54 +224,57 @@ def play(
     per_round: int = 5,
     longest_s: float = 60.0,
 ) -> list[Outcome]:
-    """Rounds until `kills` disturbances were made; stages (None: all) take turns in a random order."""
+    """Rounds until `kills` disturbances were made; with 0 kills, one undisturbed round of each stage.
+
+    Stages (None: all) take turns in a random order; a round takes one of the stage's jobs.
+    """
     chance, outcomes, total = random.Random(seed), [], 0
-    command = [str(SNAKEMAKE), "--quiet", "host", "--profile", profile]
-    by_rule = outputs(finished, command)
-    stages = sorted(stages or by_rule)
-    while total < kills:
+    by_stage = jobs(reference)
+    everything = [output for several in by_stage.values() for outputs in several for output in outputs]
+    stages = sorted(stages or by_stage)
+    while not outcomes or total < kills:
         for stage in chance.sample(stages, len(stages)):
-            if total >= kills:
+            if outcomes and total >= kills > 0:
                 break
             started = time.monotonic()
-            several = sorted(by_rule[stage])
-            chosen = chance.sample(several, min(len(several), 4))
-            disturbed = Round(finished, folder, command, stage, chosen, chance)
-            outcome = disturbed.play(min(per_round, kills - total), longest_s)
-            total += sum(outcome.kills.values())
+            made = everything if stage == GRAPH else chance.choice(by_stage[stage])
+            outcome = Round(reference, folder, command, stage, made, chance).play(
+                min(per_round, kills - total), longest_s
+            )
+            total += outcome.kills.total()
             outcomes.append(outcome)
             print(
-                f"{total:4d} {stage}: {dict(outcome.kills)}, {outcome.runs} runs, {time.monotonic() - started:.0f} s, "
+                f"{total:4d} {stage} {made[0] if stage != GRAPH else ''}: {dict(outcome.kills)}, {outcome.runs} runs, "
+                f"{time.monotonic() - started:.0f} s, "
                 f"{'equal' if not outcome.different else 'DIFFERENT: ' + ', '.join(outcome.different[:8])}",
                 flush=True,
             )
             if outcome.different:
-                shutil.copy(folder / "kill.log", f"{folder}-{total}.log")
+                shutil.copy(f"{folder}.log", f"{folder}-{len(outcomes)}.log")
     return outcomes
 
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--finished", type=Path, default=ROOT, help="folder of a finished workflow")
-    parse.add_argument("--folder", type=Path, required=True, help="folder for copies; a small tmpfs fills up too")
+    parse.add_argument("--folder", type=Path, default=Path("/tmp/tir-kill"), help="for the reference and the copy")
     parse.add_argument("--profile", default="profiles/ci")
-    parse.add_argument("--kills", type=int, default=200)
+    parse.add_argument("--kills", type=int, default=20)
     parse.add_argument("--seed", type=int, default=0)
-    parse.add_argument("--stages", nargs="*", help="rules; default: all that have made files")
+    parse.add_argument("--stages", nargs="*", help=f"scripts such as train_rl, or `{GRAPH}`; default: each of them")
     parse.add_argument("--longest", type=float, default=60.0, help="latest moment of a disturbance in a run, s")
     options = parse.parse_args()
-    outcomes = play(
-        options.finished.resolve(),
-        options.folder.resolve(),
-        options.profile,
-        options.kills,
-        options.seed,
-        options.stages,
-        longest_s=options.longest,
-    )
+    folder = options.folder.resolve()
+    command = [".venv/workflow/bin/snakemake", "--quiet", "host", "--profile", options.profile]
+    started = time.monotonic()
+    reference = make_reference(folder / "reference", command)
+    print(f"undisturbed reference: {time.monotonic() - started:.0f} s", flush=True)
+    if not mount_small_disk(folder / "copy"):
+        print("no tmpfs can be mounted here, so the disk never becomes full", flush=True)
+    stages = options.stages or ([GRAPH] if not options.kills else None)
+    outcomes = play(reference, folder / "copy", command, options.kills, options.seed, stages, longest_s=options.longest)
     total = sum((outcome.kills for outcome in outcomes), Counter())
     wrong = [outcome for outcome in outcomes if outcome.different]
-    print(f"{sum(total.values())} disturbances {dict(total)}, {len(outcomes)} rounds, {len(wrong)} with a difference")
+    print(f"{total.total()} disturbances {dict(total)}, {len(outcomes)} rounds, {len(wrong)} with a difference")
     sys.exit(bool(wrong))
 
 

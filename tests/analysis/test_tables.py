@@ -529,6 +529,19 @@ def test_table13_reads_the_training_log(inputs):
         build("table10", inputs, {"run": "medium"})
 
 
+def test_a_training_run_of_less_than_a_second_has_the_same_rows_as_a_longer_one(tmp_path):
+    def rows(elapsed):
+        path = tmp_path / str(elapsed) / "smoke" / "log.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"step": 5, "epoch": 1, "loss": 6.0, "lr": 0.001, "elapsed": elapsed}) + "\n")
+        inputs = Inputs(logs=[path.parents[1]])
+        return dict(build("table9", inputs, {"run": "smoke", "effective_batch": 8})[""].rows)
+
+    short, long = rows(0.0), rows(2.0)
+    assert list(short) == list(long) and long["samples per second"] == "20.0"
+    assert short["wall-clock of training"] == "under 1 s" and short["steps per second"] == "not measured"
+
+
 def test_tables_of_sft_runs_say_what_was_held_out(tmp_path):
     def note(*rows):
         made_up.write_lines(tmp_path / "runs/sft/full/log.jsonl", [{"step": 1, "loss": 1.0}, *rows])

@@ -152,7 +152,6 @@ def test_an_interrupted_run_leaves_what_it_has_not_done(finished, metadata):
     if not metadata:
         shutil.rmtree(finished.directory / ".snakemake")
     assert len(begun) == 21 and finished.planned() == expected - {*done}
-    finished.run("--unlock")
     assert jobs_of(finished.run()).keys() == expected - {*done}
     assert finished.planned() == set()
 

@@ -104,11 +104,15 @@ def sft_run(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
     if batch:
         rows.append(["effective batch size", batch])
     rows.append(["steps", log.total_steps])
-    if log.seconds:
-        rows.append(["wall-clock of training", clock(log.seconds)])
+    if log.seconds is not None:  # whole seconds; which rows there are does not depend on the time
+
+        def per_second(number: int, places: int) -> str:
+            return fixed(number / log.seconds, places) if log.seconds else "not measured"
+
+        rows.append(["wall-clock of training", clock(log.seconds) if log.seconds else "under 1 s"])
         if batch:
-            rows.append(["samples per second", fixed(batch * log.total_steps / log.seconds, 1)])
-        rows.append(["steps per second", fixed(log.total_steps / log.seconds, 2)])
+            rows.append(["samples per second", per_second(batch * log.total_steps, 1)])
+        rows.append(["steps per second", per_second(log.total_steps, 2)])
     losses = [loss for _, loss in log.losses]
     rows.append(["train loss, mean over steps", fixed(sum(losses) / len(losses), 3)])
     rows.append(["train loss, first and last logged", f"{fixed(losses[0], 2)} → {fixed(losses[-1], 2)}"])
