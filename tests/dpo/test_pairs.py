@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from support.kills import assert_same_after_each_kill
 from support.preferences import BROKEN, CALL, RESULT, RIGHT, WRONG, labelled, trace
 from support.qwen_like import qwen_like_tokenizer
 
@@ -116,16 +117,16 @@ def test_thresholds_may_leave_a_gap():
 def run(tmp_path, monkeypatch):
     """Run the script on trace records of math; returns the path of the pairs."""
 
-    def run_script(traces, **pairs):
+    def run_script(traces, *, by=lambda main: main(), **pairs):
         qwen_like_tokenizer().save_pretrained(tmp_path / "policy")
         write_text(tmp_path / "prompt.txt", "Use tools.")
         write_jsonl(tmp_path / "math.jsonl", traces)
         given = params(pairs=Pairs(**pairs), reward=RewardRule())
         words = ["--model", "policy", "--samples", "math.jsonl", "--system-prompt", "prompt.txt"]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["make_pairs", *words, "--output", "pairs.jsonl", "--params", given])
-        script.main()
-        return tmp_path / "pairs.jsonl"
+        monkeypatch.setattr(sys, "argv", ["make_pairs", *words, "--output", "made/pairs.jsonl", "--params", given])
+        by(script.main)
+        return tmp_path / "made/pairs.jsonl"
 
     return run_script
 
@@ -162,4 +163,11 @@ def test_no_pairs_at_all_is_an_error_that_says_why_and_what_to_change(run, tmp_p
     assert "math.jsonl: dpo.pairs: no pairs, so there is nothing to train on" in text
     assert "1 prompts have 2 trajectories" in text and "1 gave no pair because no trajectory is good enough" in text
     assert "try: dpo: {pairs: {samples: 4}}" in text
-    assert read_json(tmp_path / "pairs.report.json")["all"]["no_chosen"] == 1  # the report is there all the same
+    assert read_json(tmp_path / "made/pairs.report.json")["all"]["no_chosen"] == 1  # the report is there all the same
+
+
+def test_a_killed_job_writes_the_same_bytes_when_it_is_repeated(run, tmp_path):
+    kills = []
+    pair = [trace(0, RIGHT), trace(1, CALL, RESULT, WRONG)]
+    run(pair, by=lambda main: kills.append(assert_same_after_each_kill(main, tmp_path / "made")))
+    assert kills == [2 * 5]  # the pairs, three forms of the report, the provenance

@@ -1,7 +1,7 @@
 """LLaMA-Factory's own check of recipes for GPUs, on a machine without one.
 
-Replaced are: whether the GPU has bfloat16, and the packages `deepspeed` and `liger_kernel`, which the CPU environment has
-not. The arguments are parsed as in a process that torch's launcher started.
+The arguments are parsed as in a process that torch's launcher started. The check believes that there is a GPU with
+bfloat16. Two empty packages stand for `deepspeed` and `liger_kernel`, which the CPU environment has not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Kill a function at every one of its system calls."""
+"""Kill a function at every one of its system calls, or before and after each file that it puts in its place."""
 
 import ctypes
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 _TRACE_ME, _KILL_WITH_TRACER, _SET_OPTIONS, _TO_NEXT_CALL = 0, 0x100000, 0x4200, 24  # linux/ptrace.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,3 +50,67 @@ def killed_at_each_call(prepare: Callable[[], None], run: Callable[[], None]) ->
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         yield stop
+
+
+def assert_same_after_each_kill(run: Callable[[], None], output: Path) -> int:
+    """Kill a stage before and after each of its renames, repeat it, and compare every byte of its folder.
+
+    A rename puts a finished file or folder in its place. Each run is a forked process. Returns the number of kills.
+
+    Args:
+        run: the stage; it makes `output` and writes nothing elsewhere.
+        output: the folder.
+    """
+    assert _forked(run) == 0, "the stage failed before it was killed"
+    expected, stop = contents(output), 0
+    while True:
+        shutil.rmtree(output)
+        stop += 1
+        if (status := _forked(run, stop)) == 0:
+            assert stop > 1, "the stage renames nothing"
+            return stop - 1
+        assert status == -signal.SIGKILL, f"the stage failed, exit status {status}, before stop {stop}"
+        assert _forked(run) == 0, f"the stage fails after a kill at stop {stop}"
+        found = contents(output)
+        assert found.keys() == expected.keys(), f"killed at stop {stop}"
+        assert found == expected, f"killed at stop {stop}"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file below a folder, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _forked(run: Callable[[], None], stop: int = 0) -> int:
+    """Exit status of a function in a forked process, killed at a rename: odd stops before, even ones after it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if stop:
+                _kill_at(stop)
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _kill_at(stop: int) -> None:
+    """Let this process be killed at a stop."""
+    passed = 0
+
+    def reach() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in ("rename", "replace"):
+        rename = getattr(os, name)
+
+        def stopping(*arguments, rename=rename, **options):
+            reach()
+            rename(*arguments, **options)
+            reach()
+
+        setattr(os, name, stopping)

@@ -111,17 +111,27 @@ class Study(Stages):
         """Table 8: time, samples, epochs and hardware of each stage."""
         config, rl = self.config, self.config["rl"]
         reads, inputs = [config["device"]], []
-        for run in [*config["sft_pilots"], "full"]:
+        shown = [row["model"] for table in self.default() for row in config["tables"][table]["rows"]]
+        compared = [run for run in ("original", "synthesised") if f"sft-{run}" in shown]
+        synthesis = config["synthesis"]
+        if compared or (synthesis and any(config["data"][name]["kind"] == "synthesis" for name in ("sft", "rl_train"))):
+            inputs.append(self.samples()[0])
+            reads.append(["synthesis", synthesis["max_questions"], config["device"]])
+        for run in [*config["sft_pilots"], "full", *compared]:
             inputs.append(self.sft(run)[1])
             reads.append([run, self.run_settings(run)["max_rows"], self.run_settings(run)["epochs"]])
         for arm in self.curves()[1]:
             inputs += [self.rl(arm, seed) for seed in rl["seeds"]]
             reads.append([arm, rl["seeds"], rl["steps"] * rl["batch_prompts"] * rl["group_size"]])
+        for arm, step in sorted(tuple(row.split("@")) for row in shown if "@" in row):
+            made, read = self.preferred(arm, step)
+            inputs += made
+            reads.append(read)
         number = {name: each["n"] for name, each in config["benchmarks"].items()}
-        shown = [self.accuracy(table, scores=False, traces=True) for table in self.default()]
-        inputs += [path for files, _ in shown for path in files]
-        columns = {column["name"] for _, (_, columns, *_) in shown for column in columns}
-        pairs = sorted({path for files, _ in shown for path in files})
+        traced = [self.accuracy(table, scores=False, traces=True) for table in self.default()]
+        inputs += [path for files, _ in traced for path in files]
+        columns = {column["name"] for _, (_, columns, *_) in traced for column in columns}
+        pairs = sorted({path for files, _ in traced for path in files})
         reads.append([pairs, {name: number[name] * config["evaluation"]["samples"] for name in columns}])
         samples = config["trace_sampling"]["samples"]
         for model, benchmark, *_ in self.sets():
@@ -132,6 +142,23 @@ class Study(Stages):
             hardware = None if config["device"] == "cpu" else config["judge"]["gpus"]
             reads.append(["judge", *pair, number[pair[1]] * samples, hardware])
         return inputs, reads
+
+    def preferred(self, arm: str, step: str) -> tuple[list[str], Any]:
+        """What Table 8 reads of an arm's DPO up to a step, and of the RL between one DPO and the next."""
+        config, steps, rl = self.config, self.dpo_steps(arm), self.config["rl"]
+        if not steps:
+            return [], None
+        shown = {"first": rl["save_every"], "last": rl["steps"]}.get(step) or int(step)
+        ends, inputs = sorted({shown, *(each for each in steps if each <= shown)}), []
+        for end, seed in ((end, seed) for end in ends for seed in rl["seeds"]):
+            name = self.id(arm, end, seed)
+            if end in steps:
+                inputs += [self.dpo(name), *(f"runs/dpo/{name}/samples/{task}.jsonl" for task in ("math", "qa"))]
+            if end > steps[0]:
+                self.rl_after_dpo(arm, end, seed)
+                inputs.append(f"models/{arm}-step{end}-seed{seed}/manifest.json")
+        numbers = [rl["batch_prompts"], rl["group_size"], config["dpo"]["epochs"]]
+        return inputs, [arm, ends, rl["seeds"], config["dpo"]["pairs"], numbers]
 
     def leakage(self):
         tests = self.config["benchmarks"]

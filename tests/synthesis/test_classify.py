@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support.paths import ROOT
+from support.samples import BOTH, DIRECT, MADE_BY, PYTHON, ROWS, SEARCH, row, step2_report
 
 from tir.analysis.tables.trajectories import text_category
 from tir.common.records import read_json, write_json, write_jsonl
@@ -16,37 +17,10 @@ from tir.rollout.protocol import extract_answer, format_fault, split_output
 from tir.synthesis.card import card, describe, teacher_facts
 from tir.synthesis.classify import category, chosen, classify, rl_row, tool_category, write_rl_rows
 from tir.synthesis.mixed import mixed_rows, wanted
-from tir.synthesis.normalise import QUESTION_RULES, TRAJECTORY_RULES
 from tir.tools.python_tool import PythonTool
 
-END = r"<think>b</think><answer>\[ \boxed{5} \]</answer>"
-DIRECT = "<think>a</think>" + END.removeprefix("<think>b</think>")
-PYTHON = "<think>a</think><python>print(5)</python><result>\n5\n</result>" + END
-SEARCH = "<think>a</think><search>x</search><result>\n1923\n</result>" + END.replace("5", "1923")
-BOTH = "<think>a</think><search>x</search><result>\n5\n</result>" + PYTHON
 RULES = Classification()
 INSTRUCTION = "Use tools."
-
-
-def row(id, direct, tools, *outputs, task="math", gold=("5",), question=None):
-    trajectories = [
-        {"kind": "direct" if "<result>" not in text else "tools", "number": number, "output": text}
-        | {"calls": text.count("<result>")}
-        for number, text in enumerate(outputs)
-    ]
-    facts = {"id": id, "task": task, "question": question or f"Q{id}?", "gold": list(gold), "source": "made up"}
-    counts = {"direct": {"samples": 3, "right": direct}, "tools": {"samples": 3, "right": tools}}
-    return facts | counts | {"trajectories": trajectories}
-
-
-ROWS = [
-    row("0", 2, 3, DIRECT, PYTHON),
-    row("1", 1, 2, DIRECT, PYTHON),
-    row("2", 3, 0, DIRECT),
-    row("3", 1, 1, DIRECT, PYTHON),
-    row("4", 0, 3, SEARCH, task="qa", gold=("1923",)),
-    row("5", 0, 3, task="qa"),
-]
 
 
 def test_the_four_categories():
@@ -109,16 +83,6 @@ def test_rl_rows_are_read_back(tmp_path):
     several = rl_row(row("7", 0, 0, gold=("a", "b"), task="qa"))
     write_rl_rows(tmp_path / "two.parquet", [rl_row(ROWS[3]), several])
     assert [golds_of(each) for each in read_rl_rows(tmp_path / "two.parquet")] == [["5"], ["a", "b"]]
-
-
-def step2_report():
-    questions = {"given": 10, **dict.fromkeys(QUESTION_RULES, 1), "lost: refused": 2, "kept": 4}
-    trajectories = {"sampled": 20, **dict.fromkeys(TRAJECTORY_RULES, 2), "kept": 2}
-    return {"questions": questions, "found_in": {"gsm8k": 1}, "repaired": 1, "trajectories": trajectories}
-
-
-MADE_BY = {"teacher": {"model": "base", "source": {"kind": "hub", "repo": "o/n"}, "commit": "c0ffee"}, "prompts": "own"}
-MADE_BY |= {"version": 1, "questions": "0123456789abcdef" * 4}
 
 
 def test_the_card_counts_every_step():

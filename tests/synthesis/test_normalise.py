@@ -1,29 +1,13 @@
 """Step 2 on small hand-written samples: each rule removes what it should, and counts it."""
 
 import pytest
+from support.samples import ADD, FIVE, RESULT, record, sample
 
 from tir.config.synthesis import Normalisation
 from tir.rollout.protocol import Segment, format_fault, split_output
 from tir.synthesis.near import NearDuplicates
 from tir.synthesis.normalise import QUESTION_RULES, TRAJECTORY_RULES, normalise
 from tir.synthesis.repair import repaired
-
-ADD, RESULT = "<think>add.</think><python>print(2+3)</python>", "<result>\n5\n</result>"
-FIVE = r"<think>so five.</think><answer>\[ \boxed{5} \]</answer>"
-
-
-def sample(kind, number, *texts, answer="5", finish="answer", emitted=None, executed=None):
-    segments = [{"by": "tool" if text.startswith("<result>") else "model", "text": text} for text in texts]
-    calls = sum(each["by"] == "tool" for each in segments)
-    return {"kind": kind, "number": number, "segments": segments, "answer": answer, "finish": finish} | {
-        "emitted": calls if emitted is None else emitted,
-        "executed": calls if executed is None else executed,
-    }
-
-
-def record(id, question, *samples, task="math", gold=("5",), lost=""):
-    facts = {"id": id, "task": task, "question": question, "gold": list(gold), "source": "made up", "lost": lost}
-    return facts | {"samples": list(samples)}
 
 
 def rules(**changes):

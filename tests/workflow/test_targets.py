@@ -159,9 +159,33 @@ def test_benchmark_files_of_timed_stages_are_written_by_rules():
     written = re.findall(r'f?"benchmarks/([^"]+)\.tsv"', rules)
     patterns = [re.sub(r"\\\{\w*size\w*\\\}", "", re.escape(each)) for each in written]
     patterns = [re.sub(r"\\\{[^}]*\\\}", "[^/]+", each) for each in patterns]
-    for row in targets("paper")._timed():
+    for row in targets("paper", tables=by_default("tool_star", "synthesis"))._timed():
         for timing in row["timings"]:
             assert any(re.fullmatch(each, timing.removeprefix("sampled/")) for each in patterns), timing
+
+
+def by_default(*names):
+    """The paper's tables, of which these are made by default too."""
+    tables = merged("paper")["tables"]
+    return tables | {name: tables[name] | {"in_all": True} for name in names}
+
+
+def test_dpo_and_synthesis_are_timed_if_a_table_of_the_run_needs_them():
+    """`tool_star`: DPO after step 15 of the RL of `grpo`, its own RL to step 30, and DPO again; three seeds."""
+    rows = targets("paper", tables=by_default("tool_star", "synthesis"))._timed()
+    found = {row["label"]: row for row in rows}
+    trained = [f"{run}-seed{seed}" for run in ("grpo-step15-dpo1", "tool_star-step30-dpo2") for seed in (1, 2, 3)]
+    assert found["DPO tool_star, training, 3 seeds"]["timings"] == [f"dpo/{model}" for model in trained]
+    sampled = found["DPO tool_star, trajectories, 3 seeds"]
+    assert sampled["timings"][:2] == [f"dpo_samples/{trained[0]}/{task}" for task in ("math", "qa")]
+    assert (len(sampled["timings"]), sampled["samples"]) == (12, 6 * 1000 * 4)
+    later = found["RL tool_star after DPO, 3 seeds"]
+    assert later["timings"] == [f"rl_after_dpo/tool_star-step30-seed{seed}" for seed in (1, 2, 3)]
+    assert later["samples"] == found["RL grpo, 3 seeds"]["samples"] / 2
+    assert found["SFT synthesised"]["timings"] == ["sft/synthesised"]
+    (asked,) = (row for label, row in found.items() if label.startswith("data synthesis"))
+    assert asked["timings"] == ["synthesis/teacher_samples"] and asked["samples"] == "all"
+    assert not any(re.search("DPO|synthesis", row["label"]) for row in targets("paper")._timed())
 
 
 def test_a_timed_stage_counts_all_trajectories_of_its_file():

@@ -23,6 +23,7 @@ from tir.analysis.tables import kind as table_kind
 from tir.common.errors import TirError
 from tir.config.experiment import Config
 from tir.config.params import params
+from tir.workflow import timed
 from tir.workflow.digests import ROOT
 
 PAPER_CELLS = "tir/analysis/tables/paper_reference.yaml"
@@ -401,30 +402,10 @@ class Targets:
 
     def _timed(self) -> list[dict[str, Any]]:
         """Stages of Table 8: label, benchmark files with the times, outputs of the timed jobs, samples and hardware."""
-        rows = []
-        for run in (*self.cfg.sft_pilots, "full"):
-            each = self.cfg.pilot(run)
-            rows.append(
-                {
-                    "label": f"SFT {run}",
-                    "timings": [f"sft/{run}"],
-                    "made": [f"runs/sft/{run}/log.jsonl"],
-                    "samples": each.max_rows or "all",
-                    "epochs": each.epochs,
-                    "hardware": self._hardware(None),
-                }
-            )
-        for arm in self.shown_arms:
-            seeds = self.cfg.rl.seeds
-            rows.append(
-                {
-                    "label": f"RL {arm}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
-                    "timings": [f"rl/{arm}-seed{seed}" for seed in seeds],
-                    "made": [f"runs/rl/{arm}/seed{seed}/metrics.jsonl" for seed in seeds],
-                    "samples": self.cfg.rl.steps * self.cfg.rl.batch_prompts * self.cfg.rl.group_size * len(seeds),
-                    "hardware": self._hardware(None),
-                }
-            )
+        shown = [row.model for name in self.tables if name in self.cfg.tables for row in self.cfg.tables[name].rows]
+        rows = [*timed.fine_tuning(self.cfg, shown)]
+        rows += timed.reinforcement(self.cfg, self.shown_arms)
+        rows += timed.preference(self.cfg, shown)
         evaluated = [pair for name in self.tables if name in self.cfg.tables for pair in self._source(name).pairs]
         sampled = [(each["model"], each["benchmark"]) for each in self.pooled()]
         # Sorted, so that the order of the tables does not change Table 8.
@@ -444,7 +425,7 @@ class Targets:
                     "timings": [path.removesuffix(".jsonl") for path in made],
                     "made": made,
                     "samples": sum(self._trajectories(*pair) for pair in pairs),
-                    "hardware": self._hardware(gpus),
+                    "hardware": timed.hardware(self.cfg, gpus),
                 }
             )
         return rows
@@ -452,12 +433,6 @@ class Targets:
     def _trajectories(self, model: str, benchmark: str) -> int:
         """Trajectories in a trace file. The time covers all of them, also if the trace analysis uses fewer."""
         return self.cfg.benchmarks[benchmark].n * self.cfg.decoding(sampled=model.startswith(SAMPLED)).samples
-
-    def _hardware(self, gpus: int | None) -> str:
-        """GPUs of a job; without a number, the table reads it from the benchmark file."""
-        if self.cfg.device == "cpu":
-            return "CPU"
-        return f"{gpus} GPU" if gpus else "GPU"
 
 
 def last_summary(path: str | os.PathLike) -> dict[str, list[str]]:
