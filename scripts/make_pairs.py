@@ -45,7 +45,7 @@ def main() -> None:
                 rows.append(facts | {"rewards": [pair.chosen.reward, pair.rejected.reward]} | pair.row(prompt_ids))
     measures = write_report(tallies, arguments.output)
     found = measures[ALL]
-    print(f"dpo: {found['pairs']} pairs of {found['with_pairs']} of {found['prompts']} prompts", file=sys.stderr)
+    print(f"dpo: {found['with_pairs']} of {found['prompts']} prompts gave {found['pairs']} pairs", file=sys.stderr)
     require_pairs(found, given.pairs, ", ".join(arguments.samples))
     write_jsonl(arguments.output, rows)
     write_provenance(

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from support.kills import contents
 from support.paths import ROOT
 from support.preferences import CALL, RESULT, RIGHT, WRONG, trace
-from support.processes import wait_until
+from support.processes import descendants
+from support.training_runs import SFT_PYTHON, Training, gone
 
 from tir.common.model_files import read_model_manifest
 from tir.common.records import read_jsonl, write_jsonl, write_text
@@ -23,10 +25,9 @@ from tir.config.params import operational_params, params
 from tir.config.rl import RewardRule
 from tir.dpo.pairs import IGNORE, member
 from tir.rollout.prompts import render_prompt
-from tir.sft.log import read_trainer_log
 
-SFT_PYTHON = ROOT / ".venv/sft/bin/python"
-PROMPTS = 12
+PROMPTS, EPOCHS = 12, 20
+STEPS = EPOCHS * PROMPTS // 4
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SFT_PYTHON.exists(), reason="no .venv/sft")]
 
 BATCH = """
@@ -72,37 +73,33 @@ def inputs(tmp_path_factory) -> Path:
     return directory
 
 
-class Training:
-    """DPO of the tiny policy by the script, as the rule runs it."""
+class Preference(Training):
+    """DPO of the tiny policy."""
 
     def __init__(self, inputs: Path, directory: Path, **dpo):
         settings = {"epochs": 2, "batch_pairs": 4, "precision": "fp32", "learning_rate": 1e-3, "warmup_ratio": 0.0}
-        section = Dpo(**settings | dpo)
-        self.run, self.model = directory / "training", directory / "models/grpo-step2-dpo1-seed1"
+        section, self.model = Dpo(**settings | dpo), directory / "models/grpo-step2-dpo1-seed1"
         arguments = {
             "--policy": inputs / "policy",
             "--pairs": inputs / "pairs.jsonl",
-            "--run-dir": self.run,
+            "--run-dir": directory / "training",
             "--output": self.model,
             "--seed": 1,
             "--params": params(dpo=section, device="cpu"),
             "--operational": operational_params(dpo=section),
         }
-        self._command = [str(word) for pair in arguments.items() for word in pair]
-
-    def start(self) -> subprocess.Popen:
-        command = [SFT_PYTHON, "-m", "scripts.train_dpo", *self._command]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-    def finish(self) -> str:
-        """Run to the end; returns the output."""
-        process = self.start()
-        _, errors = process.communicate(timeout=900)
-        assert process.returncode == 0, errors
-        return errors
+        super().__init__("scripts.train_dpo", directory / "training", arguments)
 
     def log(self, key: str) -> list[float]:
         return [row[key] for row in read_jsonl(self.run / "log.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory) -> Preference:
+    """A run of many steps in one process."""
+    single = Preference(inputs, tmp_path_factory.mktemp("undisturbed"), epochs=EPOCHS, pass_pairs=2)
+    assert f"{PROMPTS} pairs, {STEPS} steps of at most 4 pairs" in single.finish()
+    return single
 
 
 def load(directory: Path):
@@ -139,7 +136,7 @@ def dpo_loss(model, reference, rows, beta: float) -> torch.Tensor:
 def test_two_full_steps_have_the_loss_and_the_weights_of_a_small_implementation(inputs, tmp_path):
     """Also: leaving the common beginning out of the loss changes nothing, because the small one keeps it."""
     settings = {"method": "full", "batch_pairs": PROMPTS, "schedule": "constant", "pass_pairs": 4}
-    training = Training(inputs, tmp_path, **settings)
+    training = Preference(inputs, tmp_path, **settings)
     training.finish()
     rows = all_model_tokens(inputs)
     model, reference = load(inputs / "policy"), load(inputs / "policy")
@@ -161,36 +158,47 @@ def test_two_full_steps_have_the_loss_and_the_weights_of_a_small_implementation(
     assert theirs.norm().item() == pytest.approx(ours.norm().item(), rel=1e-3)
 
 
-def test_a_run_in_two_processes_that_is_ended_and_resumed_is_that_in_one(inputs, tmp_path):
+def test_a_run_in_two_processes_that_is_ended_and_resumed_is_that_in_one(inputs, undisturbed, tmp_path):
     """Adapters; SIGTERM as Slurm sends it. The order of the pairs and the losses are those of an undisturbed run."""
-    single = Training(inputs, tmp_path / "single", epochs=6, pass_pairs=2)
-    assert f"{PROMPTS} pairs, 18 steps of at most 4 pairs" in single.finish()
-    losses = single.log("loss")
-    assert losses[0] == pytest.approx(0.6931, abs=1e-3) and losses[-1] < 0.5 and single.log("accuracy")[-1] == 1
-    assert not (single.run / "checkpoints").exists()  # optimizer states are large
+    losses = undisturbed.log("loss")
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3) and losses[-1] < 0.5 and undisturbed.log("accuracy")[-1] == 1
+    assert not (undisturbed.run / "checkpoints").exists()  # optimizer states are large
 
-    two = Training(inputs, tmp_path / "two", epochs=6, processes=2)
+    two = Preference(inputs, tmp_path, epochs=EPOCHS, processes=2)
     first = two.start()
-    log = two.run / "checkpoints/trainer_log.jsonl"
-    wait_until(lambda: len(read_trainer_log(log)) >= 2 or first.poll() is not None, 600)
+    two.wait_for(first, 2)
     first.send_signal(signal.SIGTERM)
     _, errors = first.communicate(timeout=400)
     assert first.returncode == 130 and "saving a checkpoint after the current step" in errors
     assert "resuming from step" in two.finish()
-    assert two.log("loss") == pytest.approx(losses, abs=1e-4) and two.log("step") == list(range(1, 19))
+    assert two.log("loss") == pytest.approx(losses, abs=1e-4) and two.log("step") == list(range(1, STEPS + 1))
     assert "step" not in two.finish()  # a finished run is not repeated
 
     rows, reference = all_model_tokens(inputs), load(inputs / "policy")
     with torch.no_grad():
-        merged = dpo_loss(load(single.model), reference, rows, beta=0.1).item()
+        merged = dpo_loss(load(undisturbed.model), reference, rows, beta=0.1).item()
     assert merged < losses[-1] + 0.05 < 0.693  # the merged weights are those of the adapter
-    manifest = read_model_manifest(single.model)
+    manifest = read_model_manifest(undisturbed.model)
     assert {"model": "grpo-step2-dpo1-seed1", "policy": "grpo-step2-seed1", "arm": "grpo"}.items() <= manifest.items()
+
+
+def test_a_run_that_is_killed_twice_writes_the_bytes_of_an_undisturbed_one(inputs, undisturbed, tmp_path):
+    """Killed as by the kernel when memory runs out, early and late: the resumed run has the same weights and log."""
+    killed = Preference(inputs, tmp_path, epochs=EPOCHS, pass_pairs=2)
+    for step in (2, STEPS // 2):
+        process = killed.start()
+        killed.wait_for(process, step)
+        tree = descendants(process.pid)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL and gone(tree)
+    assert int(killed.finish().partition("resuming from step ")[2].split()[0]) >= STEPS // 2 - 3  # an epoch at most
+    assert (killed.run / "log.jsonl").read_bytes() == (undisturbed.run / "log.jsonl").read_bytes()
+    assert contents(killed.model) == contents(undisturbed.model)
 
 
 def test_llamafactorys_batch_has_our_labels_in_both_members(inputs, tmp_path):
     """It reads the tokenised pairs as they are: in neither member a prompt, a result, or padding has a label."""
-    training = Training(inputs, tmp_path, epochs=1, batch_pairs=PROMPTS)
+    training = Preference(inputs, tmp_path, epochs=1, batch_pairs=PROMPTS)
     training.finish()
     command = [SFT_PYTHON, "-c", textwrap.dedent(BATCH), training.run / "recipe.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)

@@ -160,8 +160,11 @@ def test_no_pairs_at_all_is_an_error_that_says_why_and_what_to_change(run, tmp_p
     with pytest.raises(DataError) as caught:
         run([trace(0, WRONG), trace(1, BROKEN)])
     text = str(caught.value)
-    assert "math.jsonl: dpo.pairs: no pairs, so there is nothing to train on" in text
-    assert "1 prompts have 2 trajectories" in text and "1 gave no pair because no trajectory is good enough" in text
+    assert text.startswith(
+        "config.yaml:dpo.pairs: no pairs, so there is nothing to train on: of 2 trajectories, 0 have"
+    )
+    assert "a reward of at least 1, 2 one below 1 (1 of these in a wrong format)" in text and text.count("\n") == 1
+    assert "1 prompts: no trajectory is good enough (math.jsonl)" in text
     assert "try: dpo: {pairs: {samples: 4}}" in text
     assert read_json(tmp_path / "made/pairs.report.json")["all"]["no_chosen"] == 1  # the report is there all the same
 

@@ -1,8 +1,9 @@
 """LLaMA-Factory accepts the recipes of fine-tuning and of DPO for GPUs, with bfloat16 and each stage of DeepSpeed."""
 
 import pytest
-from support.gpu_arguments import SFT_PYTHON, gpu_arguments
+from support.gpu_arguments import gpu_arguments
 from support.sft_runs import sft_run
+from support.training_runs import SFT_PYTHON
 
 from tir.common.records import write_json
 from tir.config.dpo import Dpo

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.paths import ROOT
-from support.processes import alive, descendants, wait_until
+from support.processes import descendants
 from support.qwen_like import qwen_like_tokenizer
 from support.sft_runs import ROW, on_cpu, sft_run
+from support.training_runs import SFT_PYTHON, Training, gone
 
 from tir.common.records import read_jsonl, write_json
 from tir.config.params import operational_params, params
@@ -24,7 +24,6 @@ from tir.sft.log import log_records, read_trainer_log
 from tir.sft.render import IGNORE, render_rows
 from tir.sft.select import select_checkpoint
 
-SFT_PYTHON = ROOT / ".venv/sft/bin/python"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not SFT_PYTHON.exists(), reason="no .venv/sft"),
@@ -91,56 +90,34 @@ def inputs(tmp_path_factory) -> Path:
     return directory
 
 
-class Training:
-    """Fine-tuning of the tiny model by the script, as a rule runs it."""
+class FineTuning(Training):
+    """Fine-tuning of the tiny model."""
 
     def __init__(self, inputs: Path, directory: Path, **sft):
         run = on_cpu(**{"epochs": 3, "logging_steps": 1, "cutoff_tokens": 256} | sft)
-        self.run, self.models = directory / "run", directory / "models"
+        self.models = directory / "models"
         arguments = {
             "--base": inputs / "base",
             "--data": inputs / "sft.json",
-            "--run-dir": self.run,
+            "--run-dir": directory / "run",
             "--models-dir": self.models,
             "--params": params(sft=run.sft, device=run.device, leading_space=run.leading_space),
             "--operational": operational_params(sft=run.sft),
         }
-        self._command = [str(word) for pair in arguments.items() for word in pair]
-
-    def start(self) -> subprocess.Popen:
-        command = [SFT_PYTHON, "-m", "scripts.train_sft", *self._command]
-        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-    def finish(self) -> str:
-        """Run to the end; returns the output."""
-        process = self.start()
-        _, errors = process.communicate(timeout=900)
-        assert process.returncode == 0, errors
-        return errors
-
-    def wait_for(self, process: subprocess.Popen, step: int) -> None:
-        """Wait until this attempt has logged a step."""
-        log = self.run / "checkpoints" / "trainer_log.jsonl"
-        reached = lambda: any(each["current_steps"] >= step for each in read_trainer_log(log))  # noqa: E731
-        wait_until(lambda: reached() or process.poll() is not None, 600)
-        assert process.poll() is None and reached(), process.stderr.read()
+        super().__init__("scripts.train_sft", directory / "run", arguments)
 
     def losses(self) -> dict[int, tuple]:
         return {each["step"]: (each.get("loss"), each.get("eval_loss")) for each in read_jsonl(self.run / "log.jsonl")}
 
 
-def gone(processes: set[int]) -> bool:
-    return wait_until(lambda: not any(map(alive, processes)), 60)
-
-
 def test_steps_have_the_loss_of_llamafactorys_own_batches_however_they_are_divided(inputs, tmp_path):
     """52 steps of 8 rows: padded rows in two passes of four, as LLaMA-Factory does it, and rows laid end to end."""
     settings = {"batch_rows": 8, "epochs": 4}
-    single = Training(inputs, tmp_path / "single", **settings)
+    single = FineTuning(inputs, tmp_path / "single", **settings)
     assert "1 forward passes" in single.finish()
-    two = Training(inputs, tmp_path / "two", processes=2, micro_batch_tokens=250, **settings)
+    two = FineTuning(inputs, tmp_path / "two", processes=2, micro_batch_tokens=250, **settings)
     assert "2 processes with 2 forward passes each" in two.finish()
-    padded = Training(inputs, tmp_path / "padded", attention="eager", micro_batch_tokens=200, **settings)
+    padded = FineTuning(inputs, tmp_path / "padded", attention="eager", micro_batch_tokens=200, **settings)
     padded.finish()
 
     recipe = yaml.safe_load((single.run / "recipe.yaml").read_text())
@@ -162,7 +139,7 @@ def test_steps_have_the_loss_of_llamafactorys_own_batches_however_they_are_divid
 def test_a_run_in_one_process_resumes_after_sigterm(inputs, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    training = Training(inputs, tmp_path, logging_steps=2)
+    training = FineTuning(inputs, tmp_path, logging_steps=2)
     first = training.start()
     training.wait_for(first, 10)
     tree = descendants(first.pid)
@@ -181,7 +158,7 @@ def test_a_run_in_one_process_resumes_after_sigterm(inputs, tmp_path):
 
 def test_two_processes_that_are_warned_and_killed_at_random_give_the_loss_curve_of_an_undisturbed_run(inputs, tmp_path):
     settings = {"processes": 2, "batch_rows": 2}
-    undisturbed = Training(inputs, tmp_path / "undisturbed", **settings)
+    undisturbed = FineTuning(inputs, tmp_path / "undisturbed", **settings)
     undisturbed.finish()
     expected = undisturbed.losses()
     assert len(expected) == 162 and [step for step, (_, evaluated) in expected.items() if evaluated] == [54, 108, 162]
@@ -189,7 +166,7 @@ def test_two_processes_that_are_warned_and_killed_at_random_give_the_loss_curve_
     seed = random.randrange(10_000)
     print("seed", seed)
     moments = random.Random(seed)
-    training = Training(inputs, tmp_path / "disturbed", **settings)
+    training = FineTuning(inputs, tmp_path / "disturbed", **settings)
 
     # Slurm sends SIGTERM to every process of the job; both processes save at the same step and end.
     warned = training.start()

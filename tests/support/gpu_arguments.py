@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.paths import ROOT
+from support.training_runs import SFT_PYTHON
 
-SFT_PYTHON = ROOT / ".venv/sft/bin/python"
 _PACKAGES = {"deepspeed": "0.18.3", "liger_kernel": "0.6.4"}
 _COMM = "from torch.distributed import is_initialized\ndef init_distributed(**_): pass\n"
 _PROGRAM = """

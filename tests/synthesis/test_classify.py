@@ -85,6 +85,13 @@ def test_rl_rows_are_read_back(tmp_path):
     assert [golds_of(each) for each in read_rl_rows(tmp_path / "two.parquet")] == [["5"], ["a", "b"]]
 
 
+def test_the_card_says_of_a_teacher_trained_here_that_it_was():
+    made = MADE_BY | {"teacher": {"model": "sft", "epoch": 2, "sha256": {"model.safetensors": "0123456789abcdef0"}}}
+    assert teacher_facts(made)["teacher"] == "sft, made by this workflow, weights 0123456789abcdef"
+    behind_an_endpoint = teacher_facts(MADE_BY | {"teacher": {"model": "big", "revision": None}})
+    assert behind_an_endpoint["teacher"] == "big, revision not stated"
+
+
 def test_the_card_counts_every_step():
     sft, rl, report = classify(ROWS, INSTRUCTION, RULES)
     given = step2_report() | report | describe(sft, rl) | {"mixed_missing": 3}
@@ -93,6 +100,7 @@ def test_the_card_counts_every_step():
         "| teacher | o/n, revision c0ffee |",
         "| licence | CC0 \\| none |",
         "| lost: refused | 2 |",
+        "| **answered** | 8 |",
         "| near duplicate | 1 |",
         "| repeated call | 2 |",
         "| needs tools | 1 | 2 | rows with tools |",

@@ -123,7 +123,7 @@ def write_report(tallies: dict[str, Tally], output: str | Path) -> dict[str, dic
 
 
 def require_pairs(found: dict[str, Any], rules: Pairs, where: str) -> None:
-    """Raise `DataError` if there is no pair; it says which reason is the most frequent, and what to change.
+    """Raise `DataError` if there is no pair; it says how many prompts have none for which reason, and what to change.
 
     Args:
         found: measures of all tasks.
@@ -140,10 +140,12 @@ def require_pairs(found: dict[str, Any], rules: Pairs, where: str) -> None:
         "too_long": f"dpo: {{pairs: {{cutoff_tokens: {2 * rules.cutoff_tokens}}}}}",
         "same_text": f"{more}  # or a higher rl.temperature",
     }
+    good = f"{found['good']} have a reward of at least {rules.chosen_from:g}"
+    bad = f"{found['bad']} one below {rules.rejected_below:g} ({found['bad_format']} of these in a wrong format)"
+    reasons = "; ".join(f"{found[name]} prompts: {text}" for name, text in REASONS.items() if found[name])
     raise DataError(
         "no pairs, so there is nothing to train on",
-        where=f"{where}: dpo.pairs",
-        why=f"{found['prompts']} prompts have {found['trajectories']} trajectories (chosen from {rules.chosen_from:g}, "
-        f"rejected below {rules.rejected_below:g}); {found[reason]} gave no pair because {REASONS[reason]}",
+        where="config.yaml:dpo.pairs",
+        why=f"of {found['trajectories']} trajectories, {good}, {bad}; {reasons} ({where})",
         remedy=remedies[reason],
     )

@@ -34,7 +34,7 @@ def describe(sft: Sequence[Mapping], rl: Sequence[Mapping]) -> dict[str, Any]:
         "characters": {
             "question": _spread([len(row["input"]) for row in sft]),
             "output": _spread([len(output) for output in outputs]),
-            "output, without results": _spread(written),
+            "output without tool results": _spread(written),
         },
     }
 
@@ -45,9 +45,10 @@ def teacher_facts(made_by: Mapping[str, Any]) -> dict[str, str]:
     source = teacher.get("source", {})
     name = source.get("repo") or source.get("path") or source.get("package") or teacher["model"]
     revision = teacher.get("commit") or teacher.get("revision") or teacher.get("version") or source.get("revision")
+    origin = f"revision {revision or 'not stated'}" if source or "sha256" not in teacher else "made by this workflow"
     weights = "".join(f", weights {checksum[:16]}" for checksum in list(teacher.get("sha256", {}).values())[:1])
     return {
-        "teacher": f"{name}, revision {revision or 'not stated'}{weights}",
+        "teacher": f"{name}, {origin}{weights}",
         "prompts": f"version {made_by['version']} of tir/synthesis/prompts.py" if own else "the rows' system prompt",
         "file of questions": f"sha256 {made_by['questions'][:16]}",
     }
@@ -68,7 +69,10 @@ def card(facts: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         "Fine-tuning rows and RL prompts made by a teacher that ran the tools (docs/synthesis.md).\n",
         _table(("what", "value"), list(facts.items())),
         "## Step 1: questions\n",
-        _table(("questions", "number"), [("given", questions["given"]), *lost.items()]),
+        _table(
+            ("questions", "number"),
+            [("given", questions["given"]), *lost.items(), ("**answered**", questions["given"] - sum(lost.values()))],
+        ),
         "## Step 2: what each rule removed\n",
         _table(("rule for questions", "removed"), [*removed, ("**kept**", questions.get("kept", 0))]),
         _found_in(report["found_in"]),
@@ -84,7 +88,7 @@ def card(facts: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         _categories(report["categories"]),
         _mixed(report),
         _table(("characters", "median", "95th percentile", "longest"), _lengths(report["characters"])),
-        _table(("tool calls in a row", "rows"), list(report["calls"].items())),
+        _table(("number of tool calls", "rows"), list(report["calls"].items())),
     ]
     return "\n".join(part for part in parts if part)
 

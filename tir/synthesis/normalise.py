@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 QUESTION_RULES = ("in a benchmark or validation file", "nearly in one", "duplicate", "near duplicate")
 TRAJECTORY_RULES = (
-    "call without tools",
+    "call where none is allowed",
     "unfinished",
     "wrong answer",
-    "no call with tools",
+    "no call where one is allowed",
     "too many calls",
     "call that did not run",
     "repeated call",
@@ -143,13 +143,13 @@ def _trajectory(sample: Mapping[str, Any], right: bool, rules: Normalisation) ->
     calls = [(call.tool, " ".join(call.body.split())) for text in model_texts(segments) if (call := tool_call(text))]
     direct = sample["kind"] == "direct"
     if direct and sample["emitted"]:
-        return "call without tools", {}
+        return "call where none is allowed", {}
     if sample["finish"] != "answer":
         return "unfinished", {}
     if not right:
         return "wrong answer", {}
     if not direct and not sample["executed"]:
-        return "no call with tools", {}
+        return "no call where one is allowed", {}
     if len(calls) > rules.max_calls:
         return "too many calls", {}
     if sample["executed"] < sample["emitted"]:

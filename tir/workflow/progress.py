@@ -20,6 +20,7 @@ TYPICAL = {
     "rl_after_dpo": (340.0, 2),
     "dpo_samples": (60.0, 1),
     "dpo": (60.0, 1),
+    "teacher_samples": (300.0, 1),
     "traces": (43.0, 1),
     "judge": (7.0, 1),
 }
