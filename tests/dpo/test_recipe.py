@@ -114,6 +114,13 @@ def test_samples_are_drawn_as_in_rl():
             ["config.yaml: dpo.pairs.chosen_from: 1.2: no trajectory can be chosen", "the highest reward is 1.1"],
         ),
         (
+            lambda c: [
+                c["dpo"]["pairs"].update(chosen_from=1.05),
+                c.update(tools={"routes": {"math": ["python"], "qa": ["search"]}}),
+            ],
+            ["chosen_from: 1.05: no trajectory can be chosen", "is 1 (no task of RL has both tools in tools.routes)"],
+        ),
+        (
             lambda c: c["dpo"]["pairs"].update(rejected_below=-1),
             ["dpo.pairs.rejected_below: -1: no trajectory can be rejected", "rejected_below: 1.0"],
         ),

@@ -191,12 +191,13 @@ def _dpo(config: Config) -> Iterator[Fault]:
             )
     if not scheduled:
         return
-    pairs, best = config.dpo.pairs, 1 + config.rl.reward.both_tools_bonus
+    pairs, best, made_of = config.dpo.pairs, 1.0, "no task of RL has both tools in tools.routes"
+    if config.rl.reward.mode == "upstream_f1" or any(map(config.tools.has_both_tags, ("math", "qa"))):
+        best, made_of = 1 + config.rl.reward.both_tools_bonus, "1 + rl.reward.both_tools_bonus"
     if pairs.chosen_from > best:
         yield Fault(
             ("dpo", "pairs", "chosen_from"),
-            f"{pairs.chosen_from:g}: no trajectory can be chosen, because the highest reward is {best:g} "
-            "(1 + rl.reward.both_tools_bonus)",
+            f"{pairs.chosen_from:g}: no trajectory can be chosen, because the highest reward is {best:g} ({made_of})",
             paste=(("dpo", "pairs", "chosen_from"), 1.0),
         )
     if pairs.rejected_below <= _LOWEST_REWARD:
