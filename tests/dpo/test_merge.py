@@ -2,37 +2,21 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapters import adapted_policy, tiny_policy
 
 from tir.common.errors import CheckpointError
-from tir.config.world import TinyModelSettings
 from tir.dpo.merge import merge_adapter
-from tir.world.tiny_model import make_tiny_model
-
-TEXTS = ["<think>add</think><python>print(2+3)</python>"] * 3
-SIZES = {"vocab_size": 300, "hidden": 64, "layers": 2, "heads": 2, "intermediate": 48}
-
-
-def policy(directory: Path, **sizes) -> Path:
-    make_tiny_model(TEXTS, directory, TinyModelSettings(**SIZES | sizes))
-    return directory
 
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    """A policy, and an adapter of it in a run directory."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
+    """A folder with a policy, and an adapter of it in a run directory."""
     directory = tmp_path_factory.mktemp("adapted")
-    model = AutoModelForCausalLM.from_pretrained(policy(directory / "policy"), dtype=torch.float32)
-    torch.manual_seed(0)
-    adapter = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
-    adapter.save_pretrained(directory / "run/checkpoints/checkpoint-3")
+    adapted_policy(directory)
     return directory
 
 
@@ -70,7 +54,7 @@ def test_files_names_and_data_types_are_those_of_the_base(adapted, tmp_path):
     "sizes, why", [({"hidden": 128}, "weight is \\("), ({"layers": 1}, "the base has no model.layers.1")]
 )
 def test_an_adapter_of_another_base_is_an_error(adapted, tmp_path, sizes, why):
-    other = policy(tmp_path / "other", **sizes)
+    other = tiny_policy(tmp_path / "other", **sizes)
     with pytest.raises(CheckpointError, match=f"the adapter does not fit its base: .*{why}") as caught:
         merge_adapter(adapted / "run/checkpoints/checkpoint-3", other, tmp_path / "merged")
     assert f"rm -r {adapted / 'run'} " in str(caught.value)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def _forked(run: Callable[[], None], stop: int = 0) -> int:
                 _kill_at(stop)
             run()
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -74,12 +74,13 @@ def train(policy: str | Path, pairs: str | Path, run_directory: str | Path, outp
         )
         plan = plan_steps(_prepare(directory, work, pairs), run)
         made = output / MANIFEST
-        if made.exists() and read_json(made).get("work") == work and (directory / "log.jsonl").exists():
-            return
-        report(f"{plan.train_rows:,} pairs, {plan.total:,} steps of at most {run.dpo.batch_pairs} pairs")
-        if plan.total not in complete_checkpoints(directory / "checkpoints", run.processes):
-            _run_trainer(directory, policy, run, plan)
-        _export(directory, policy, output, run, plan, work)
+        finished = made.exists() and read_json(made).get("work") == work and (directory / "log.jsonl").exists()
+        if not finished:
+            report(f"{plan.train_rows:,} pairs, {plan.total:,} steps of at most {run.dpo.batch_pairs} pairs")
+            if plan.total not in complete_checkpoints(directory / "checkpoints", run.processes):
+                _run_trainer(directory, policy, run, plan)
+            _export(directory, policy, output, run, plan, work)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # optimizer states are large
 
 
 def _prepare(directory: Path, work: str, pairs: str | Path) -> int:
@@ -140,7 +141,7 @@ def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> 
 
 
 def _export(directory: Path, policy: Path, output: Path, run: DpoRun, plan: StepPlan, work: str) -> None:
-    """Write `log.jsonl` and the trained policy from the last checkpoint; then delete the checkpoints."""
+    """Write `log.jsonl` and the trained policy from the last checkpoint."""
     last = complete_checkpoints(directory / "checkpoints", run.processes).get(plan.total)
     if last is None:
         raise CheckpointError(
@@ -164,7 +165,6 @@ def _export(directory: Path, policy: Path, output: Path, run: DpoRun, plan: Step
         write_manifest(scratch, **facts, update_kept=round(kept, 4))
         shutil.rmtree(output, ignore_errors=True)
         scratch.rename(output)
-    shutil.rmtree(directory / "checkpoints")
 
 
 def _record(logged: dict[str, Any]) -> dict[str, Any]:
