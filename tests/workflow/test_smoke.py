@@ -62,7 +62,19 @@ def test_a_smoke_run_plans_every_stage_in_less_than_one_gpu_hour(profile, limit,
     done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout.partition("Job stats:")[2], re.M))
-    assert {"index", "sft", "rl", "traces", "judge", "scores", "table5", "retrieval_smoke"} <= set(jobs)
+    assert {
+        "index",
+        "sft",
+        "rl",
+        "dpo_samples",
+        "dpo_pairs",
+        "dpo",
+        "traces",
+        "judge",
+        "scores",
+        "table5",
+        "retrieval_smoke",
+    } <= set(jobs)
     total = re.search(r"^total +\d+ +([\d.]+)", done.stderr.rpartition("\nPlan\n")[2], re.M)
     assert float(total[1]) <= limit
 
@@ -82,6 +94,7 @@ def finished(directory):
     build_index(directory / "corpus.jsonl", directory / "index", BM25Config())
     write_jsonl(directory / "runs/sft/full/log.jsonl", [{"step": 1, "loss": 5.5}, {"step": 2, "loss": 2.0}])
     write_jsonl(directory / "runs/rl/aspo/seed1/metrics.jsonl", [{"step": 1, "actor/kl_loss": 1e-4}])
+    write_jsonl(directory / "runs/dpo/aspo-step2-dpo1-seed1/training/log.jsonl", [{"step": 1, "loss": 0.69}])
     write_jsonl(directory / "traces/sft/gsm8k.jsonl", [trace, trace])
     write_jsonl(directory / "judge/sft/gsm8k.jsonl", [{"verdict": "correct"}])
     write_jsonl(directory / "scores/sft/gsm8k.jsonl", [{"em": 1}, {"em": 0}])
@@ -106,6 +119,7 @@ def test_each_finished_stage_has_a_line_with_what_came_out(tmp_path):
         "search": "ok 2 questions answered by the run's server, the slowest in 0.2 s",
         "fine-tuning": "ok 1 run, mean loss 5.50 -> 2.00",
         "reinforcement learning": "ok 1 step, KL divergence 1.0e-04",
+        "DPO": "ok 1 run, mean loss 0.69 -> 0.69",
         "trajectories": "ok 2 trajectories, 2 tool calls",
         "judge": "ok 1 verdict",
         "scores": "ok 2 scores",

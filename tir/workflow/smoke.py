@@ -23,6 +23,7 @@ from tir.workflow.findings import Finding
 GPUS, MINUTES = 2, 30  # at most, per job
 SIZES = ("", "sampled/")  # the values of the rules' wildcard `size` in runs of the tiny scale
 TARGETS = ("results/table5.csv", "judge/sft/gsm8k.jsonl", "results/retrieval_smoke.csv")
+TARGETS += ("models/aspo-step2-dpo1-seed1/manifest.json",)  # DPO of the policy that Table 5 shows
 SCALE = ["profiles/laptop/tiny.yaml", "profiles/ci/quick.yaml", "profiles/smoke/few.yaml"]
 ON_GPUS = "profiles/smoke/cuda.yaml"
 
@@ -127,6 +128,7 @@ STAGES = (
     Stage("search", "results/retrieval_smoke.csv", "logs/retrieval_smoke.log", _answers),
     Stage("fine-tuning", "runs/sft/*/log.jsonl", "logs/sft/*.log", _losses),
     Stage("reinforcement learning", "runs/rl/*/seed*/metrics.jsonl", "logs/rl/*.log", _steps),
+    Stage("DPO", "runs/dpo/*/training/log.jsonl", "logs/dpo*/*.log", _losses),
     Stage("trajectories", "{size}traces/*/*.jsonl", "logs/{size}traces/*/*.log", _trajectories),
     Stage("judge", "{size}judge/*/*.jsonl", "logs/{size}judge/*/*.log", _count("verdict")),
     Stage("scores", "{size}scores/*/*.jsonl", "logs/{size}scores/*/*.log", _count("score")),
