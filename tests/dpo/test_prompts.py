@@ -28,7 +28,7 @@ def test_a_blank_answer_among_few_prompts_is_left_out(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("rows", "remedy"),
-    [([*MATH, QA], "try: dpo: {pairs: {rows: 121}}"), (MATH, "try: arms: {tool_star: null}  # and every other arm")],
+    [([*MATH, QA], "try: dpo: {pairs: {rows: 121}}"), (MATH, "try: arms: {tool_star: null}  # and other arms")],
 )
 def test_a_task_without_prompts_is_an_error_with_a_remedy_that_helps(tmp_path, rows, remedy):
     path = write_questions(tmp_path / "rl.parquet", rows)

@@ -30,7 +30,7 @@ def dpo_prompts(path: str | os.PathLike, limit: int) -> dict[str, list[dict[str,
                 f"{' and '.join(ABILITIES)}",
                 remedy=f"dpo: {{pairs: {{rows: {later[0] + 1}}}}}"
                 if later
-                else f"arms: {{tool_star: null}}  # and every other arm with dpo; or add rows of {task} to data.rl_train",
+                else f"arms: {{tool_star: null}}  # and other arms with dpo; or add rows of {task} to data.rl_train",
             )
     if blank := len(rows[:limit]) - sum(map(len, found.values())):
         print(f"dpo: left out {blank} rows with a blank answer", file=sys.stderr)
