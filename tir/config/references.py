@@ -15,11 +15,13 @@ from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.sft import Sft
 from tir.config.sources import Source
 from tir.config.synthesis import RUNS as COMPARED
+from tir.config.tools import KINDS
 from tir.world.benchmarks import BENCHMARKS as WORLD_BENCHMARKS
 
 if TYPE_CHECKING:
     from tir.config.experiment import Config
 
+_TAGS = {"python", "search"}
 _LOWEST_REWARD = -1.0  # that of a wrong format (tir/scoring/reward.py)
 
 # Names of rules and results, which a user's table must not have.
@@ -192,7 +194,7 @@ def _dpo(config: Config) -> Iterator[Fault]:
     if not scheduled:
         return
     pairs, best, made_of = config.dpo.pairs, 1.0, "no task of RL has both tools in tools.routes"
-    if config.rl.reward.mode == "upstream_f1" or any(map(config.tools.has_both_tags, ("math", "qa"))):
+    if config.rl.reward.mode == "upstream_f1" or _both_tools(config):
         best, made_of = 1 + config.rl.reward.both_tools_bonus, "1 + rl.reward.both_tools_bonus"
     if pairs.chosen_from > best:
         yield Fault(
@@ -214,6 +216,11 @@ def _dpo(config: Config) -> Iterator[Fault]:
             f"{pairs.rows} is more than the {there} rows of data.rl_train",
             paste=(("dpo", "pairs", "rows"), there),
         )
+
+
+def _both_tools(config: Config) -> bool:
+    """Whether a trajectory of RL can use Python and search."""
+    return any({KINDS[name].tag for name in config.tools.routes.get(task, [])} == _TAGS for task in ("math", "qa"))
 
 
 def _differ(arm: Arm, other: Arm) -> dict[str, Any]:

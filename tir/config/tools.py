@@ -50,10 +50,6 @@ class Calling(Model):
         require_one_per_tag(self.routes)
         return self
 
-    def has_both_tags(self, task: str) -> bool:
-        """Whether a trajectory of a task can use Python and search."""
-        return {KINDS[name].tag for name in self.routes.get(task, [])} == {"python", "search"}
-
 
 Tools = create_model(
     "Tools",
