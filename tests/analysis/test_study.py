@@ -230,7 +230,7 @@ def effects_file(path, rows):
 
 
 PHASE = {
-    "worlds": {"spoils": {"spoil": 0.9, "repair": 0.05}, "repairs": {"spoil": 0.0, "repair": 1.0}},
+    "worlds": [{"spoil": 0.9, "repair": 0.05}, {"spoil": 0.0, "repair": 1.0}],
     "arms": {"aspo": 0.5, "lambda_1.0": 1.0},
     "baseline": "grpo",
 }

@@ -99,6 +99,13 @@ def test_an_interrupted_copy_begins_again(tmp_path):
     assert {path.name for path in (directory / "identity").iterdir()} == {"file"}
 
 
+def test_the_columns_of_the_phase_diagram_are_in_the_order_of_its_tables():
+    whole = config()
+    diagram, worlds = Targets(whole).target("phase"), whole.study.phase.worlds
+    assert [path.split("/")[1] for path in diagram.inputs["data"]] == [*worlds]
+    assert json.loads(diagram.params)["worlds"] == [each.model_dump() for each in worlds.values()]
+
+
 def test_jobs_on_a_cluster_ask_for_no_gpu():
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     made = study.study_profile(profile, ["profiles/slurm/site.yaml"], study.QUICK)

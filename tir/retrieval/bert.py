@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tir.common.errors import CheckpointError
+from tir.common.linear import linear
 
 ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
 
@@ -91,10 +92,10 @@ class BertEncoder:
         positions = torch.cat([self.positions[: block.length].repeat(block.texts, 1) for block in blocks])
         states = self._normalise(words + positions, self.norm)
         for layer in self.layers:
-            context = self._attend(functional.linear(states, *layer["qkv"]), blocks)
-            states = self._normalise(states + functional.linear(context, *layer["attention"]), layer["attention_norm"])
-            hidden = self.activation(functional.linear(states, *layer["up"]))
-            states = self._normalise(states + functional.linear(hidden, *layer["down"]), layer["output_norm"])
+            context = self._attend(linear(states, *layer["qkv"]), blocks)
+            states = self._normalise(states + linear(context, *layer["attention"]), layer["attention_norm"])
+            hidden = self.activation(linear(states, *layer["up"]))
+            states = self._normalise(states + linear(hidden, *layer["down"]), layer["output_norm"])
         return torch.cat([states[block.tokens].view(block.texts, block.length, -1).mean(1) for block in blocks])
 
     def _attend(self, projected: Tensor, blocks: Sequence[_Block]) -> Tensor:

@@ -307,7 +307,8 @@ class Targets:
         study, phase = self.cfg.study, self.cfg.study.phase
         arms = {arm: self.cfg.arms[arm].lam for arm in phase.arms}
         files = [f"worlds/{world}/results/study/effects.csv" for world in phase.worlds]
-        return Source({"worlds": phase.worlds, "arms": arms, "baseline": study.baseline}, files={"data": files})
+        worlds = [*phase.worlds.values()]  # a list, because parameters do not keep the order of a mapping
+        return Source({"worlds": worlds, "arms": arms, "baseline": study.baseline}, files={"data": files})
 
     def _data(self) -> Source:
         """Source of the leakage table: every training, validation and benchmark file."""

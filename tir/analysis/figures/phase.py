@@ -28,7 +28,7 @@ def phase(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
 
     A cell is the difference to the baseline, in bold if its 95 % interval excludes 0.
 
-    Params: worlds: {name: {spoil, repair}}; arms: {arm: lambda}; baseline. Input `data`: effects.csv of every world, in
+    Params: worlds: [{spoil, repair}, ...]; arms: {arm: lambda}; baseline. Input `data`: effects.csv of every world, in
     the order of the worlds.
     """
     worlds, arms = params["worlds"], params["arms"]
@@ -41,7 +41,7 @@ def phase(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             remedy="pass the effects.csv of every world with --data, in their order",
         )
     names = sorted(arms, key=arms.get, reverse=True)
-    titles = [f"spoil {each['spoil']:g}\nrepair {each['repair']:g}" for each in worlds.values()]
+    titles = [f"spoil {each['spoil']:g}\nrepair {each['repair']:g}" for each in worlds]
     with style():
         figure, grid = plt.subplots(
             len(PANELS), 1, sharex=True, figsize=(TEXT_WIDTH, 0.9 + len(PANELS) * (0.7 + 0.36 * len(names)))

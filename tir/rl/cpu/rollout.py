@@ -23,11 +23,12 @@ def _linear_of_torch() -> None:
     update it. With MKL, in the mode of `tir.common.environment.ARITHMETIC`, a token's result does not depend on the
     other tokens of the batch. For a tiny model it also takes a third less CPU time.
     """
-    from torch.nn import functional
     from vllm.model_executor.layers import utils
 
+    from tir.common.linear import linear
+
     def dispatch(layer, remove_weight: bool) -> None:
-        layer.cpu_linear = functional.linear
+        layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = dispatch
 

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from tir.common import linear
 from tir.common.errors import CheckpointError, EngineFault
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.prompts import end_of_turn
@@ -63,6 +64,7 @@ class TransformersEngine:
                 str(model), dtype=getattr(torch, dtype), attn_implementation="eager"
             )
             self.model.to(device).eval()
+            linear.use_in(self.model)
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 "cannot load model",
