@@ -25,6 +25,8 @@ def main() -> None:
     Path("docs/images").mkdir(exist_ok=True)
     for name in FIGURES:
         shutil.copyfile(root / "results" / name, Path("docs/images", name))
+    if (diagram := STUDY / "results/study/phase.png").is_file():
+        shutil.copyfile(diagram, "docs/images/phase.png")
 
 
 if __name__ == "__main__":

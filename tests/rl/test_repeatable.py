@@ -62,7 +62,6 @@ def results(directory, policies) -> dict:
     }
 
 
-@pytest.mark.skipif("TIR_LONG" not in os.environ, reason="TIR_LONG=1 runs it; not yet seen to its end")
 @pytest.mark.slow
 def test_a_run_repeats_to_the_last_bit_when_everything_arrives_at_other_times(tmp_path, monkeypatch):
     need_independent_rows()

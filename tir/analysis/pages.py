@@ -82,6 +82,9 @@ def blocks(directory: Path) -> dict[str, Callable[[], str]]:
     }
 
 
+SHOWN = {"accuracy": 1, "forgotten": 1, "python→think": 2}  # outcomes of docs/study.md, and their decimals
+
+
 def study_blocks(directory: Path) -> dict[str, Callable[[], str]]:
     """The functions that build the blocks of docs/study.md from the folder of a finished `make study`."""
     results = directory / "results/study"
@@ -89,23 +92,16 @@ def study_blocks(directory: Path) -> dict[str, Callable[[], str]]:
 
 
 def effects(path: Path) -> str:
-    """The effects of each arm on accuracy and on what was forgotten, in points."""
-    lines = [
-        "| arm | outcome | task | difference | 95 % interval | p, corrected |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
-    ]
+    """The effects of each arm on accuracy, on what was forgotten, and on thinking again after a call of Python."""
+    head = ("arm", "outcome", "task", "baseline", "arm's value", "difference", "95 % interval", "p, corrected", "seeds")
+    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for row in csv.DictReader(_text(path).splitlines()):
-        if row["outcome"] in ("accuracy", "forgotten") and row["difference"]:
-            numbers = [fixed(float(row[key]), 1, sign=True) for key in ("difference", "lo", "hi")]
-            cells = [
-                row["arm"],
-                row["outcome"],
-                row["task"],
-                numbers[0],
-                f"{numbers[1]} to {numbers[2]}",
-                row["holm_p"],
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        if row["outcome"] in SHOWN and row["difference"]:
+            digits = SHOWN[row["outcome"]]
+            values = [fixed(float(row[key]), digits) for key in ("baseline", "value")]
+            difference, low, high = (fixed(float(row[key]), digits, sign=True) for key in ("difference", "lo", "hi"))
+            cells = [row["arm"], row["outcome"], row["task"], *values, difference, f"{low} to {high}", row["holm_p"]]
+            lines.append(f"| {' | '.join(cells)} | {row['seeds']} |")
     return "\n".join(lines)
 
 
