@@ -43,6 +43,7 @@ MinJobAge=3600
 ReturnToService=2
 SchedulerParameters=sched_interval=1,bf_interval=1
 SlurmctldTimeout=300
+MessageTimeout=90
 SlurmdTimeout=30
 KillWait=15
 MpiDefault=none

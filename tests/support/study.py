@@ -123,10 +123,11 @@ class Study(Stages):
         for arm in self.curves()[1]:
             inputs += [self.rl(arm, seed) for seed in rl["seeds"]]
             reads.append([arm, rl["seeds"], rl["steps"] * rl["batch_prompts"] * rl["group_size"]])
-        for arm, step in sorted(tuple(row.split("@")) for row in shown if "@" in row):
-            made, read = self.preferred(arm, step)
-            inputs += made
-            reads.append(read)
+        for arm in sorted({row.split("@")[0] for row in shown if "@" in row}):
+            if self.dpo_steps(arm):
+                made, read = self.preferred(arm, [row.split("@")[1] for row in shown if row.split("@")[0] == arm])
+                inputs += made
+                reads.append(read)
         number = {name: each["n"] for name, each in config["benchmarks"].items()}
         traced = [self.accuracy(table, scores=False, traces=True) for table in self.default()]
         inputs += [path for files, _ in traced for path in files]
@@ -143,12 +144,10 @@ class Study(Stages):
             reads.append(["judge", *pair, number[pair[1]] * samples, hardware])
         return inputs, reads
 
-    def preferred(self, arm: str, step: str) -> tuple[list[str], Any]:
-        """What Table 8 reads of an arm's DPO up to a step, and of the RL between one DPO and the next."""
+    def preferred(self, arm: str, shown_steps: list[str]) -> tuple[list[str], Any]:
+        """What Table 8 reads of an arm's DPO up to the last step shown, and of the RL between one DPO and the next."""
         config, steps, rl = self.config, self.dpo_steps(arm), self.config["rl"]
-        if not steps:
-            return [], None
-        shown = {"first": rl["save_every"], "last": rl["steps"]}.get(step) or int(step)
+        shown = max({"first": rl["save_every"], "last": rl["steps"]}.get(step) or int(step) for step in shown_steps)
         ends, inputs = sorted({shown, *(each for each in steps if each <= shown)}), []
         for end, seed in ((end, seed) for end in ends for seed in rl["seeds"]):
             name = self.id(arm, end, seed)
