@@ -31,13 +31,15 @@ SETTINGS = {
 DELAYS = """
 import sys
 if "tir.rl.entry" in sys.orig_argv:
-    import asyncio, random
+    import asyncio, os, random
     from tir.rl import server_engine
     from tir.tools import python_tool
     chance = random.SystemRandom()
     def late(function):
         async def delayed(*arguments, **keywords):
             await asyncio.sleep(chance.random() * 0.4)
+            with open(os.environ["DELAYED"], "a") as file:
+                file.write(function.__qualname__ + "\\n")
             return await function(*arguments, **keywords)
         return delayed
     server_engine.ServerEngine.generate = late(server_engine.ServerEngine.generate)
@@ -68,15 +70,16 @@ def test_a_run_repeats_to_the_last_bit_when_everything_arrives_at_other_times(tm
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     data = rows_file(tmp_path / "rows.parquet", *"12345678", questions=[f"What is {'1 + ' * n}1?" for n in range(8)])
     inputs = launch.RunInputs(untrained_model(tmp_path / "model"), data, data, "Use tools.")
-    found = []
+    found, delayed = [], tmp_path / "delayed"
     for name in ("undisturbed", "disturbed"):
         if name == "disturbed":
+            monkeypatch.setenv("DELAYED", str(delayed))
             (tmp_path / "sitecustomize.py").write_text(DELAYS)
             monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
         policies = launch.train(rl_run(**SETTINGS), inputs, tmp_path / name)
-        found.append((results(tmp_path / name, policies), read_jsonl(tmp_path / name / "rollouts" / "train_2.jsonl")))
-    (first, quick), (second, slow) = found
+        found.append(results(tmp_path / name, policies))
+    first, second = found
     assert first["rollouts"] == second["rollouts"]
     assert first["metrics"] == second["metrics"] and first["weights"] == second["weights"]
     assert any("training/rollout_probs_diff_max" in row for row in first["metrics"])  # it depends on every bit of both
-    assert sum(row["seconds"] for row in slow) > sum(row["seconds"] for row in quick) + 0.1 * len(slow)  # was disturbed
+    assert "ServerEngine.generate" in delayed.read_text().splitlines()
