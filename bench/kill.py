@@ -109,7 +109,7 @@ class Round:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         subprocess.run(["cp", "-a", "-T", reference, folder], check=True)
         self.paths = sorted(set(map(whole, made)))
-        self.expected = contents(reference, self.paths)
+        self.expected = contents(reference, self.paths, ROOT)
         self.command = [*command, *(made if stage != GRAPH else ())]
         for path in (folder / each for each in (self.paths if stage != GRAPH else RESULTS)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ class Round:
         else:
             outcome.different.append(f"the command failed {ATTEMPTS} times in a row, see {self.log}")
         self._end_all()
-        found = contents(self.folder, self.paths)
+        found = contents(self.folder, self.paths, ROOT)
         outcome.different += sorted(
             path for path in self.expected.keys() | found.keys() if self.expected.get(path) != found.get(path)
         )

@@ -52,14 +52,20 @@ def whole(output: str) -> str:
     return str(Path(output).parent) if parts[-1] == "manifest.json" else output
 
 
-def contents(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Digest of each compared file at or below the paths, by path; without times, and without the folder's own path."""
-    found = {}
+def contents(folder: Path, paths: Iterable[str], *others: Path) -> dict[str, str]:
+    """Digest of each compared file at or below the paths, by path; without times and paths of the run's folder.
+
+    Args:
+        folder: the run's folder.
+        paths: outputs, relative to it.
+        others: folders in which some of the outputs were made before they were copied.
+    """
+    found, own = {}, re.compile(b"|".join(re.escape(os.fsencode(each)) for each in (folder, *others)))
     for top in sorted(folder / path for path in paths):
         for path in sorted(top.rglob("*")) if top.is_dir() else filter(Path.exists, [top]):
             name = str(path.relative_to(folder))
             if path.is_file() and not any(fnmatch.fnmatch(name, pattern) for pattern in TIMES):
-                compared = _SCRATCH.sub(b"/SCRATCH", _compared(path).replace(os.fsencode(folder), b"FOLDER"))
+                compared = _SCRATCH.sub(b"/SCRATCH", own.sub(b"FOLDER", _compared(path)))
                 found[name] = hashlib.sha256(compared).hexdigest()
     return found
 

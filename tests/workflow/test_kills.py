@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from support.paths import ROOT, SNAKEMAKE
@@ -49,6 +50,10 @@ def test_all_is_compared_but_times_and_paths(tmp_path):
     first = write("first", 0.5, 1)
     assert sorted(first) == [f"runs/sft/full/{name}" for name in ("log.jsonl", "recipe.yaml", "table.csv")]
     assert write("second", 0.5, 2) == first
+    copied = tmp_path / "second/runs/sft/full/recipe.yaml"
+    copied.write_text(copied.read_text().replace(f"{tmp_path}/second", "/elsewhere"))
+    paths = ["runs/sft/full"]
+    assert contents(tmp_path / "second", paths) != first == contents(tmp_path / "second", paths, Path("/elsewhere"))
     third = write("third", 0.25, 1)
     assert {name for name in first if third[name] != first[name]} == {
         "runs/sft/full/log.jsonl",
