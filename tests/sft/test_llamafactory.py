@@ -136,10 +136,12 @@ def test_steps_have_the_loss_of_llamafactorys_own_batches_however_they_are_divid
             assert evaluated == (pytest.approx(each["eval_loss"], abs=1e-4) if "eval_loss" in each else None)
 
 
-def test_a_run_in_one_process_resumes_after_sigterm(inputs, tmp_path):
+def test_a_run_in_one_process_resumes_after_sigterm_with_the_same_log(inputs, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    training = FineTuning(inputs, tmp_path, logging_steps=2)
+    undisturbed = FineTuning(inputs, tmp_path / "undisturbed", logging_steps=4)
+    undisturbed.finish()
+    training = FineTuning(inputs, tmp_path / "disturbed", logging_steps=4)
     first = training.start()
     training.wait_for(first, 10)
     tree = descendants(first.pid)
@@ -151,7 +153,8 @@ def test_a_run_in_one_process_resumes_after_sigterm(inputs, tmp_path):
     assert int(done.partition("resuming from step ")[2].split()[0]) >= 10
     losses = training.losses()
     assert [step for step, (_, evaluated) in losses.items() if evaluated] == [27, 54, 81]
-    assert losses[80][0] < losses[2][0]
+    assert losses[80][0] < losses[4][0]
+    assert losses == undisturbed.losses()  # also the mean of the four steps in which the run was interrupted
     select_checkpoint(training.models, training.run / "log.jsonl", tmp_path / "sft")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "sft").config.hidden_size == 64
 
