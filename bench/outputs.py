@@ -1,6 +1,7 @@
 """The outputs of a finished graph, by job, and what is compared between two runs: every byte but times and paths.
 
-Not compared: times, files that consist of them (`TIMES`), and paths of the run's own folder and scratch directories.
+Not compared: times, files that consist of them (`TIMES`), what says at which steps a run was interrupted (`PARTS`), and
+paths of the run's own folder and scratch directories.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ TIMES = (
     "*/items.parquet",  # it has the seconds of each trajectory
     *("*/table9.html", "*/table10.html", "*/table13.html"),  # their other forms are compared without the lines of times
 )
+# The trainer's arguments, with the checkpoint to resume from, and its own log; `log.jsonl` is made from it and compared.
+PARTS = ("runs/*/recipe.yaml", "runs/*/checkpoints/trainer_log.jsonl")
 _TIME_KEYS = {"seconds", "timings", "tool_seconds", "elapsed", "elapsed_time", "remaining_time"}
 _TIME_KEY = re.compile(r"timing|perf/|runtime$|_per_second$")
 _TIME_LINE = re.compile(rb"^.*(?:wall-clock of training|(?:samples|steps) per second).*\n", re.MULTILINE)
@@ -64,7 +67,7 @@ def contents(folder: Path, paths: Iterable[str], *others: Path) -> dict[str, str
     for top in sorted(folder / path for path in paths):
         for path in sorted(top.rglob("*")) if top.is_dir() else filter(Path.exists, [top]):
             name = str(path.relative_to(folder))
-            if path.is_file() and not any(fnmatch.fnmatch(name, pattern) for pattern in TIMES):
+            if path.is_file() and not any(fnmatch.fnmatch(name, pattern) for pattern in (*TIMES, *PARTS)):
                 compared = _SCRATCH.sub(b"/SCRATCH", own.sub(b"FOLDER", _compared(path)))
                 found[name] = hashlib.sha256(compared).hexdigest()
     return found

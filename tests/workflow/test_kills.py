@@ -42,15 +42,16 @@ def test_all_is_compared_but_times_and_paths(tmp_path):
         run = tmp_path / name / "runs/sft/full"
         run.mkdir(parents=True)
         (run / "log.jsonl").write_text(json.dumps({"loss": loss, "elapsed": seconds}) + "\n")
-        (run / "recipe.yaml").write_text(f"path: {tmp_path / name}/models\nscratch: /tmp/tir-rl-{name:_<8}/ray\n")
+        (run / "settings.yaml").write_text(f"path: {tmp_path / name}/models\nscratch: /tmp/tir-rl-{name:_<8}/ray\n")
         (run / "train.log").write_text(str(seconds))
+        (run / "recipe.yaml").write_text(f"resume_from_checkpoint: {seconds}\n")
         (run / "table.csv").write_text(f"loss,{loss}\nwall-clock of training,{seconds} s\n")
         return contents(tmp_path / name, ["runs/sft/full", "runs/absent"])
 
     first = write("first", 0.5, 1)
-    assert sorted(first) == [f"runs/sft/full/{name}" for name in ("log.jsonl", "recipe.yaml", "table.csv")]
+    assert sorted(first) == [f"runs/sft/full/{name}" for name in ("log.jsonl", "settings.yaml", "table.csv")]
     assert write("second", 0.5, 2) == first
-    copied = tmp_path / "second/runs/sft/full/recipe.yaml"
+    copied = tmp_path / "second/runs/sft/full/settings.yaml"
     copied.write_text(copied.read_text().replace(f"{tmp_path}/second", "/elsewhere"))
     paths = ["runs/sft/full"]
     assert contents(tmp_path / "second", paths) != first == contents(tmp_path / "second", paths, Path("/elsewhere"))
