@@ -23,7 +23,7 @@ TIMES = (
     "*/items.parquet",  # it has the seconds of each trajectory
     *("*/table9.html", "*/table10.html", "*/table13.html"),  # their other forms are compared without the lines of times
 )
-# The trainer's arguments, with the checkpoint to resume from, and its own log; `log.jsonl` is made from it and compared.
+# The trainer's arguments, with the checkpoint to resume from, and its log; `log.jsonl` is made from it, and compared.
 PARTS = ("runs/*/recipe.yaml", "runs/*/checkpoints/trainer_log.jsonl")
 _TIME_KEYS = {"seconds", "timings", "tool_seconds", "elapsed", "elapsed_time", "remaining_time"}
 _TIME_KEY = re.compile(r"timing|perf/|runtime$|_per_second$")
