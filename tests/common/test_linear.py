@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from support.repeatable import need_independent_rows
+from support.repeatable import need_independent_rows, rows_are_independent
 from torch import nn
 from torch.nn import functional
 
 from tir.common import linear
+from tir.common.environment import ARITHMETIC
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 6), (3, 6), (1, 1, 6), (2, 5, 6), (0, 6)])
@@ -30,3 +31,5 @@ def test_a_model_computes_with_it_and_reads_its_present_weights():
 
 def test_rows_have_the_same_bits_in_products_of_all_sizes():
     need_independent_rows()
+    _, ours = rows_are_independent(**ARITHMETIC)
+    assert ours
