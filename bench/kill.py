@@ -103,8 +103,8 @@ class Round:
         self, reference: Path, folder: Path, command: list[str], stage: str, made: list[str], chance: random.Random
     ):
         self.folder, self.log, self.chance, self.outcome = folder, Path(f"{folder}.log"), chance, Outcome(stage)
-        self.small = shutil.disk_usage(folder.parent if not folder.exists() else folder).total <= DISK_BYTES
         folder.mkdir(parents=True, exist_ok=True)
+        self.small = shutil.disk_usage(folder).total <= DISK_BYTES
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         subprocess.run(["cp", "-a", "-T", reference, folder], check=True)

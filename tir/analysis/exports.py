@@ -50,7 +50,7 @@ def of_benchmark(traces: Path, scores: Path) -> Trajectories:
     """
     partial = traces.with_name(f"{traces.name}.partial")
     if not traces.exists() and partial.exists():
-        rows, _ = whole_rows(partial.read_bytes().partition(b"\n")[2], TRACE_KEYS)  # its first line is no record
+        rows, _ = unfinished_traces(partial)
         return Trajectories(_some(rows, partial), {}, _time([partial]), finished=False)
     rows = _some(read_jsonl(traces, TRACE_KEYS), traces)
     found = read_jsonl(scores, SCORE_KEYS) if scores.exists() else []
@@ -74,6 +74,11 @@ def of_rollouts(run: Path, kind: str, step: int) -> Trajectories:
     traces = [_as_trace(row) for row in rows]
     scores = {(row["index"], row["session"]): row | {"reward": row["score"]} for row in rows}
     return Trajectories(traces, scores, _time(paths), finished=path.exists())
+
+
+def unfinished_traces(partial: Path) -> tuple[list[dict], int]:
+    """The whole trace records of a file that is being written, whose first line is no record; see `whole_rows`."""
+    return whole_rows(partial.read_bytes().partition(b"\n")[2], TRACE_KEYS)
 
 
 def whole_rows(text: bytes, keys: Sequence[str]) -> tuple[list[dict], int]:

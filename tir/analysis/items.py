@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from tir.analysis.exports import SCORE_KEYS, TRACE_KEYS, golds, whole_rows
+from tir.analysis.exports import SCORE_KEYS, TRACE_KEYS, golds, unfinished_traces
 from tir.analysis.segments import segments_of
 from tir.analysis.tables.trajectories import arrow
 from tir.analysis.tool_errors import failed_calls
@@ -195,7 +195,7 @@ def _unfinished(traces: Path, notes: list[str]) -> list[dict]:
     partial = traces.with_name(f"{traces.name}.partial")
     if not partial.exists():
         return []
-    records, broken = whole_rows(partial.read_bytes().partition(b"\n")[2], TRACE_KEYS)
+    records, broken = unfinished_traces(partial)
     notes.append(f"{len(records)} trajectories of an unfinished file, {broken} incomplete lines left out: {partial}")
     return records
 

@@ -84,10 +84,7 @@ class Config(Model):
     def _inherit(cls, value: Any) -> Any:
         return inherit(value) if isinstance(value, Mapping) else value
 
-    @field_validator("benchmarks", "models", "tables", mode="before")
-    @classmethod
-    def _remove(cls, value: Any) -> Any:
-        return drop_nulls(value)
+    _remove = field_validator("benchmarks", "models", "tables", mode="before")(drop_nulls)
 
     @model_validator(mode="after")
     def _refers(self) -> Config:

@@ -91,9 +91,7 @@ class Trainer(CustomSeq2SeqTrainer):
             "logged": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
         }
-        file = self._running_loss()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, running)  # first: the checkpoint is complete when its last file is there
+        write_json(self._running_loss(), running)  # first: the checkpoint is complete when its last file is there
         super()._save_checkpoint(model, trial)
 
     def resume_loss(self) -> None:

@@ -57,10 +57,7 @@ def compared(targets: Targets, a: str, b: str) -> Target:
     benchmarks = [{"name": name, "label": each.label, "task": each.task} for name, each in _standard(cfg).items()]
     pairs = [(model, each["name"]) for model in dict.fromkeys(sum(models, [])) for each in benchmarks]
     origin, counted = targets.labelled(pairs)
-    records: dict[str, list[str]] = {"scores": [], "traces": []}
-    for model in dict.fromkeys(sum(models, [])):
-        for kind, paths in benchmark_records(cfg, model).items():
-            records[kind] += paths
+    records = {kind: [record_path(kind, *pair) for pair in pairs] for kind in ("scores", "traces")}
     return Target(records | counted, params(names=[a, b], models=models, benchmarks=benchmarks, **origin))
 
 
@@ -116,10 +113,10 @@ def rollouts(cfg: Config, arm: str, step: int, seed: str) -> tuple[str, int]:
 
 
 def described(targets: Targets, **more: Any) -> str:
-    """Parameters of an export: how the run is described there."""
+    """Parameters of an export: how the run is described there; `evaluation` is that of benchmarks, unless given."""
     cfg = targets.cfg
     origin = {"generated": cfg.generated} if cfg.generated else {}
-    return params(evaluation=without(cfg.evaluation, "tools"), **more, **origin)
+    return params(**{"evaluation": without(cfg.evaluation, "tools")} | more | origin)
 
 
 def exported(targets: Targets, benchmark: str) -> str:
@@ -131,9 +128,8 @@ def exported(targets: Targets, benchmark: str) -> str:
 def exported_rollouts(targets: Targets, kind: str) -> str:
     """Parameters of `results/inspect/rl/{arm}-step{step}-seed{seed}_{kind}.eval`; validation is greedy."""
     rl = targets.cfg.rl
-    decoding = {"temperature": rl.temperature if kind == "train" else 0, "samples": rl.group_size}
-    origin = {"generated": targets.cfg.generated} if targets.cfg.generated else {}
-    return params(evaluation=decoding if kind == "train" else decoding | {"samples": 1}, **origin)
+    temperature, samples = (rl.temperature, rl.group_size) if kind == "train" else (0, 1)
+    return described(targets, evaluation={"temperature": temperature, "samples": samples})
 
 
 def _standard(cfg: Config) -> dict[str, Benchmark]:
