@@ -103,6 +103,7 @@ class Round:
         self, reference: Path, folder: Path, command: list[str], stage: str, made: list[str], chance: random.Random
     ):
         self.folder, self.log, self.chance, self.outcome = folder, Path(f"{folder}.log"), chance, Outcome(stage)
+        self.ended_after_s: float | None = None  # duration of a run that ended before it could be disturbed
         folder.mkdir(parents=True, exist_ok=True)
         self.small = shutil.disk_usage(folder).total <= DISK_BYTES
         for path in folder.iterdir():
@@ -147,12 +148,14 @@ class Round:
 
     def _disturb(self, child: subprocess.Popen, longest_s: float) -> None:
         """Disturb a run once: mostly when a stage has begun, otherwise at any moment."""
-        begun = self.chance.random() < 0.8
+        begun, self.ended_after_s = self.chance.random() < 0.8, None
         while begun and child.poll() is None and not any("scripts." in _words(each) for each in self._processes(child)):
             time.sleep(0.5)
+        started = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(self.chance.uniform(0.0, longest_s))
-            return  # it was finished before
+            if child.wait(self.chance.uniform(0.0, longest_s)) == 0:
+                self.ended_after_s = time.monotonic() - started
+            return
         kind = self.chance.choice(["process", "process", "worker", "run", *(["disk"] if self.small else [])])
         if kind == "disk":
             with _full_disk(self.folder), contextlib.suppress(subprocess.TimeoutExpired):
@@ -226,9 +229,10 @@ def play(
 ) -> list[Outcome]:
     """Rounds until `kills` disturbances were made; with 0 kills, one undisturbed round of each stage.
 
-    Stages (None: all) take turns in a random order; a round takes one of the stage's jobs.
+    Stages (None: all) take turns in a random order; a round takes one of the stage's jobs. If a run ended before it
+    could be disturbed, its stage is disturbed earlier from then on.
     """
-    chance, outcomes, total = random.Random(seed), [], 0
+    chance, outcomes, total, latest = random.Random(seed), [], 0, dict[str, float]()
     by_stage = jobs(reference)
     everything = [output for several in by_stage.values() for outputs in several for output in outputs]
     stages = sorted(stages or by_stage)
@@ -238,9 +242,10 @@ def play(
                 break
             started = time.monotonic()
             made = everything if stage == GRAPH else chance.choice(by_stage[stage])
-            outcome = Round(reference, folder, command, stage, made, chance).play(
-                min(per_round, kills - total), longest_s
-            )
+            this = Round(reference, folder, command, stage, made, chance)
+            outcome = this.play(min(per_round, kills - total), latest.get(stage, longest_s))
+            if this.ended_after_s is not None:
+                latest[stage] = this.ended_after_s
             total += outcome.kills.total()
             outcomes.append(outcome)
             print(

@@ -134,7 +134,7 @@ rule dpo:
         ON_GPUS
         + "{PYTHON[sft]} -m scripts.train_dpo --policy models/{params.policy} --pairs {input.pairs} "
         "--run-dir runs/dpo/{wildcards.trained}/training --output models/{wildcards.trained} --seed {params.seed} "
-        "--params {params.config:q} --operational {DPO_OPERATIONAL:q} 2>&1 | tee {log}"
+        "--params {params.config:q} --operational {DPO_OPERATIONAL:q} --tracking {TRACKING:q} 2>&1 | tee {log}"
 
 
 def part_seed(wildcards):
@@ -187,7 +187,8 @@ rule rl_after_dpo:
         "--validation {input.validation} --system-prompt {input.prompt} --index {RL_INDEX} --retrieval {RETRIEVAL:q} "
         "--run-dir runs/rl/{wildcards.arm}/seed{wildcards.seed}/to{wildcards.step} "
         "--models-dir runs/rl/{wildcards.arm}/seed{wildcards.seed}/models --arm {wildcards.arm} --seed {params.seed} "
-        "--params {params.config:q} --operational {RL_OPERATIONAL:q} 2>&1 | tee {log} && "
+        "--params {params.config:q} --operational {RL_OPERATIONAL:q} --tracking {TRACKING:q} "
+        "--run-name {wildcards.arm}-step{wildcards.step}-seed{wildcards.seed} 2>&1 | tee {log} && "
         "{PYTHON[rl]} -m scripts.name_policy --policy models/{params.policy} "
         "--made runs/rl/{wildcards.arm}/seed{wildcards.seed}/models/{wildcards.arm}-step{params.steps}-seed{params.seed} "
         "--output models/{wildcards.arm}-step{wildcards.step}-seed{wildcards.seed} --arm {wildcards.arm} "

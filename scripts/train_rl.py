@@ -13,10 +13,11 @@ from tir.common.cli import parser, run
 from tir.common.model_files import check_weights, write_manifest
 from tir.common.records import digest, file_digest, read_json, write_provenance
 from tir.common.schema import Device
-from tir.common.tracking import TrackedRun, prepare
+from tir.common.tracking import TrackedRun, add_argument, prepare
 from tir.config.params import read
 from tir.config.rl import Rl
 from tir.config.tools import Tools
+from tir.retrieval.folder import Folder
 from tir.retrieval.sidecar import RETRIEVAL_HELP, retrieval
 from tir.rl.collect import delivered
 from tir.rl.launch import RunInputs, train
@@ -37,9 +38,8 @@ def main() -> None:
     arguments.add_argument("--models-dir", required=True, help="directory for the models ARM-stepN-seedS")
     arguments.add_argument("--arm", required=True, help="name of the arm")
     arguments.add_argument("--seed", required=True, type=int, help="seed of the run")
-    arguments.add_argument(
-        "--tracking", type=json.loads, default={}, help="site.tracking, JSON; without it no trackers"
-    )
+    arguments.add_argument("--run-name", help="name in trackers; default: the id of the run's last model")
+    add_argument(arguments)
     options = arguments.parse_args()
     given = read(
         options, rl=Rl, tools=Tools, device=Device, estimator=Literal["grpo", "aspo"], coefficients=dict[str, Any]
@@ -56,6 +56,7 @@ def main() -> None:
             endpoint = stack.enter_context(
                 retrieval(options.index, log_path=f"{directory}.retrieval.log", **options.retrieval)
             )
+            Folder(endpoint).ask()  # so that a server starts beside verl; the first step searches
         inputs = RunInputs(
             Path(options.model),
             Path(options.train),
@@ -84,10 +85,11 @@ def main() -> None:
 
 
 def _tracked(options: argparse.Namespace, rl_run: RlRun, code: str) -> TrackedRun:
-    """The run in the trackers, under the id of its last model."""
+    """The run in the trackers."""
+    name = options.run_name or f"{options.arm}-step{rl_run.rl.steps}-seed{options.seed}"
     config = {"arm": options.arm, "seed": options.seed, **options.params, "config_digest": digest(options.params)}
     config |= {"code": code, "train": file_digest(options.train), "validation": file_digest(options.validation)}
-    return prepare(options.tracking, f"{options.arm}-step{rl_run.rl.steps}-seed{options.seed}", config)
+    return prepare(options.tracking, name, config)
 
 
 def _model_of(directory: str) -> dict | None:

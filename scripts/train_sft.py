@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from tir.common import cli
 from tir.common.model_files import check_weights
 from tir.common.records import digest, file_digest
 from tir.common.schema import Device
-from tir.common.tracking import TrackedRun, prepare
+from tir.common.tracking import TrackedRun, add_argument, prepare
 from tir.config.params import read
 from tir.config.sft import Sft
 from tir.sft.run import SftRun
@@ -24,7 +23,7 @@ def main() -> None:
     parse.add_argument("--data", required=True, help="trajectories, Alpaca JSON")
     parse.add_argument("--run-dir", required=True, help="directory of the run's state and log")
     parse.add_argument("--models-dir", required=True, help="directory for the models sft-epoch{n}")
-    parse.add_argument("--tracking", type=json.loads, default={}, help="site.tracking, JSON; without it no trackers")
+    add_argument(parse)
     arguments = parse.parse_args()
     check_weights(arguments.base)
     given = read(arguments, sft=Sft, device=Device, leading_space=bool)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from support.event_files import scalars
 from support.kills import contents
 from support.paths import ROOT
 from support.preferences import CALL, RESULT, RIGHT, WRONG, trace
@@ -23,6 +24,7 @@ from tir.common.records import read_jsonl, write_jsonl, write_text
 from tir.config.dpo import Dpo, Pairs
 from tir.config.params import operational_params, params
 from tir.config.rl import RewardRule
+from tir.config.site import Tracking
 from tir.dpo.pairs import IGNORE, member
 from tir.rollout.prompts import render_prompt
 
@@ -87,6 +89,7 @@ class Preference(Training):
             "--seed": 1,
             "--params": params(dpo=section, device="cpu"),
             "--operational": operational_params(dpo=section),
+            "--tracking": Tracking(directory=str(directory / "tracking")).model_dump_json(),
         }
         super().__init__("scripts.train_dpo", directory / "training", arguments)
 
@@ -152,6 +155,8 @@ def test_two_full_steps_have_the_loss_and_the_weights_of_a_small_implementation(
         optimizer.zero_grad()
     assert losses[0] == pytest.approx(0.693147, abs=1e-6) and losses[1] < 0.69
     assert training.log("loss") == pytest.approx(losses, abs=2e-5)
+    curve = scalars(tmp_path / "tracking/tensorboard" / training.model.name, "train/loss")
+    assert curve == [(step, pytest.approx(loss)) for step, loss in enumerate(training.log("loss"), 1)]
     ours = torch.cat([each.detach().flatten() for each in model.parameters()]) - before
     theirs = torch.cat([each.detach().flatten() for each in load(training.model).parameters()]) - before
     assert F.cosine_similarity(ours, theirs, dim=0) > 0.999
@@ -183,8 +188,13 @@ def test_a_run_in_two_processes_that_is_ended_and_resumed_is_that_in_one(inputs,
 
 
 def test_a_run_that_is_killed_twice_writes_the_bytes_of_an_undisturbed_one(inputs, undisturbed, tmp_path):
-    """Killed as by the kernel when memory runs out, early and late: the resumed run has the same weights and log."""
-    killed = Preference(inputs, tmp_path, epochs=EPOCHS, pass_pairs=2)
+    """Killed as by the kernel when memory runs out, early and late: the resumed run has the same weights and log.
+
+    Five steps between two logs, so checkpoints lie between them.
+    """
+    every = Preference(inputs, tmp_path / "every", epochs=EPOCHS, pass_pairs=2, logging_steps=5)
+    every.finish()
+    killed = Preference(inputs, tmp_path / "killed", epochs=EPOCHS, pass_pairs=2, logging_steps=5)
     for step in (2, STEPS // 2):
         process = killed.start()
         killed.wait_for(process, step)
@@ -192,7 +202,9 @@ def test_a_run_that_is_killed_twice_writes_the_bytes_of_an_undisturbed_one(input
         process.kill()
         assert process.wait() == -signal.SIGKILL and gone(tree)
     assert int(killed.finish().partition("resuming from step ")[2].split()[0]) >= STEPS // 2 - 3  # an epoch at most
-    assert (killed.run / "log.jsonl").read_bytes() == (undisturbed.run / "log.jsonl").read_bytes()
+    assert (killed.run / "log.jsonl").read_bytes() == (every.run / "log.jsonl").read_bytes()
+    assert killed.log("step") == list(range(5, STEPS + 1, 5))
+    assert contents(killed.model) == contents(every.model)
     assert contents(killed.model) == contents(undisturbed.model)
 
 

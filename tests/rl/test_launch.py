@@ -341,6 +341,9 @@ if sys.argv[1:] == ["wait"]:
     time.sleep(60)
 sys.exit(7)
 """
+OF_MULTIPROCESSING = (
+    "from multiprocessing.spawn import spawn_main; import sys; print('tir.rl.cpu.forkserver' in sys.modules)"
+)
 
 
 @pytest.fixture
@@ -366,18 +369,20 @@ def test_a_fork_behaves_like_a_new_python_process(fork_python, tmp_path):
     )
     assert done.returncode == 7 and done.stdout.split() == f"['a', 'b c'] me {tmp_path} True".split()
     done = subprocess.run(
-        [python, "-X", "utf8", "-c", "import sys; print(sys.argv); raise SystemExit('bad')", "x"],
+        [python, "-X", "utf8", "-c", f"{OF_MULTIPROCESSING}; print(sys.argv); raise SystemExit('bad')", "x"],
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and done.stdout == "['-c', 'x']\n"
+    assert done.returncode == 1 and done.stdout == "True\n['-c', 'x']\n"
     (tmp_path / "other.py").write_text(SCRIPT)
     done = subprocess.run([python, tmp_path / "other.py", "a"], env={"WHO": "me"}, capture_output=True, text=True)
     assert done.returncode == 7 and done.stdout.split()[-1] == "False"  # other scripts run with the real Python
+    other = OF_MULTIPROCESSING.partition("; ")[2]
+    done = subprocess.run([python, "-s", "-c", other], capture_output=True, text=True)
+    assert done.stdout == "False\n"  # other programs too: the sandbox must not begin with the modules of a training
     read, write = os.pipe()
-    subprocess.run(
-        [python, "-c", f"import os; os.write({write}, b'through a descriptor')"], pass_fds=[write], check=True
-    )
+    write_there = f"{OF_MULTIPROCESSING}; import os; os.write({write}, b'through a descriptor')"
+    subprocess.run([python, "-c", write_there], pass_fds=[write], stdout=subprocess.DEVNULL, check=True)
     assert os.read(read, 100) == b"through a descriptor"
 
 

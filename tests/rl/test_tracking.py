@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("verl")
 
 import wandb  # noqa: E402
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from support.event_files import events, scalars  # noqa: E402
 
 from tir.common import tracking as common  # noqa: E402
 from tir.common.tracking import Background, prepare  # noqa: E402
@@ -46,13 +46,10 @@ def tracked(tmp_path, monkeypatch):
 def test_tensorboard_has_the_curves_of_the_record_and_the_configuration(tracked, tmp_path):
     rows = tracked("tensorboard")
     assert rows == [{"step": step, "data": data} for step, data in enumerate(STEPS)]
-    events = EventAccumulator(str(tmp_path / "tracking/tensorboard/aspo-step3-seed1"))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == {"critic/score/mean", "aspo/shift_share", "timing_s/step"}
-    assert [(each.step, each.value) for each in events.Scalars("critic/score/mean")] == [
-        (step, 0.25 * step) for step in range(4)
-    ]
-    (text,) = events.Tensors("configuration/text_summary")
+    found = events(folder := tmp_path / "tracking/tensorboard/aspo-step3-seed1")
+    assert set(found.Tags()["scalars"]) == {"critic/score/mean", "aspo/shift_share", "timing_s/step"}
+    assert scalars(folder, "critic/score/mean") == [(step, 0.25 * step) for step in range(4)]
+    (text,) = found.Tensors("configuration/text_summary")
     assert '"lambda": 0.5' in text.tensor_proto.string_val[0].decode()
 
 

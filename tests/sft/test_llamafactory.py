@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.event_files import scalars
 from support.processes import descendants
 from support.qwen_like import qwen_like_tokenizer
 from support.sft_runs import ROW, on_cpu, sft_run
@@ -19,6 +20,7 @@ from support.training_runs import SFT_PYTHON, Training, gone
 
 from tir.common.records import read_jsonl, write_json
 from tir.config.params import operational_params, params
+from tir.config.site import Tracking
 from tir.sft.checkpoints import complete_checkpoints
 from tir.sft.log import log_records, read_trainer_log
 from tir.sft.render import IGNORE, render_rows
@@ -103,6 +105,7 @@ class FineTuning(Training):
             "--models-dir": self.models,
             "--params": params(sft=run.sft, device=run.device, leading_space=run.leading_space),
             "--operational": operational_params(sft=run.sft),
+            "--tracking": Tracking(directory=str(directory / "tracking")).model_dump_json(),
         }
         super().__init__("scripts.train_sft", directory / "run", arguments)
 
@@ -128,6 +131,8 @@ def test_steps_have_the_loss_of_llamafactorys_own_batches_however_they_are_divid
     subprocess.run(command, check=True, capture_output=True, timeout=900)
     theirs = log_records(read_trainer_log(tmp_path / "theirs" / "trainer_log.jsonl"))
     assert len(theirs) == 52
+    curve = scalars(tmp_path / "single/tracking/tensorboard/sft-run", "train/loss")
+    assert curve == [(each["step"], pytest.approx(each["loss"], abs=1e-4)) for each in theirs if "loss" in each]
     for ours in (single, two, padded):
         found = ours.losses()
         for each in theirs:

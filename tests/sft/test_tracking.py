@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import wandb
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.event_files import events, scalars
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback, WandbCallback
 
@@ -57,12 +57,9 @@ def train(tmp_path, monkeypatch):
 def test_tensorboard_has_the_losses_of_the_trainers_log(train, tmp_path):
     logged = [(row["step"], row["loss"]) for row in train("tensorboard") if "loss" in row]
     assert len(logged) == 10
-    events = EventAccumulator(str(tmp_path / "tracking/tensorboard/sft"))
-    events.Reload()
-    assert [(each.step, each.value) for each in events.Scalars("train/loss")] == [
-        (step, pytest.approx(loss)) for step, loss in logged
-    ]
-    (text,) = events.Tensors("configuration/text_summary")
+    folder = tmp_path / "tracking/tensorboard/sft"
+    assert scalars(folder, "train/loss") == [(step, pytest.approx(loss)) for step, loss in logged]
+    (text,) = events(folder).Tensors("configuration/text_summary")
     assert "scripts.train_sft 0f3a" in text.tensor_proto.string_val[0].decode()
 
 

@@ -9,8 +9,8 @@ import urllib.request
 
 import pytest
 from support import made_up
+from support.event_files import scalars
 from support.paths import ROOT
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tir.workflow.curves import Curves, runs
 
@@ -20,12 +20,6 @@ def root(tmp_path):
     made_up.write_metrics(tmp_path, arms=("aspo",), seeds=(1, 2), steps=6)
     made_up.write_sft(tmp_path, "full", steps=30)
     return tmp_path
-
-
-def scalars(folder, tag):
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return [(each.step, each.value) for each in events.Scalars(tag)]
 
 
 def lines(path):
@@ -48,6 +42,22 @@ def test_runs_with_event_files_of_their_trainer_are_left_out(root):
         (root / "tracking/tensorboard" / name).mkdir(parents=True)
         (root / "tracking/tensorboard" / name / "events.out.tfevents.1").touch()
     assert Curves(root, root / "tracking/tensorboard", root / "tracking/curves").update() == ["aspo-seed2"]
+
+
+def test_dpo_and_reinforcement_learning_after_it_are_runs_of_their_own(root):
+    made_up.write_lines(root / "runs/dpo/aspo-step6-dpo1-seed1/training/log.jsonl", [{"step": 1, "loss": 0.69}])
+    made_up.write_lines(root / "runs/rl/both/seed1/to12/metrics.jsonl", [{"step": 2, "critic/score/mean": 0.5}])
+    curves = Curves(root, root / "tracking/tensorboard", root / "tracking/curves")
+    assert {"aspo-step6-dpo1-seed1", "both-step12-seed1"} < set(curves.update())
+    curves.close()
+    assert scalars(root / "tracking/curves/aspo-step6-dpo1-seed1", "loss") == [(1, pytest.approx(0.69))]
+    assert scalars(root / "tracking/curves/both-step12-seed1", "critic/score/mean") == [(2, 0.5)]
+
+    trained = root / "tracking/tensorboard/aspo-step6-dpo1-seed1"  # its trainer's files say nothing about the RL run
+    trained.mkdir(parents=True)
+    (trained / "events.out.tfevents.1").touch()
+    found = Curves(root, root / "tracking/tensorboard", root / "tracking/curves").update()
+    assert "aspo-seed1" in found and trained.name not in found
 
 
 def test_a_run_that_goes_on_is_followed(tmp_path):

@@ -7,6 +7,7 @@ JSON Lines of a run are its record. Figures and tables read only them.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -46,6 +47,11 @@ class TrackedRun:
 
 
 NOT_TRACKED = TrackedRun()
+
+
+def add_argument(parse: argparse.ArgumentParser) -> None:
+    """Add `--tracking` to the arguments of a script that trains."""
+    parse.add_argument("--tracking", type=json.loads, default={}, help="site.tracking, JSON; without it no trackers")
 
 
 def prepare(settings: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> TrackedRun:

@@ -1,7 +1,8 @@
 """LLaMA-Factory's DPO in one process or in one per GPU; `tir.dpo.train` starts it: `python -m tir.dpo.entry DIR`.
 
 It differs from `llamafactory-cli train` as `tir.sft.entry` does: every process ends with its parent and ignores
-SIGTERM, and the callback of `tir.sft.callback` saves checkpoints and ends the run when the launcher asks for it.
+SIGTERM, and the callback of `tir.sft.callback` saves checkpoints and ends the run when the launcher asks for it. And the
+Trainer is that of `tir.dpo.trainer`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tir.common import tracking
 from tir.sft.entry import main
 
+
+def _use_our_trainer(_schedule: dict) -> None:
+    from llamafactory.train.dpo import workflow
+
+    from tir.dpo.trainer import Trainer
+
+    workflow.CustomDPOTrainer = Trainer
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "tir.dpo.entry")
+    tracking.run(lambda: main(Path(sys.argv[1]), "tir.dpo.entry", _use_our_trainer))

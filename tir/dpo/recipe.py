@@ -10,6 +10,7 @@ from typing import Any
 from tir.common import gpus
 from tir.common.errors import ConfigError
 from tir.common.schema import Device
+from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.dpo import Dpo
 from tir.sft.recipe import StepPlan
 
@@ -75,6 +76,7 @@ def render_recipe(
     output: Path,
     deepspeed_file: Path | None = None,
     resume: Path | None = None,
+    tracked: TrackedRun = NOT_TRACKED,
 ) -> dict[str, Any]:
     """Arguments of `llamafactory-cli train`, as a flat mapping.
 
@@ -86,6 +88,7 @@ def render_recipe(
         output: directory of checkpoints.
         deepspeed_file: DeepSpeed configuration, or None.
         resume: checkpoint to resume from, or None to start from the policy.
+        tracked: experiment trackers of the run.
     """
     dpo, cpu = run.dpo, run.device == "cpu"
     recipe: dict[str, Any] = {
@@ -126,6 +129,8 @@ def render_recipe(
         recipe |= {"lora_rank": dpo.lora_rank, "lora_alpha": LORA_SCALE * dpo.lora_rank, "lora_target": "all"}
     if cpu:
         recipe |= {"use_cpu": True} | ({"ddp_backend": "gloo"} if run.processes > 1 else {})
+    if tracked.trackers:
+        recipe |= {"report_to": list(tracked.trackers), "run_name": tracked.name}
     if deepspeed_file is not None:
         recipe["deepspeed"] = str(deepspeed_file)
     if resume is not None:

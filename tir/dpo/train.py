@@ -18,6 +18,7 @@ from tir.common.errors import CheckpointError
 from tir.common.files import only_writer
 from tir.common.model_files import MANIFEST, read_model_manifest, write_manifest
 from tir.common.records import digest, file_digest, read_json, read_jsonl, write_json, write_jsonl
+from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.params import plain
 from tir.dpo.merge import merge_adapter
 from tir.dpo.recipe import DpoRun, plan_steps, render_recipe
@@ -46,7 +47,14 @@ def report(line: str) -> None:
     print(f"dpo: {line}", file=sys.stderr, flush=True)
 
 
-def train(policy: str | Path, pairs: str | Path, run_directory: str | Path, output: str | Path, run: DpoRun) -> None:
+def train(
+    policy: str | Path,
+    pairs: str | Path,
+    run_directory: str | Path,
+    output: str | Path,
+    run: DpoRun,
+    tracked: TrackedRun = NOT_TRACKED,
+) -> None:
     """Train `policy` on `pairs`; write `log.jsonl` and the trained policy.
 
     Args:
@@ -55,6 +63,7 @@ def train(policy: str | Path, pairs: str | Path, run_directory: str | Path, outp
         run_directory: directory of the run's state.
         output: model directory to write; replaced if it exists.
         run: settings of the run.
+        tracked: its experiment trackers.
 
     Raises:
         InfrastructureFault: the trainer process failed or hangs; the error names its log.
@@ -78,7 +87,7 @@ def train(policy: str | Path, pairs: str | Path, run_directory: str | Path, outp
         if not finished:
             report(f"{plan.train_rows:,} pairs, {plan.total:,} steps of at most {run.dpo.batch_pairs} pairs")
             if plan.total not in complete_checkpoints(directory / "checkpoints", run.processes):
-                _run_trainer(directory, policy, run, plan)
+                _run_trainer(directory, policy, run, plan, tracked)
             _export(directory, policy, output, run, plan, work)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # optimizer states are large
 
@@ -100,7 +109,7 @@ def _prepare(directory: Path, work: str, pairs: str | Path) -> int:
     return len(rows)
 
 
-def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> None:
+def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan, tracked: TrackedRun) -> None:
     """Run LLaMA-Factory to the last step, from the last complete checkpoint if there is one."""
     output = directory / "checkpoints"
     found = complete_checkpoints(output, run.processes)
@@ -120,6 +129,7 @@ def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> 
         output=output,
         deepspeed_file=deepspeed_file,
         resume=found[max(found)] if found else None,
+        tracked=tracked,
     )
     schedule = {
         "processes": run.processes,
@@ -136,7 +146,15 @@ def _run_trainer(directory: Path, policy: Path, run: DpoRun, plan: StepPlan) -> 
                 report(f"step {each['current_steps']}/{plan.total}, {values}, {each.get('remaining_time', '')} left")
 
     run_trainer(
-        ENTRY, directory, recipe, schedule, device=run.device, stall_s=run.dpo.stall_s, show=show, report=report
+        ENTRY,
+        directory,
+        recipe,
+        schedule,
+        device=run.device,
+        stall_s=run.dpo.stall_s,
+        show=show,
+        report=report,
+        variables=tracked.variables,
     )
 
 

@@ -35,6 +35,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.utils.device import get_device_name
 
 from tir.common.errors import InfrastructureFault, SearchUnavailable
 from tir.common.records import read_json
@@ -49,6 +50,9 @@ from tir.rollout.trajectory import Trajectory
 from tir.scoring.reward import Reward, reward
 from tir.tools.base import Tool
 from tir.tools.registry import by_tag, make_tools
+
+if get_device_name() == "cpu":
+    import tir.rl.cpu.client  # noqa: F401
 
 _ATTEMPTS = 3
 

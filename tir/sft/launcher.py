@@ -64,7 +64,7 @@ def run_trainer(
         [sys.executable, "-m", module, str(directory)],
         log,
         directory=directory,
-        variables=_environment(device) | dict(variables),
+        variables=_environment(device, schedule["processes"]) | dict(variables),
     )
     try:
         _follow(child, directory, subprocesses.StallLimit(stall_s, log), show)
@@ -85,8 +85,11 @@ def run_trainer(
         )
 
 
-def _environment(device: Device) -> dict[str, str]:
+def _environment(device: Device, processes: int) -> dict[str, str]:
+    # Snakemake gives all threads of the job to each process that it starts.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     variables = {
+        "OMP_NUM_THREADS": str(max(1, threads // processes)),
         entry.PARENT: str(os.getpid()),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

@@ -5,20 +5,18 @@ not depend on the number of GPUs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from torch.utils.data import DataLoader, Dataset
-from transformers import DataCollatorWithFlattening, TrainerCallback
+from transformers import DataCollatorWithFlattening
 from transformers.trainer_utils import EvalLoopOutput
 
 from tir.common import attention
-from tir.common.records import read_json, write_json
+from tir.sft.base_trainer import BaseTrainer
 from tir.sft.batches import Batches, row_lengths
 from tir.sft.render import IGNORE
-from tir.sft.tracking import in_background
 
 EVALUATION_ROWS = 4  # rows whose tokens are averaged; the evaluation loss is the mean over such groups, as in the paper
 
@@ -53,17 +51,7 @@ class Groups(Dataset):
         return [self._rows[row] for row in range(group * EVALUATION_ROWS, last)]
 
 
-class ResumedLoss(TrainerCallback):
-    """Restores the running loss of a checkpoint, after the Trainer has set it to zero at the beginning."""
-
-    def __init__(self, trainer: Trainer):
-        self._trainer = trainer
-
-    def on_train_begin(self, args, state, control, **_kwargs):
-        self._trainer.resume_loss()
-
-
-class Trainer(CustomSeq2SeqTrainer):
+class Trainer(BaseTrainer, CustomSeq2SeqTrainer):
     """The Trainer of a run.
 
     Attributes:
@@ -77,35 +65,10 @@ class Trainer(CustomSeq2SeqTrainer):
         super().__init__(*args, **kwargs)
         self._collate_padded, self._collate_packed = self.data_collator, DataCollatorWithFlattening()
         self.data_collator = self._collate
-        self.callback_handler.callbacks = in_background(self.callback_handler.callbacks)
         if self.eval_dataset is not None:
             self.eval_dataset = Groups(self.eval_dataset)
-        self.add_callback(ResumedLoss(self))
         if self.schedule["packed"]:
             self.model.set_attn_implementation(attention.NAME)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """Also save what the next logged loss is the mean of; without it, a resumed run would log another mean."""
-        running = {
-            "sum": self._tr_loss.item(),
-            "logged": self._total_loss_scalar,
-            "last_logged": self._globalstep_last_logged,
-        }
-        write_json(self._running_loss(), running)  # first: the checkpoint is complete when its last file is there
-        super()._save_checkpoint(model, trial)
-
-    def resume_loss(self) -> None:
-        """Go on with the mean that was begun before the checkpoint from which this run resumes, if there is one."""
-        file = self._running_loss()
-        if self.state.global_step and file.exists():
-            running = read_json(file)
-            self._tr_loss.fill_(running["sum"])
-            self._total_loss_scalar, self._globalstep_last_logged = running["logged"], running["last_logged"]
-
-    def _running_loss(self) -> Path:
-        """File of this process in the checkpoint of the present step."""
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        return folder / f"running_loss_{self.args.process_index}.json"
 
     def _collate(self, features: Sequence) -> dict[str, torch.Tensor]:
         rows = features[0] if isinstance(features[0], list) else features  # a batch of the evaluation is one group

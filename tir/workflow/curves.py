@@ -39,8 +39,11 @@ class Curves:
 
     def update(self) -> list[str]:
         """Write the steps that are new; returns the names of all runs that have any."""
+        tracked = {file.parent.name for file in self._own.glob("*/events.*")}
+        # The trainer names a run of reinforcement learning after its last model: aspo-step30-seed1 is aspo-seed1 here.
+        tracked |= {re.sub(r"-step\d+-seed(\d+)$", r"-seed\1", name) for name in tracked}
         for name, rows in runs(self._root):
-            if any(self._own.glob(f"{name}/events.*")) or any(self._own.glob(f"{_any_step(name)}/events.*")):
+            if name in tracked:
                 continue
             new = [(step, values) for step, values in rows if step > self._written.get(name, -1)]
             if not new:
@@ -60,24 +63,28 @@ class Curves:
 
 
 def runs(root: Path) -> Iterator[tuple[str, list[tuple[int, dict[str, float]]]]]:
-    """Name and (step, values) of each fine-tuning run and each run of reinforcement learning, in the order of steps."""
+    """Name and (step, values) of each run of fine-tuning, reinforcement learning and DPO, in the order of steps."""
     for directory in sorted(root.glob("runs/sft/*/")):
-        logs = [directory / "log.jsonl", directory / "checkpoints" / "trainer_log.jsonl"]
-        rows = next((_rows(log) for log in logs if log.exists()), [])
-        name = "sft" if directory.name == "full" else f"sft-{directory.name}"
-        yield name, _by_step((row.get("step", row.get("current_steps")), row) for row in rows)
+        yield "sft" if directory.name == "full" else f"sft-{directory.name}", _of_llamafactory(directory)
+    for directory in sorted(root.glob("runs/dpo/*/training/")):
+        yield directory.parent.name, _of_llamafactory(directory)
     for directory in sorted(root.glob("runs/rl/*/seed*/")):
-        name = f"{directory.parent.name}-{directory.name}"
-        if (directory / "metrics.jsonl").exists():
-            yield name, _by_step((row["step"], row) for row in _rows(directory / "metrics.jsonl"))
-        else:
-            attempts = [row for log in sorted(directory.glob("logs/verl_*.jsonl")) for row in _rows(log)]
-            yield name, _by_step((row["step"], row["data"]) for row in attempts)
+        yield f"{directory.parent.name}-{directory.name}", _of_verl(directory)
+        for part in sorted(directory.glob("to*/")):  # after DPO
+            yield f"{directory.parent.name}-step{part.name.removeprefix('to')}-{directory.name}", _of_verl(part)
 
 
-def _any_step(name: str) -> str:
-    """Pattern of the names of a trainer's run: `aspo-seed1` is `aspo-step30-seed1` there."""
-    return re.sub(r"-seed(\d+)$", r"-step*-seed\1", name)
+def _of_llamafactory(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    logs = [directory / "log.jsonl", directory / "checkpoints" / "trainer_log.jsonl"]
+    rows = next((_rows(log) for log in logs if log.exists()), [])
+    return _by_step((row.get("step", row.get("current_steps")), row) for row in rows)
+
+
+def _of_verl(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    if (directory / "metrics.jsonl").exists():
+        return _by_step((row["step"], row) for row in _rows(directory / "metrics.jsonl"))
+    attempts = [row for log in sorted(directory.glob("logs/verl_*.jsonl")) for row in _rows(log)]
+    return _by_step((row["step"], row["data"]) for row in attempts)
 
 
 def _by_step(rows) -> list[tuple[int, dict[str, float]]]:

@@ -7,9 +7,10 @@ a stand-in instead of Python. It requests a fork from the server, and runs until
     raylet ── exec ──> stand-in ── request: argv, environment, file descriptors ──> server ── fork ──> worker
                           ^─────────────────── exit status ───────────────────────────┘
 
-The stand-in is this file, run with `-I -S` (30 ms). It runs only the listed scripts as forks and all others with the
-real Python, because Ray's agents must be children of the process that started them. For CPUs only: a process with a
-CUDA context cannot be forked.
+The stand-in is this file, run with `-I -S` (30 ms). It runs only the listed scripts and the processes of multiprocessing
+as forks. All others get the real Python: Ray's agents must be children of the process that started them, and the
+sandbox would fork half a gigabyte of modules for each program. For CPUs only: a process with a CUDA context cannot be
+forked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 
 _CHUNK = 1 << 16
 _MAX_FDS = 64
+_MULTIPROCESSING = "from multiprocessing."  # its programs for `-c` begin so
 
 
 # --- the stand-in: imports only the standard library ----------------------------------------------------------------
@@ -56,7 +58,9 @@ def stand_in(address: str, arguments: list[str]) -> int:
 
 def _is_forked(arguments: list[str], scripts: list[str]) -> bool:
     program = _without_options(arguments)
-    return bool(program) and (program[0] == "-c" or os.path.basename(program[0]) in scripts)
+    if program[:1] == ["-c"]:
+        return program[1].startswith(_MULTIPROCESSING)
+    return bool(program) and os.path.basename(program[0]) in scripts
 
 
 def _without_options(arguments: list[str]) -> list[str]:
@@ -93,7 +97,7 @@ def write_stand_in(path: str, address: str, scripts: tuple[str, ...]) -> None:
     Args:
         path: the file; `path ARGUMENTS` behaves like `python ARGUMENTS`.
         address: socket address of the server (see `start`).
-        scripts: names of script files that run as forks of the server; programs given by `-c` do so too.
+        scripts: names of script files that run as forks of the server; the processes of multiprocessing do so too.
     """
     words = (sys.executable, "-I", "-S", __file__, address, sys.executable, ",".join(scripts))
     with open(path, "w", encoding="utf-8") as file:
