@@ -45,7 +45,7 @@ def study_profile(profile: Mapping[str, Any], site_files: Sequence[str], *furthe
         further: configuration files on top of the study's.
     """
     made = dict(profile) | {"configfile": [*SCALE, *further, *site_files, ON_CPU]}
-    made["set-threads"] = {"sft": 2, "rl": 2}
+    made["set-threads"] = {"sft": 1, "rl": 2}
     if made.pop("set-resources", None) is not None:
         made["set-resources"] = {"rl": {"mem_mb": "8000 * attempt"}}
     return made

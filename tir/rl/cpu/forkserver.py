@@ -7,10 +7,10 @@ a stand-in instead of Python. It requests a fork from the server, and runs until
     raylet ── exec ──> stand-in ── request: argv, environment, file descriptors ──> server ── fork ──> worker
                           ^─────────────────── exit status ───────────────────────────┘
 
-The stand-in is this file, run with `-I -S` (30 ms). It runs only the listed scripts and the processes of multiprocessing
-as forks. All others get the real Python: Ray's agents must be children of the process that started them, and the
-sandbox would fork half a gigabyte of modules for each program. For CPUs only: a process with a CUDA context cannot be
-forked.
+The stand-in is this file, run with `-I -S` (30 ms). It runs only the listed scripts and the processes of
+multiprocessing as forks. All others get the real Python: Ray's agents must be children of the process that started
+them, and the sandbox would fork half a gigabyte of modules for each program. For CPUs only: a process with a CUDA
+context cannot be forked.
 """
 
 from __future__ import annotations
