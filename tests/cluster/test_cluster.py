@@ -188,7 +188,7 @@ def finished(cluster) -> Cluster:
 
 
 def trajectories(cluster: Cluster) -> dict[str, list]:
-    """Segments of all traces by benchmark. Decoding is greedy, so they are equal in every run of a job."""
+    """Segments of all traces by benchmark. Seeds follow from the items, so they are equal in every run of a job."""
     return {
         path.name: [(row["id"], row["segments"]) for row in map(json.loads, path.read_text().splitlines())]
         for path in sorted(cluster.work.glob("traces/sft/*.jsonl"))
