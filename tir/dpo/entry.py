@@ -15,11 +15,11 @@ from tir.sft.entry import main
 
 
 def _use_our_trainer(_schedule: dict) -> None:
-    from llamafactory.train.dpo import workflow
+    from llamafactory.train.dpo import trainer
 
     from tir.dpo.trainer import Trainer
 
-    workflow.CustomDPOTrainer = Trainer
+    trainer.CustomDPOTrainer = Trainer  # LLaMA-Factory imports it from there when a training begins
 
 
 if __name__ == "__main__":
