@@ -199,7 +199,9 @@ def _decode_runs(ids, is_policy, table, tokenizer) -> list[str]:
     positions = np.nonzero(is_policy[: len(ids)])[0]
     runs = np.split(positions, np.nonzero(np.diff(positions) > 1)[0] + 1) if len(positions) else []
     return [
-        tokenizer.decode(run_ids[run_ids < table.size].tolist(), skip_special_tokens=False)
+        tokenizer.decode(
+            run_ids[run_ids < table.size].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         for run_ids in (ids[run] for run in runs)
     ]
 

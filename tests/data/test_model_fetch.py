@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save
 from support.paths import ROOT
 
-from tir.common.model_files import read_model_manifest
+from tir.common.model_files import count_parameters, read_model_manifest
 
 COMMIT = "c" * 40
 
@@ -201,6 +201,17 @@ def test_incomplete_model_raises_with_the_path_of_its_source(tmp_path, change, m
     for name, data in complete.items():
         (tmp_path / "bad" / name).write_bytes(data)
     assert fetch(output, source).returncode == 0 and contents(output) == complete
+
+
+@pytest.mark.parametrize("kind", ["hub", "local"])
+def test_the_second_copy_of_the_weights_in_mistrals_format_is_left_out(tmp_path, hub, kind):
+    both = hub.files | {"consolidated.safetensors": save({"w": np.ones(4, np.float32)}), "params.json": b"{}"}
+    source, hub.files = local_source(tmp_path / "mistral", both), both
+    source = source if kind == "local" else {"kind": "hub", "repo": "a/m"}
+    done = fetch(tmp_path / "models/base", source, hub.url)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "models/base").keys() == both.keys() - {"consolidated.safetensors"}
+    assert count_parameters(tmp_path / "models/base") == 2 * 32 * 32
 
 
 def test_model_of_a_package_is_copied_and_its_version_recorded(tmp_path, monkeypatch):

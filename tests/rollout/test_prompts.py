@@ -7,12 +7,14 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support.chat_tokenizers import FAMILIES, gemma_like, llama3_like, mistral_like
 from support.qwen_like import qwen_like_tokenizer
 from support.rollouts import limits
 from support.sft_runs import sft_run
 from transformers import PreTrainedTokenizerFast
 
+from aspo import detect_structural_features
 from tir.common.errors import DataError
 from tir.common.records import write_json
 from tir.config.world import TrajectorySettings, WorldSettings
@@ -20,7 +22,14 @@ from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.loop import rollout
 from tir.rollout.prompts import end_of_turn, prompt_text, render_prompt
-from tir.rollout.protocol import control_ids, encode_inside, encode_tool_text, render_result, split_output
+from tir.rollout.protocol import (
+    control_ids,
+    encode_inside,
+    encode_tool_text,
+    extract_answer,
+    render_result,
+    split_output,
+)
 from tir.sft.render import IGNORE, render_rows
 from tir.tools.base import ToolResult
 from tir.world.entities import build_world, passages
@@ -39,14 +48,14 @@ ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "mistral": "</s>", "gemm
 
 
 class Policy:
-    """The base of a policy that writes `TURNS`, as an engine and as verl's server."""
+    """The base of a policy that writes the given turns, as an engine and as verl's server."""
 
-    def __init__(self, tokenizer):
-        self.tokenizer, self.turns, self.seen = tokenizer, iter(TURNS), []
+    def __init__(self, tokenizer, turns=TURNS):
+        self.tokenizer, self.turns, self.last, self.seen = tokenizer, iter(turns), turns[-1], []
 
     def write(self) -> list[int]:
         text = next(self.turns)
-        end = end_of_turn(self.tokenizer).closing if text == TURNS[-1] else ""
+        end = end_of_turn(self.tokenizer).closing if text == self.last else ""
         return encode_inside(self.tokenizer, [text + end])[0]
 
 
@@ -65,9 +74,10 @@ class AsServer(Policy):
 
 class Results:
     def __init__(self):
-        self.results = iter(RESULTS)
+        self.results, self.calls = iter(RESULTS), []
 
     async def call(self, body):
+        self.calls.append(body)
         return ToolResult(next(self.results), "ok", 0.0)
 
 
@@ -111,6 +121,23 @@ def test_fine_tuning_training_and_evaluation_give_the_same_ids(family, tmp_path,
     ends = tokenizer.convert_tokens_to_ids(ENDS[family])
     assert row["input_ids"][-1] == row["labels"][-1] == ends
     assert {tuple(parameters["stop_token_ids"]) for parameters in server.seen} == {(ends,)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spaces_before_punctuation_stay_although_the_tokenizer_asks_to_remove_them(family):
+    """As Llama 3's does. transformers 5.6 removes them in every text, later versions only with the second attribute."""
+    tokenizer = copy.deepcopy(FAMILIES[family]())
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    program, tools = "print(2 , '3 !', \"it 's\")", toolbox()
+    policy = AsEngine(tokenizer, [f"<think>a . b</think><python>{program}</python>", r"<answer>\boxed{5 !}</answer>"])
+    prompt = render_prompt(tokenizer, SYSTEM, QUESTION)
+    trajectory = asyncio.run(rollout(policy, tokenizer, prompt, tools, limits(), Sampling(), "r"))
+    assert tools["python"].calls == [program]
+    assert extract_answer(trajectory.segments) == "5 !"
+    mask = torch.tensor([trajectory.response_mask])
+    features = detect_structural_features(torch.tensor([trajectory.response_ids]), mask, tokenizer)
+    assert features.first_tool_offset.tolist() == [len("<think>a . b</think>")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -24,7 +24,10 @@ from tir.common.records import digest
 from tir.data import hub
 from tir.data.hub import from_hub
 
-_IGNORED = ("*.bin", "*.pth", "*.gguf", "*/*")  # weights in other formats, and subfolders
+# Mistral's models hold their weights twice. Beside the second copy, vLLM would read Mistral's own configuration and
+# tokenizer, while the trainer reads those of Hugging Face; and parameters would be counted twice.
+_SECOND_COPY = "consolidated*.safetensors"
+_IGNORED = ("*.bin", "*.pth", "*.gguf", _SECOND_COPY, "*/*")  # weights in other formats, and subfolders
 
 
 def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike, *, chat: bool = False) -> None:
@@ -81,7 +84,7 @@ def _copy_model(name: str, origin: Path, partial: Path) -> None:
     for file in partial.iterdir():  # left by a failed attempt; the source may have been corrected since
         file.unlink()
     for file in origin.iterdir():
-        if file.is_file() and file.name != MANIFEST:
+        if file.is_file() and file.name != MANIFEST and not fnmatch(file.name, _SECOND_COPY):
             shutil.copy2(file, partial / file.name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from tir.common.errors import EngineFault
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.prompts import end_of_turn
+from tir.rollout.protocol import decode
 
 _STOP_TAIL_TOKENS = 16  # every stop string has fewer tokens
 
@@ -71,7 +72,7 @@ class ServerEngine:
         """Reason why the engine stopped, derived from the tokens, because verl's response does not contain it."""
         if ids and ids[-1] in self.end_ids:
             return "eos"
-        tail = self.tokenizer.decode(ids[-_STOP_TAIL_TOKENS:], skip_special_tokens=False)
+        tail = decode(self.tokenizer, ids[-_STOP_TAIL_TOKENS:])
         if any(string in tail for string in stop):
             return "stop"
         return "length" if len(ids) >= max_tokens else "eos"

@@ -28,6 +28,7 @@ from tir.rollout.protocol import (
     Segment,
     ToolCall,
     control_ids,
+    decode,
     encode_tool_text,
     render_result,
     tool_call,
@@ -114,7 +115,7 @@ async def rollout(
             stop=stop,
             request_id=request_id,
         )
-        text = tokenizer.decode(_without_end_token(completion, tokenizer), skip_special_tokens=False)
+        text = decode(tokenizer, _without_end_token(completion, tokenizer))
         trajectory.segments.append(Segment("model", text, list(completion.token_ids), list(completion.log_probs)))
         if completion.finish != "stop":
             trajectory.finish = "answer" if completion.finish == "eos" else "length"

@@ -203,6 +203,15 @@ def control_ids(tokenizer) -> set[int]:
     return {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
 
 
+def decode(tokenizer, ids: Sequence[int]) -> str:
+    """The text of token ids, with control tokens, exactly as the tokens spell it.
+
+    The tokenizers of Llama 3 ask for `clean_up_tokenization_spaces`, which removes spaces before punctuation, also in
+    programs (`print(' !')`). transformers 5.6 does so for every tokenizer, 5.23 no longer for BPE.
+    """
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
 def encode_inside(tokenizer, texts: Sequence[str], **options) -> list[list[int]]:
     """Token ids of texts that continue a sequence.
 

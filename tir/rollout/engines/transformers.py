@@ -24,6 +24,7 @@ from tir.common import linear
 from tir.common.errors import CheckpointError, EngineFault
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.prompts import end_of_turn
+from tir.rollout.protocol import decode
 
 _ALIGN = 64  # padding moves keys by multiples of this, so that each stays in the same lane of a vector
 _STOP_TAIL_TOKENS = 16  # last tokens decoded to find a stop string; every stop string has fewer tokens
@@ -175,8 +176,8 @@ class TransformersEngine:
         if tokens[-1] in self.end_ids:
             return "eos"
         if request.stop:
-            tail = self.tokenizer.decode(tokens[-_STOP_TAIL_TOKENS:])
-            last = len(self.tokenizer.decode(tokens[-1:]))
+            tail = decode(self.tokenizer, tokens[-_STOP_TAIL_TOKENS:])
+            last = len(decode(self.tokenizer, tokens[-1:]))
             # Only a stop string completed by the newest token counts; an earlier one would have ended the row before.
             if any(tail.find(stop, max(0, len(tail) - last - len(stop) + 1)) >= 0 for stop in request.stop):
                 return "stop"

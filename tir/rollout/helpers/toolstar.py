@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tir.common.http import Refused, Service
 from tir.rollout.engines.base import Sampling
 from tir.rollout.helpers.base import TrajectoryHelper
-from tir.rollout.protocol import Segment, ToolCall, encode_tool_text
+from tir.rollout.protocol import Segment, ToolCall, decode, encode_tool_text
 from tir.tools.base import Tool, ToolResult
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class _Session:
         self._rolled_back = True
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        return decode(self._tokenizer, ids)
 
     async def _refine(self, settings: HelperConfig) -> None:
         """Replace the response by the other model's shorter text, as a tool segment: the policy did not write it."""
