@@ -13,7 +13,7 @@ from tir.config.params import read
 from tir.config.synthesis import Classification
 from tir.synthesis.card import card, describe, teacher_facts
 from tir.synthesis.classify import classify, write_rl_rows
-from tir.synthesis.mixed import mixed_rows, wanted
+from tir.synthesis.mixed import mixed_count, mixed_rows
 from tir.tools.python_tool import PythonTool, PythonToolConfig
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             f"{options.report} counts what each rule removed",
             remedy="sampling: {direct: 8, tools: 8}  # or another teacher, or lower classification.right_share",
         )
-    count = wanted(rules.mixed, len(sft))
+    count = mixed_count(rules.mixed, len(sft))
     if count:
         with PythonTool(**dict(given.python) | {"workers": os.cpu_count() or 1}) as tool:
             both = mixed_rows(

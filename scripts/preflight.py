@@ -8,8 +8,9 @@ from tir.workflow.preflight import preflight
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--needs", default=".snakemake/preflight.json", help="JSON file that a plan or a run writes")
-    findings = preflight(read_json(arguments.parse_args().needs))
+    path = ".snakemake/preflight.json"
+    arguments.add_argument("--requirements", default=path, help="JSON file that a plan or a run writes")
+    findings = preflight(read_json(arguments.parse_args().requirements))
     print(table(findings), flush=True)
     require(findings)
 

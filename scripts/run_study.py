@@ -52,7 +52,7 @@ def main() -> None:
         study.link_workflow(directory)
         write_yaml(directory / study.POINT, study.point(config, world))
         if not planned_only:
-            study.begin(directory, same_world=study.is_of_the_study(config, world))
+            study.begin(directory, same_world=study.has_habits_of_study(config, world))
         snakemake(directory, study.OF_A_WORLD, overlay=study.POINT)
     if not planned_only:  # the figure's inputs are the results of the worlds
         snakemake(Path(), study.FIGURE)

@@ -208,9 +208,12 @@ def test_a_curve_is_read_at_the_papers_steps_or_the_same_parts_of_a_shorter_run(
         rows = [{"step": step, "actor/kl_loss": 100 * seed + step} for step in range(1, 21)]
         made_up.write_lines(tmp_path / f"aspo/seed{seed}/metrics.jsonl", rows)
     inputs = Inputs(metrics=[tmp_path])
-    for steps, wanted, read in ((20, [16, 30], [11, 20]), (30, [1, 16], [1, 16])):
+    for steps, paper_steps, read in ((20, [16, 30], [11, 20]), (30, [1, 16], [1, 16])):
         run = Run(inputs, [], **PARAMS | {"facts": {"trajectories": 1, "steps": steps}})
-        assert run.curve("aspo", "actor/kl_loss", wanted).tolist() == [[100 + s for s in read], [200 + s for s in read]]
+        assert run.curve("aspo", "actor/kl_loss", paper_steps).tolist() == [
+            [100 + s for s in read],
+            [200 + s for s in read],
+        ]
     few = Run(inputs, [], **PARAMS | {"facts": {"trajectories": 1, "steps": 1}})
     with pytest.raises(NotMeasured, match="too few steps"):
         few.curve("aspo", "actor/kl_loss", [16, 30])

@@ -129,14 +129,14 @@ def test_verdicts_of_the_judge_decide_only_if_they_shall(copy):
     rows = [{"id": name, "sample": sample, "verdict": int(name) % 2 == 0} for name, sample in keys]
     rows[3]["verdict"] = None
     made_up.write_lines(copy / "judge/sft/gsm8k.jsonl", rows)
-    wanted = {"": {"sft": ["gsm8k"]}}
-    stored, decided = collect(copy, wanted).rows, collect(copy, wanted, judge_decides=True).rows
+    selection = {"": {"sft": ["gsm8k"]}}
+    stored, decided = collect(copy, selection).rows, collect(copy, selection, judge_decides=True).rows
     assert [row["judge"] for row in stored] == [row["verdict"] for row in rows] == [row["judge"] for row in decided]
     assert {row["decided_by"] for row in stored} == {None} and stored[3]["correct"] == decided[3]["correct"]
     assert all(row["correct"] == row["judge"] for row in decided if row["judge"] is not None)
     file = "judge/sft/gsm8k.jsonl"
-    assert collect(copy, wanted, judged=[file]).rows == stored
-    assert all(row["judge"] is None for row in collect(copy, wanted, judged=[f"sampled/{file}"]).rows)
+    assert collect(copy, selection, judged=[file]).rows == stored
+    assert all(row["judge"] is None for row in collect(copy, selection, judged=[f"sampled/{file}"]).rows)
 
 
 def test_folders_of_other_records_are_kept_apart(root, tmp_path):

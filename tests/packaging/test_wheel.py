@@ -181,9 +181,9 @@ def check_section(environment: Path, extra: str) -> None:
                 compare(command, output, done.stdout)
 
 
-def compare(command: str, wanted: str, printed: str) -> None:
-    wanted, printed = (re.sub(r"\d+\.\d+ s\b", "N s", text) for text in (wanted, printed))
-    assert printed == wanted, f"docs/parts.md shows another output of: {command}"
+def compare(command: str, expected: str, printed: str) -> None:
+    expected, printed = (re.sub(r"\d+\.\d+ s\b", "N s", text) for text in (expected, printed))
+    assert printed == expected, f"docs/parts.md shows another output of: {command}"
 
 
 @pytest.mark.parametrize("extra", ["sandbox", "retrieval", "scoring"])

@@ -31,21 +31,22 @@ def write_questions(path, rows: list[dict]):
 
 
 def teacher(right_alone: Callable[[str], bool] = lambda question: False) -> Callable:
-    """An answer function of `FakeService`: adds with a program, looks capitals up, and is right alone if told so.
+    """An answer function of `FakeService`: adds with a program, and looks capitals up.
 
-    Like OpenAI's API, it leaves the stop string out of its replies.
+    Without tools its answer is right for the questions for which `right_alone` is true. Like
+    OpenAI's API, it leaves the stop string out of its replies.
     """
 
     def reply(messages: list[dict]) -> str:
         question, last = messages[1]["content"], messages[-1]
-        told = "".join(message["content"] for message in messages[2:])
+        continued = "".join(message["content"] for message in messages[2:])
         if "<result>" in last["content"]:
             found = re.search(r"<result>\n(.*?)\n</result>", last["content"], re.S)[1]
             value = found if found.isdigit() else "Paris" if "Paris" in found else "unknown"
             return f"<think>it is {value}.</think>{ANSWER.format(value)}"
         if "<python>" in messages[0]["content"]:
             a, b = re.findall(r"\d+", question)
-            return f"<think>{'' if told else 'add them.'}</think><python>print({a}+{b})"
+            return f"<think>{'' if continued else 'add them.'}</think><python>print({a}+{b})"
         if "<search>" in messages[0]["content"]:
             return "<think>look it up.</think><search>capital of France"
         a, b = (re.findall(r"\d+", question) or ["0", "0"])[:2]

@@ -153,13 +153,13 @@ class Stages:
         inputs = [samples, self.data("rl_validation.parquet")]
         inputs += [self.data(f"benchmarks/{name}.jsonl") for name in config["benchmarks"]]
         self.job("normalised_samples", normalised, inputs, settings["normalisation"], "normalise_samples")
-        # The data card also says where the questions are from, and what the first two steps were told.
+        # The data card also says where the questions are from, and the settings of the first two steps.
         origin = settings["questions"] or config["data"]["rl_train"]
-        told = [settings["licence"], settings["normalisation"]["qa_f1"], bool(settings["questions"])]
-        told += [origin[key] for key in ("kind", "repo", "revision", "url", "path")]
-        told += [without(settings["sampling"], "budget")]
-        told += [settings["teacher"][key] for key in ("temperature", "top_p")]
-        reads = [settings["classification"], config["tools"]["python"], told]
+        shown = [settings["licence"], settings["normalisation"]["qa_f1"], bool(settings["questions"])]
+        shown += [origin[key] for key in ("kind", "repo", "revision", "url", "path")]
+        shown += [without(settings["sampling"], "budget")]
+        shown += [settings["teacher"][key] for key in ("temperature", "top_p")]
+        reads = [settings["classification"], config["tools"]["python"], shown]
         outputs = [f"synthesis/{name}" for name in ("sft.json", "rl_train.parquet", "card.md", "report.json")]
         inputs = [*normalised, teacher, self.prompt()]
         return self.job("classified_questions", outputs, inputs, reads, "classify_questions")

@@ -290,9 +290,9 @@ class Study(Stages):
             for column in self.columns_of(name)
         ]
         places += [("sampled", model, benchmark) for model, benchmark, *_ in self.sets()]
-        wanted: dict[str, dict[str, list[str]]] = {}
+        selection: dict[str, dict[str, list[str]]] = {}
         for folder, model, benchmark in dict.fromkeys(places):
-            wanted.setdefault(folder, {}).setdefault(model, []).append(benchmark)
+            selection.setdefault(folder, {}).setdefault(model, []).append(benchmark)
         records = [
             record(model, benchmark, f"{folder}/".lstrip("/"))
             for record in (self.traces, self.scores)
@@ -301,7 +301,7 @@ class Study(Stages):
         judged = [self.judge(*pair, "sampled/")[0] for pair in self.judged()]
         judged += [path for name in self.default() for path in self.accuracy(name)[0] if path.startswith("judge/")]
         model, origin = self.origin([model for _, model, _ in places])
-        reads = [wanted, list(dict.fromkeys(judged)), config["judge"]["decides"], origin]
+        reads = [selection, list(dict.fromkeys(judged)), config["judge"]["decides"], origin]
         return self.job("items", ["results/items.parquet"], [*records, *judged, *model], reads, "collect_items")
 
     def comparison(self) -> list[str]:

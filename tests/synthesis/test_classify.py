@@ -16,7 +16,7 @@ from tir.data.rl_rows import golds_of, read_rl_rows
 from tir.rollout.protocol import extract_answer, format_fault, split_output
 from tir.synthesis.card import card, describe, teacher_facts
 from tir.synthesis.classify import category, chosen, classify, rl_row, tool_category, write_rl_rows
-from tir.synthesis.mixed import mixed_rows, wanted
+from tir.synthesis.mixed import mixed_count, mixed_rows
 from tir.tools.python_tool import PythonTool
 
 RULES = Classification()
@@ -73,7 +73,7 @@ def test_mixed_rows_search_and_then_really_compute():
         r"\boxed{9} \]</answer>"
     )
     assert mixed_rows(ROWS[:2], 5, lambda codes: [], INSTRUCTION, 0) == []
-    assert wanted(0.1, 900) == 100 and wanted(0.0, 900) == 0
+    assert mixed_count(0.1, 900) == 100 and mixed_count(0.0, 900) == 0
 
 
 def test_rl_rows_are_read_back(tmp_path):

@@ -26,10 +26,10 @@ def test_the_table_of_items_reads_the_records_of_all_tables(targets):
     shown = [name for name in [*targets.tables, "table3"] if name in targets.cfg.tables or name == "table3"]
     read = {path for name in shown for kind, paths in targets.target(name).inputs.items() for path in paths}
     assert {path for path in read if "scores/" in path} == {path for path in target.files if "scores/" in path}
-    wanted = json.loads(target.params)["records"]
+    selection = json.loads(target.params)["records"]
     listed = {
         f"{folder}/{kind}/{model}/{benchmark}.jsonl".lstrip("/")
-        for folder, models in wanted.items()
+        for folder, models in selection.items()
         for model, benchmarks in models.items()
         for benchmark in benchmarks
         for kind in ("scores", "traces")

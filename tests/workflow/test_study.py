@@ -56,7 +56,7 @@ def test_the_worlds_go_from_spoiling_to_repairing_and_the_first_is_that_of_the_s
     assert len(worlds) == 5
     gains = [world.repair - world.spoil for world in worlds]
     assert gains == sorted(gains) and gains[0] < 0 < gains[-1]
-    same = [study.is_of_the_study(whole, name) for name in whole.study.phase.worlds]
+    same = [study.has_habits_of_study(whole, name) for name in whole.study.phase.worlds]
     assert same == [True, False, False, False, False]
 
 

@@ -76,7 +76,7 @@ class Collected:
 
 def collect(
     root: str | Path,
-    wanted: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+    selection: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
     *,
     judged: Collection[str] | None = None,
     judge_decides: bool = False,
@@ -85,18 +85,18 @@ def collect(
 
     Args:
         root: the workflow's folder.
-        wanted: {folder: {model: [benchmark, ...]}} to read; None: everything there is, also unfinished files.
+        selection: {folder: {model: [benchmark, ...]}} to read; None: all files, also unfinished ones.
         judged: files of verdicts to read, relative to the folder; None: all.
         judge_decides: whether a verdict of the judge determines `correct`.
 
-    Raises `DataError` for a damaged record of a finished file, and for a wanted place without any record.
+    Raises `DataError` for a damaged record of a finished file, and for a selected benchmark without any record.
     """
     root, found = Path(root), Collected()
-    places = _present(root) if wanted is None else _listed(wanted)
+    places = _present(root) if selection is None else _listed(selection)
     for place in places:
         verdicts = _verdicts(root, *place, judged)
-        rows = list(_rows(root, *place, verdicts, found.notes, partial=wanted is None, judge_decides=judge_decides))
-        if not rows and wanted is not None:
+        rows = list(_rows(root, *place, verdicts, found.notes, partial=selection is None, judge_decides=judge_decides))
+        if not rows and selection is not None:
             raise DataError(
                 "no records", where="/".join(filter(None, place)), why="neither trajectories nor scores are there"
             )
@@ -119,8 +119,8 @@ def arm_of(model: str) -> dict[str, Any]:
     return {"arm": arm, "step": step, "dpo": dpo, "seed": seed}
 
 
-def _listed(wanted: Mapping[str, Mapping[str, Iterable[str]]]) -> Iterator[tuple[str, str, str]]:
-    for folder, models in wanted.items():
+def _listed(selection: Mapping[str, Mapping[str, Iterable[str]]]) -> Iterator[tuple[str, str, str]]:
+    for folder, models in selection.items():
         for model, benchmarks in models.items():
             yield from ((folder, model, benchmark) for benchmark in benchmarks)
 

@@ -63,9 +63,9 @@ def prepare(settings: Mapping[str, Any], name: str, config: Mapping[str, Any]) -
         config: what is shown as the run's configuration; JSON values without secrets.
     """
     asked = settings.get("trackers", [])
-    wanted = ["tensorboard"] if asked == "auto" else list(asked)
-    used = tuple(each for each in wanted if importlib.util.find_spec(each))
-    if missing := [each for each in wanted if each not in used]:
+    requested = ["tensorboard"] if asked == "auto" else list(asked)
+    used = tuple(each for each in requested if importlib.util.find_spec(each))
+    if missing := [each for each in requested if each not in used]:
         _say(f"{', '.join(missing)} not installed in this stage's environment ({sys.prefix})")
     if not used:
         return TrackedRun(name)

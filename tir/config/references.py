@@ -159,21 +159,23 @@ def _models(config: Config) -> Iterator[Fault]:
 
 
 def _rl_rows(config: Config) -> Iterator[Fault]:
-    """RL must not need more rows than its source has, if their number is configured."""
+    """RL must not use more rows than its source has, if that number is configured."""
     source = config.data.rl_train
-    there, where = (
+    available, where = (
         (config.world.rl_train_rows, "world.rl_train_rows")
         if source.kind == "world" and config.world
         else (source.rows, "data.rl_train")
     )
-    if there and config.rl.rows > there:
+    if available and config.rl.rows > available:
         yield Fault(
-            ("rl", "rows"), f"{config.rl.rows} is more than the {there} rows of {where}", paste=(("rl", "rows"), there)
+            ("rl", "rows"),
+            f"{config.rl.rows} is more than the {available} rows of {where}",
+            paste=(("rl", "rows"), available),
         )
 
 
 def _dpo(config: Config) -> Iterator[Fault]:
-    """An arm with DPO differs from one without in nothing else; its thresholds are possible rewards; the rows exist."""
+    """An arm with DPO has the other keys of its base; the thresholds of pairs are possible rewards; the rows exist."""
     scheduled = {name: arm.dpo.rl for name, arm in config.arms.items() if arm.dpo}
     for name, trained in scheduled.items():
         path = ("arms", name, "dpo", "rl")
@@ -182,13 +184,13 @@ def _dpo(config: Config) -> Iterator[Fault]:
         elif trained not in config.plain_arms:
             why = f"{trained} is not an arm without DPO, from whose policy this one could start"
             yield not_among(path, trained, config.plain_arms, why)
-        elif other := _differ(config.arms[name], config.arms[trained]):
+        elif differences := _differences(config.arms[name], config.arms[trained]):
             plain = f"{name}_rl"
-            added = {plain: {"base": trained} | other, name: {"base": plain, "dpo": {"after": "last"}}}
+            added = {plain: {"base": trained} | differences, name: {"base": plain, "dpo": {"after": "last"}}}
             yield Fault(
                 path,
-                f"the RL before DPO would be that of {trained}, but {name} has another {', '.join(other)}; add an arm "
-                "with these keys and without dpo, and make it the base",
+                f"the RL before DPO would be that of {trained}, but {name} has another {', '.join(differences)}; "
+                "add an arm with these keys and without dpo, and make it the base",
                 paste=(("arms",), added),
             )
     if not scheduled:
@@ -209,12 +211,12 @@ def _dpo(config: Config) -> Iterator[Fault]:
             "(a wrong format)",
             paste=(("dpo", "pairs", "rejected_below"), 1.0),
         )
-    there = config.world.rl_train_rows if config.data.rl_train.kind == "world" and config.world else None
-    if (there := there or config.data.rl_train.rows) and pairs.rows > there:
+    available = config.world.rl_train_rows if config.data.rl_train.kind == "world" and config.world else None
+    if (available := available or config.data.rl_train.rows) and pairs.rows > available:
         yield Fault(
             ("dpo", "pairs", "rows"),
-            f"{pairs.rows} is more than the {there} rows of data.rl_train",
-            paste=(("dpo", "pairs", "rows"), there),
+            f"{pairs.rows} is more than the {available} rows of data.rl_train",
+            paste=(("dpo", "pairs", "rows"), available),
         )
 
 
@@ -223,10 +225,10 @@ def _both_tools(config: Config) -> bool:
     return any({KINDS[name].tag for name in config.tools.routes.get(task, [])} == _TAGS for task in ("math", "qa"))
 
 
-def _differ(arm: Arm, other: Arm) -> dict[str, Any]:
-    """Keys of an arm, and their values, that another one has otherwise; without `dpo`."""
-    mine, theirs = (each.model_dump(mode="json", by_alias=True, exclude={"dpo"}) for each in (arm, other))
-    return {key: value for key, value in mine.items() if theirs[key] != value}
+def _differences(arm: Arm, other: Arm) -> dict[str, Any]:
+    """The keys, other than `dpo`, in which an arm differs from another one, with the arm's values."""
+    values, others = (each.model_dump(mode="json", by_alias=True, exclude={"dpo"}) for each in (arm, other))
+    return {key: value for key, value in values.items() if others[key] != value}
 
 
 def _files(config: Config) -> dict[Path, Source]:
@@ -376,7 +378,7 @@ def _rehearsal(config: Config) -> Iterator[Fault]:
 
 
 def _synthesis(config: Config) -> Iterator[Fault]:
-    """Synthesised rows need their section, and nothing that they are made of may be made of them."""
+    """Synthesised rows need the section `synthesis`, and their questions and teacher must not depend on them."""
     settings, sft = config.synthesis, config.data.sft.kind == "synthesis"
     for path, source in _files(config).items():
         if source.kind != "synthesis":

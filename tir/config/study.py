@@ -77,10 +77,10 @@ class Study(Model):
 
     @model_validator(mode="after")
     def _distinct(self) -> Study:
-        twice = [place for place, arm in enumerate(self.arms) if arm in (*self.arms[:place], self.baseline)]
-        if twice:
+        repeated = [place for place, arm in enumerate(self.arms) if arm in (*self.arms[:place], self.baseline)]
+        if repeated:
             raise Faults(
                 Fault(("arms", place), f"{self.arms[place]} is here twice, or is the baseline; remove it")
-                for place in twice
+                for place in repeated
             )
         return self

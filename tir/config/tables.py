@@ -46,10 +46,10 @@ class Table(Model):
     @classmethod
     def _one_label_each(cls, value: list[Row]) -> list[Row]:
         labels = [row.label for row in value]
-        twice = [position for position, label in enumerate(labels) if label in labels[:position]]
-        if twice:
+        repeated = [position for position, label in enumerate(labels) if label in labels[:position]]
+        if repeated:
             raise Faults(
-                Fault((position, "label"), f"another row has the label {labels[position]}") for position in twice
+                Fault((position, "label"), f"another row has the label {labels[position]}") for position in repeated
             )
         return value
 

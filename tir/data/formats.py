@@ -34,12 +34,12 @@ def convert(path: Path, name: str, form: str | None) -> None:
 
     Raises `DataError` with the row (from 0) that cannot be converted.
     """
-    stored, wanted = is_parquet(path), name.endswith(".parquet")
-    if form is None and stored == wanted:
+    stored, to_parquet = is_parquet(path), name.endswith(".parquet")
+    if form is None and stored == to_parquet:
         return
     rows = _parquet_rows(path) if stored else read_rows(path)
     change: Callable[[dict, str], dict] = (
-        rl_row if wanted else {"sharegpt": alpaca_row, "search_r1": benchmark_row}.get(form, lambda row, _: row)
+        rl_row if to_parquet else {"sharegpt": alpaca_row, "search_r1": benchmark_row}.get(form, lambda row, _: row)
     )
     converted = []
     for number, row in enumerate(rows):
@@ -47,7 +47,7 @@ def convert(path: Path, name: str, form: str | None) -> None:
         if not isinstance(row, dict):
             raise DataError("not a JSON object", where=where, why=f"{row!r}"[:80])
         converted.append(replace_surrogates_in_json(change(row, where)))
-    if wanted:
+    if to_parquet:
         import pyarrow
         import pyarrow.parquet
 
@@ -87,20 +87,20 @@ def alpaca_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
     system, question, output = row.get("system") or "", None, []
     for number, turn in enumerate(turns):
         place = f"{where}: turn {number}"
-        said, text = _turn(turn, place)
-        if said == "system" and number == 0:
+        role, text = _turn(turn, place)
+        if role == "system" and number == 0:
             system = text
-        elif said == "user" and question is None and not output:
+        elif role == "user" and question is None and not output:
             question = text
-        elif said == "model" and question is not None:
+        elif role == "model" and question is not None:
             output.append(text)
-        elif said == "tool" and output:
+        elif role == "tool" and output:
             output.append(text if text.lstrip().startswith("<result>") else f"<result>\n{text}\n</result>")
         else:
             raise DataError(
                 "a turn out of place",
                 where=place,
-                why=f"it is of the {said}; a row has at most one system turn, one question, and then turns of the "
+                why=f"it is of the {role}; a row has at most one system turn, one question, and then turns of the "
                 "model and of tools, beginning with the model",
             )
     return {"instruction": system, "input": question or "", "output": "".join(output)}
@@ -140,8 +140,8 @@ def _question(row: Mapping[str, Any], where: str) -> str:
         return row["question"].strip()
     prompt = row.get("prompt")
     if isinstance(prompt, list):
-        said = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
-        prompt = said[-1] if said else None
+        texts = [turn.get("content") for turn in prompt if isinstance(turn, dict) and turn.get("role") == "user"]
+        prompt = texts[-1] if texts else None
     if not isinstance(prompt, str):
         raise DataError(
             "no question", where=f"{where}: prompt", why=f"{row.get('prompt')!r}"[:80] + " has no user turn with a text"

@@ -209,12 +209,12 @@ class Manager:
                 self._submitted = None
                 self._died(f"was not ready within {self._start_s:g} s")
 
-    def _died(self, how: str) -> None:
+    def _died(self, cause: str) -> None:
         self._deaths += 1
         if self._deaths <= RESTARTS:
-            _say(f"{how}; restart {self._deaths} of {RESTARTS} when a job asks")
+            _say(f"{cause}; restart {self._deaths} of {RESTARTS} when a job asks")
         else:
-            self._refuse(f"it {how}, after {RESTARTS} restart; see {LOGS}")
+            self._refuse(f"it {cause}, after {RESTARTS} restart; see {LOGS}")
 
     def _refuse(self, why: str) -> None:
         self._folder.refuse(why)

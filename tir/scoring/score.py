@@ -169,8 +169,8 @@ def _math_metrics(answer: str | None, golds: list, verifier: Verifier | None) ->
     }
 
 
-def _text_metrics(answer: str | None, golds: list, which: str) -> dict:
-    if which == "last":
+def _text_metrics(answer: str | None, golds: list, rule: str) -> dict:
+    if rule == "last":
         return _text_metrics(answer, golds[-1:], "best") | qa.upstream_last_gold(answer, golds)
     return {
         "em": qa.exact_match(answer, golds),

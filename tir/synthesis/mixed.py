@@ -23,8 +23,8 @@ _STEPS = (
 _NUMBER = re.compile(r"\d{1,9}")
 
 
-def wanted(share: float, rows: int) -> int:
-    """How many mixed rows make up `share` of all rows, beside `rows` others."""
+def mixed_count(share: float, rows: int) -> int:
+    """Number of mixed rows to add to `rows` other rows, so that they are `share` of all."""
     return round(share / (1 - share) * rows)
 
 

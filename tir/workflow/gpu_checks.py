@@ -56,8 +56,8 @@ def drivers(stages: list[dict[str, Any]], locks: list[str], slurm: bool) -> Iter
 
     A job of seconds reads the version from a file of the node; it asks for no GPU, and is given up if it has to wait.
     """
-    wanted = sorted({(stage["partition"], stage["gres"]) for stage in stages if stage["gres"]})
-    for partition, gres in wanted if slurm else wanted[:1]:
+    requests = sorted({(stage["partition"], stage["gres"]) for stage in stages if stage["gres"]})
+    for partition, gres in requests if slurm else requests[:1]:
         kind = gres.split(":")[1] if gres.count(":") == 2 else "any"
         text, why = _driver_of_node(partition, kind) if slurm else _driver_here()
         found = re.search(r"Module.*?\s(\d+)\.\d", text)

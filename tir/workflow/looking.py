@@ -30,16 +30,16 @@ def items(targets: Targets) -> Target:
     ]
     pairs += [(each["model"], each["benchmark"], "") for each in targets.pooled()]
     pairs = list(dict.fromkeys(pairs))
-    wanted: dict[str, dict[str, list[str]]] = {}
+    selection: dict[str, dict[str, list[str]]] = {}
     for model, benchmark, size in pairs:
         folder = (size + (SAMPLED if model.startswith(SAMPLED) else "")).rstrip("/")
-        wanted.setdefault(folder, {}).setdefault(model.removeprefix(SAMPLED), []).append(benchmark)
+        selection.setdefault(folder, {}).setdefault(model.removeprefix(SAMPLED), []).append(benchmark)
     origin, counted = targets.labelled([(model, benchmark) for model, benchmark, _ in pairs])
     records = [record_path(kind, *pair) for kind in ("traces", "scores") for pair in pairs]
     judged = targets.verdicts()
     return Target(
         {"after": [*records, *judged]} | counted,
-        params(records=wanted, judged=judged, judge_decides=cfg.judge.decides, **origin),
+        params(records=selection, judged=judged, judge_decides=cfg.judge.decides, **origin),
     )
 
 

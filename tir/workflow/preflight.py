@@ -25,31 +25,32 @@ from tir.workflow.gpu_checks import architectures, drivers
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def preflight(need: dict[str, Any], directory: str | os.PathLike = ".") -> list[Finding]:
+def preflight(requirements: dict[str, Any], directory: str | os.PathLike = ".") -> list[Finding]:
     """Run all checks concurrently.
 
     Args:
-        need: `stages` [{rule, partition, gres, cpus, memory_mb, most_memory_mb, needs_gpu}], `slurm`, `containers`,
-            `disk_gb`, `sources` [{name, path (in the workflow), kind, repo, revision, url, sha256, origin}], `tokens`
-            [names of environment variables], `endpoint` (URL of the retrieval server, or "none"), `hardware`, `locks`
-            [paths], `sbatch` (options of `sbatch` for the run's retrieval server, or None).
+        requirements: `stages` [{rule, partition, gres, cpus, memory_mb, most_memory_mb, needs_gpu}], `slurm`,
+            `containers`, `disk_gb`,
+            `sources` [{name, path (in the workflow), kind, repo, revision, url, sha256, origin}], `tokens` [names of
+            environment variables], `endpoint` (URL of the retrieval server, or "none"), `hardware`, `locks` [paths],
+            `sbatch` (options of `sbatch` for the run's retrieval server, or None).
         directory: the workflow's directory.
     """
     checks: list[Callable[[], Iterable[Finding]]] = [
-        lambda: disk(need["disk_gb"], directory),
-        lambda: sources(need["sources"]),
-        lambda: tokens(need["tokens"]),
-        lambda: ports(need["endpoint"]),
+        lambda: disk(requirements["disk_gb"], directory),
+        lambda: sources(requirements["sources"]),
+        lambda: tokens(requirements["tokens"]),
+        lambda: ports(requirements["endpoint"]),
     ]
-    if need["slurm"]:
-        checks.append(lambda: cluster(need["stages"]))
-    if need["sbatch"] is not None:
-        checks.append(lambda: server_job(need["sbatch"]))
-    if need["containers"]:
+    if requirements["slurm"]:
+        checks.append(lambda: cluster(requirements["stages"]))
+    if requirements["sbatch"] is not None:
+        checks.append(lambda: server_job(requirements["sbatch"]))
+    if requirements["containers"]:
         checks.append(container_tool)
-    if need["hardware"] == "cuda":
-        checks.append(lambda: architectures(need["stages"], need["locks"]))
-        checks.append(lambda: drivers(need["stages"], need["locks"], need["slurm"]))
+    if requirements["hardware"] == "cuda":
+        checks.append(lambda: architectures(requirements["stages"], requirements["locks"]))
+        checks.append(lambda: drivers(requirements["stages"], requirements["locks"], requirements["slurm"]))
     with ThreadPoolExecutor(len(checks)) as pool:
         return [finding for found in pool.map(lambda check: list(check()), checks) for finding in found]
 

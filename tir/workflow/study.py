@@ -61,8 +61,8 @@ def point(config: Config, world: str) -> dict[str, Any]:
     }
 
 
-def is_of_the_study(config: Config, world: str) -> bool:
-    """Whether a world is the one of the rest of the study, so that its runs are the same."""
+def has_habits_of_study(config: Config, world: str) -> bool:
+    """Whether a world of the phase diagram has the habits of the study's own world, so that it shares the RL runs."""
     habits = config.world.trajectories.habits
     chosen = config.study.phase.worlds[world]
     return (habits.spoil, habits.repair) == (chosen.spoil, chosen.repair)

@@ -50,10 +50,10 @@ def _questions(world: World, two_hop: float, count: int, random: Random) -> list
     """`count` questions, shuffled. If the split has fewer, facts are asked again, with newly drawn templates."""
     chosen: list[Question] = []
     for hops, share in ((2, two_hop), (1, 1 - two_hop)):
-        wanted, questions = round(share * count), []
-        while len(questions) < wanted:
+        number, questions = round(share * count), []
+        while len(questions) < number:
             questions += all_questions(world, "sft", hops, random)
-        chosen += questions[:wanted]
+        chosen += questions[:number]
     random.shuffle(chosen)
     return chosen
 

@@ -113,18 +113,22 @@ class Run:
         )
         return {(each.a, each.b): each for each in result.comparisons if each.column == column}
 
-    def _require(self, model: str, column: str, has: Callable[[str, str], bool]) -> None:
-        missing = self._missing(model, column, has)
+    def _require(self, model: str, column: str, recorded: Callable[[str, str], bool]) -> None:
+        missing = self._missing(model, column, recorded)
         if missing:
             raise NotMeasured(missing)
 
-    def _missing(self, model: str, column: str, has: Callable[[str, str], bool]) -> str:
-        """Why `has(model id, benchmark)` is false for a model on a column, in words; "" if it is true throughout."""
+    def _missing(self, model: str, column: str, recorded: Callable[[str, str], bool]) -> str:
+        """Names the benchmarks of a column without records of a model; "" if there are all.
+
+        Args:
+            recorded: whether there are records of a model id on a benchmark.
+        """
         if model not in self._models:
             return f"this run has no model {model}"
         if not self.members(column):
             return f"this run has no benchmark {column}"
-        missing = [name for name in self.members(column) for each in self._models[model] if not has(each, name)]
+        missing = [name for name in self.members(column) for each in self._models[model] if not recorded(each, name)]
         return f"{model} was not evaluated on {', '.join(dict.fromkeys(missing))}" if missing else ""
 
     # --- trajectories -------------------------------------------------------------------------------------------
@@ -195,8 +199,8 @@ class Run:
         `validation` is the score on the validation set.
         """
         logged, values = self._curve(arm, metric)
-        wanted = [step * self.facts["steps"] / PAPER_STEPS for step in steps]
-        places = [int(np.argmin(np.abs(logged - step))) for step in wanted]
+        scaled = [step * self.facts["steps"] / PAPER_STEPS for step in steps]
+        places = [int(np.argmin(np.abs(logged - step))) for step in scaled]
         if len(set(places)) < len(places):
             raise NotMeasured(f"{arm} logged {metric} at too few steps: {', '.join(map(str, logged))}")
         return values[:, places]

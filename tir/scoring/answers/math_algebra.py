@@ -233,16 +233,17 @@ def same_region(left: sympy.Set, right: sympy.Set) -> bool:
     """Whether two sets of reals are equal: the same intervals and points, with the same ends."""
     if left == right:
         return True
-    pieces = [_pieces(each) for each in (left, right)]
-    if None in pieces or len(pieces[0]) != len(pieces[1]):
+    components = [_components(each) for each in (left, right)]
+    if None in components or len(components[0]) != len(components[1]):
         return False
     return all(
         a[2:] == b[2:] and same_number(Number(a[0]), Number(b[0])) and same_number(Number(a[1]), Number(b[1]))
-        for a, b in zip(*pieces, strict=True)
+        for a, b in zip(*components, strict=True)
     )
 
 
-def _pieces(region: sympy.Set) -> list[tuple] | None:
+def _components(region: sympy.Set) -> list[tuple] | None:
+    """Intervals and points of a set, ascending, as (start, end, left_open, right_open); None for another set."""
     found = []
     for part in region.args if isinstance(region, sympy.Union) else (region,):
         if isinstance(part, sympy.Interval):
@@ -253,7 +254,7 @@ def _pieces(region: sympy.Set) -> list[tuple] | None:
             found.append((-sympy.oo, sympy.oo, True, True))
         else:
             return None
-    return sorted(found, key=lambda piece: (float(piece[0]), float(piece[1])))
+    return sorted(found, key=lambda component: (float(component[0]), float(component[1])))
 
 
 def _exact(value):
