@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.chat_tokenizers import FAMILIES, gemma_like, llama3_like, mistral_like
 from support.qwen_like import qwen_like_tokenizer
+from support.rl_inputs import rows_file
 from support.rollouts import limits
 from support.sft_runs import sft_run
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +19,7 @@ from aspo import detect_structural_features
 from tir.common.errors import DataError
 from tir.common.records import write_json
 from tir.config.world import TrajectorySettings, WorldSettings
+from tir.rl.data import prepare_rows
 from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.loop import rollout
@@ -182,6 +184,21 @@ def test_a_template_that_needs_more_than_messages_is_named():
     tokenizer.chat_template = "{% for tool in tools %}{{ tool.name }}{% endfor %}{{ messages[0].content }}"
     with pytest.raises(DataError, match="cannot render a plain chat: 'NoneType' object is not iterable"):
         render_prompt(tokenizer, SYSTEM, QUESTION)
+
+
+@pytest.mark.parametrize(("thought", "refused"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
+def test_a_template_that_opens_a_thought_is_refused_for_training(thought, refused, tmp_path):
+    """As those of DeepSeek-R1 and Qwen3-Thinking. Qwen3 without thinking begins with an empty thought."""
+    tokenizer = copy.deepcopy(llama3_like())
+    tokenizer.chat_template += f"{{% if add_generation_prompt %}}{thought}{{% endif %}}"
+    assert prompt_text(tokenizer, SYSTEM, QUESTION).endswith(f"assistant<|end_header_id|>\n\n{thought}")
+    rows = rows_file(tmp_path / "in.parquet", "1")
+    for prepare in (
+        lambda: next(render_rows(tokenizer, [ROW], sft_run())),
+        lambda: prepare_rows(rows, tmp_path / "out.parquet", SYSTEM, tokenizer, 1000),
+    ):
+        with pytest.raises(DataError, match="opens a thought") if refused else contextlib.nullcontext():
+            prepare()
 
 
 def test_a_prompt_does_not_depend_on_the_day():

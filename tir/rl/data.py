@@ -17,7 +17,7 @@ import pyarrow.parquet
 from tir.common.errors import DataError
 from tir.common.records import atomic_path
 from tir.data.rl_rows import golds_of, read_rl_rows
-from tir.rollout.prompts import render_prompt
+from tir.rollout.prompts import refuse_open_thought, render_prompt
 
 
 def prepare_rows(
@@ -44,8 +44,10 @@ def prepare_rows(
         max_overlong: largest share of rows that may be dropped.
 
     Raises:
-        DataError: a row is invalid (the error names file, row and column), or more rows would be dropped.
+        DataError: a row is invalid (the error names file, row and column), more rows would be dropped, or the chat
+            template opens a thought.
     """
+    refuse_open_thought(tokenizer)
     rows = list(enumerate(read_rl_rows(source, limit)))
     lengths = [len(render_prompt(tokenizer, system_prompt, row["question"])) for _, row in rows]
     kept = [

@@ -63,6 +63,22 @@ def end_of_turn(tokenizer) -> EndOfTurn:
     return _end_of_turn(tokenizer, _template(tokenizer))
 
 
+def refuse_open_thought(tokenizer) -> None:
+    """Raise `DataError` if the template opens a thought at the start of the assistant's turn, before training.
+
+    Training rows and the reward expect that the model writes the first `<think>` itself.
+    """
+    prompt = _render(tokenizer, _template(tokenizer), [{"role": "user", "content": _MARK}], True)
+    start = prompt.rpartition(_MARK)[2]
+    if start.count("<think>") > start.count("</think>"):
+        raise DataError(
+            "the chat template opens a thought",
+            where=f"chat template of {tokenizer.name_or_path}",
+            why=f"the assistant's turn starts with {start!r}, and trajectories open their thoughts themselves",
+            remedy="copy the model (kind: local), and remove <think> from the start of the turn in its chat template",
+        )
+
+
 @lru_cache(maxsize=32)
 def _end_of_turn(tokenizer, template: str) -> EndOfTurn:
     answer = {"role": "assistant", "content": _MARK}

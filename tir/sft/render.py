@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tir.data.alpaca import read_alpaca
-from tir.rollout.prompts import EndOfTurn, end_of_turn, prompt_text
+from tir.rollout.prompts import EndOfTurn, end_of_turn, prompt_text, refuse_open_thought
 from tir.rollout.protocol import encode_inside, encode_tool_text, render_result, split_output
 from tir.sft.run import SftRun
 
@@ -42,8 +42,9 @@ def render_rows(tokenizer, rows: Sequence[dict], run: SftRun) -> Iterator[dict]:
     covers the whole assistant turn with the text that the template appends (in ChatML `<|im_end|>` and a line break),
     as in LLaMA-Factory. With `mask_results`, it covers the model's segments and the token that ends the turn.
 
-    Raises `DataError` if the tokenizer has no chat template.
+    Raises `DataError` if the tokenizer has no chat template, or one that opens a thought.
     """
+    refuse_open_thought(tokenizer)
     end = end_of_turn(tokenizer)
     tool_ids: dict[str, list[int]] = {}
     for start in range(0, len(rows), 1000):
