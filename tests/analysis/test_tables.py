@@ -24,7 +24,7 @@ from tir.analysis.tables import TABLES, build, kind
 from tir.analysis.tables.files import page, to_csv, to_latex, to_markdown, write_tables
 from tir.analysis.tables.inputs import Inputs, is_arm
 from tir.analysis.tables.layout import Table
-from tir.analysis.tables.reference import beside, paper, published_cell
+from tir.analysis.tables.reference import paper, paper_comparison, published_cell
 from tir.analysis.tables.training import clock, describe_module
 from tir.common.errors import ConfigError, DataError
 from tir.workflow.targets import PAPER_TABLES
@@ -159,9 +159,9 @@ def test_the_papers_cells_are_listed_beside_this_runs(inputs):
     assert cells["ASPO @ 30", "MuSiQue"] == (20.5, this_run["ASPO @ 30"]["MuSiQue"])
     table13 = build("table13", inputs, {"run": "full"})
     assert {row[0]: row[2:] for row in table13["paper"].rows}["steps"] == [1239, 1239]
-    assert beside("terms", tables[""]) is None
+    assert paper_comparison("terms", tables[""]) is None
     for name in PAPER_TABLES:  # `beside` zips strictly: every cell of the 13 tables has a column
-        assert beside(name, tables[""]).rows, name
+        assert paper_comparison(name, tables[""]).rows, name
 
 
 def test_table3_notes_that_the_contrast_is_not_measured(inputs):

@@ -22,7 +22,7 @@ from tir.rollout.protocol import control_ids, encode_tool_text
 from tir.synthesis.characters import PER_TOKEN, CharacterTokenizer, messages_of
 from tir.synthesis.prompts import CONTINUE, HINTS, teacher_prompt
 from tir.synthesis.questions import Question, load_questions
-from tir.synthesis.sampling import SamplingJob, doubtful, sample_questions, with_hint
+from tir.synthesis.sampling import SamplingJob, before_hesitation, sample_questions, with_hint
 from tir.synthesis.teacher import ChatEngine, TeacherUnavailable
 from tir.tools.python_tool import PythonTool
 from tir.tools.search_tool import SearchTool
@@ -114,7 +114,7 @@ def test_a_hint_follows_the_text_before_the_first_doubt(service, tools, tmp_path
     ],
 )
 def test_where_a_text_hesitates(text, begun):
-    assert doubtful({"segments": [{"by": "model", "text": text}]}) == begun
+    assert before_hesitation({"segments": [{"by": "model", "text": text}]}) == begun
 
 
 def test_the_hint_closes_an_open_thought():

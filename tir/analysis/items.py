@@ -105,7 +105,7 @@ def collect(
 
 
 def write(rows: Iterable[Mapping[str, Any]], output: str | Path, origin: str = "") -> None:
-    """Write rows as one Parquet file; its metadata have `origin`, what a generated run says of itself."""
+    """Write rows as one Parquet file; `origin`, the label of a generated run, goes into its metadata."""
     schema = SCHEMA.with_metadata({"origin": origin}) if origin else SCHEMA
     with atomic_path(output) as temporary:
         parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary, compression="zstd")

@@ -1,4 +1,4 @@
-"""What results of a generated world or model say of themselves: "generated world, 0.8M parameters, 1 seed".
+"""The label of results of a generated world or model: "generated world, 0.8M parameters, 1 seed".
 
 Every table, figure and caption of such a run, and its report, has this label, and none shows a number of the paper.
 """

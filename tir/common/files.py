@@ -1,4 +1,4 @@
-"""Output files and scratch directories: whole or not at all, one writer at a time, no litter of killed processes.
+"""Output files and scratch directories: complete or absent, one writer at a time, cleaned up after killed processes.
 
 A file is written under the name `.NAME.tmp` beside its final one, and renamed when its content is on the disk. The
 writer holds a lock on it, which the kernel releases when the process ends, however it ends. So a second writer gets an
@@ -24,7 +24,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def open_alone(path: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading and writing, made if it is missing, that no other process has open by this function.
+    """Open a file for reading and writing that no other process has open through this function; create it if missing.
 
     Raises `OutputInUse` if one has; `OSError` if the file cannot be opened.
     """
@@ -124,7 +124,7 @@ class Scratch:
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if _lock(self._lock) and _is_at(self._lock, self.path):
                 return
-            os.close(self._lock)  # another process took it for abandoned before it was locked
+            os.close(self._lock)  # before it was locked, another process removed it as abandoned
 
     def remove(self) -> None:
         """Remove the directory and everything in it."""

@@ -16,8 +16,8 @@ from tir.common.errors import ConfigError
 SEARCH, JUDGE, HELPER, HUB = "TAVILY_API_KEY", "JUDGE_API_KEY", "TIR_HELPER_KEY", "HF_TOKEN"
 VARIABLES = (SEARCH, JUDGE, HELPER, HUB)
 _SHOWN = "[key]"
-# A text that has so many consecutive characters of a key shows it; a service may cut the key that it shows. For an
-# answer the number is higher, because its words must stay: a shorter key, such as EMPTY, is no secret.
+# Number of consecutive characters of a key that are removed from a text, because a service may show a part of a key. In
+# an answer the number is higher, so that ordinary words stay: a shorter key, such as EMPTY, is no secret.
 _IN_ERROR, _IN_ANSWER = 8, 12
 
 
@@ -66,13 +66,13 @@ class Redaction:
 
 
 class _Remover:
-    """Removes every stretch of a length of all forms of a key from texts; none if the key is shorter."""
+    """Removes from texts all substrings of one length of a key in all its forms; nothing if the key is shorter."""
 
     def __init__(self, key: str, length: int):
         forms = [form.lower() for form in _forms(key)] if len(key) >= length > 0 else []
         self._length = length
         self._stretches = {form[at : at + length] for form in forms for at in range(len(form) - length + 1)}
-        # Every stretch contains one of these pieces whole. Most texts have none of them, which is found out fast.
+        # Each of these substrings contains one of the following shorter ones. Most texts contain none: a fast test.
         size = (length + 1) // 2
         self._pieces = {form[at : at + size] for form in forms for at in range(0, len(form) - size + 1, size)}
 

@@ -13,7 +13,7 @@ from tir.config.tools import Tools
 class EngineConfig(Model):
     """The generation engine of evaluation."""
 
-    kind: Literal["vllm", "transformers"] = Field("vllm", description="transformers needs no GPU")
+    kind: Literal["vllm", "transformers"] = Field("vllm", description="generation library; transformers needs no GPU")
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="data type of weights and activations"
     )

@@ -94,7 +94,7 @@ class Config(Model):
 
     @property
     def generated(self) -> str:
-        """What of the experiment is generated, as its results call it; "" for real data and real models."""
+        """Label of what is generated, for the experiment's results; "" if data and models are real."""
         data = (self.data.sft, self.data.rl_train, self.data.rl_validation, self.data.corpus)
         if any(each.kind == "world" for each in (*data, *(each.source for each in self.benchmarks.values()))):
             return "generated world"
@@ -159,22 +159,22 @@ class Config(Model):
         return list(range(interval, rl.steps + 1, interval))
 
     def kept_steps(self, arm: str) -> list[int]:
-        """Steps whose policy is kept: those of `rl.save_every`; after the first DPO, the ends of the parts of RL."""
+        """Steps whose policy is kept: every `rl.save_every` steps; after the first DPO, the last one of each part."""
         every = range(self.rl.save_every, self.rl.steps + 1, self.rl.save_every)
         steps = self.dpo_steps(arm)
         return [step for step in every if not steps or step <= steps[0] or step in (*steps, self.rl.steps)]
 
     def part_before(self, arm: str, step: int) -> int:
-        """The DPO step from which the part of RL starts that ends at a step of `kept_steps`, after the first DPO."""
+        """Step of the DPO at which a later part of RL starts; `step` is the last one of the part."""
         return max(each for each in self.dpo_steps(arm) if each < step)
 
     def part(self, arm: str, step: int) -> Rl:
-        """Settings of that part of RL."""
+        """Settings of the part of RL after a DPO whose last step is `step`."""
         steps = step - self.part_before(arm, step)
         return self.rl.model_copy(update={"steps": steps, "save_every": steps})
 
     def trained_as(self, arm: str) -> str:
-        """The arm whose RL an arm has, up to its first DPO: itself, or for an arm with DPO its base."""
+        """The arm whose run of RL comes before an arm's first DPO: its base; without DPO, the arm itself."""
         schedule = self.arms[arm].dpo
         return schedule.rl or arm if schedule else arm
 

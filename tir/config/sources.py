@@ -40,7 +40,7 @@ class Origin(Model):
 
     @classmethod
     def from_text(cls, text: str) -> dict[str, str]:
-        """The source that somebody means by a repository's name, an address or a path alone; for errors."""
+        """The source that a text probably means: the name of a repository, an address or a path; for error messages."""
         repo = re.fullmatch(r"(?:https?://huggingface\.co/(?:datasets/)?)?([\w.-]+/[\w.-]+)/?", text)
         if repo and not Path(text).exists():
             return {"kind": "hub", "repo": repo[1]} | ({"file": "FILE"} if "file" in cls.keys_of["hub"] else {})

@@ -58,7 +58,11 @@ class Study(Model):
 
     baseline: Name = Field("grpo", description="arm that the others are compared with")
     arms: list[Name] = Field(min_length=1, description="the other arms, in order")
-    start: str = Field("sft", description="model whose right answers an arm may forget", pattern=r"^sft(-\w+)?$")
+    start: str = Field(
+        "sft",
+        description="model before RL; the measure `forgotten` counts its right answers that an arm lost",
+        pattern=r"^sft(-\w+)?$",
+    )
     benchmarks: list[Name] | None = Field(None, description="benchmarks; null: all standard ones")
     pilot_seeds: int = Field(2, ge=2, description="number of seeds, from the first of rl.seeds, that power.csv reads")
     planned_seeds: int = Field(5, ge=2, description="number of seeds for which power.csv computes the items needed")

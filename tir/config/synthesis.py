@@ -28,7 +28,7 @@ class Teacher(Model):
         "from TIR_HELPER_KEY",
     )
     revision: str | None = Field(
-        None, description="with `endpoint`: the model's revision, which a server does not tell; for the data card"
+        None, description="with `endpoint`: the model's revision, which a server does not report; for the data card"
     )
     prompts: Literal["own", "system"] = Field(
         "own",
@@ -46,7 +46,7 @@ class Teacher(Model):
         120.0, gt=0, le=86_400, description="endpoint: seconds after which a request that fails is not repeated"
     )
     lost_in_a_row: int = operational(
-        20, ge=1, description="so many questions lost in a row to the teacher's errors stop the run"
+        20, ge=1, description="number of successive questions lost to errors of the teacher after which the run stops"
     )
 
 
@@ -114,7 +114,9 @@ class Classification(Model):
     """Step 3: which questions become fine-tuning rows, and which RL prompts."""
 
     right_share: Share = Field(
-        0.5, gt=0, description="share of right samples from which on a way of reasoning is right"
+        0.5,
+        gt=0,
+        description="smallest share of right samples with which reasoning without tools, or with them, counts as right",
     )
     rows_per_question: int = Field(1, ge=1, le=1000, description="maximum fine-tuning rows of a question")
     mixed: float = Field(

@@ -111,7 +111,7 @@ class WorldSettings(Model):
         300,
         ge=2,
         le=340,
-        description="number of countries; of a few, a model memorises the names instead of copying them",
+        description="number of countries; if they are few, a model memorises their names instead of copying them",
     )
     trajectories: TrajectorySettings = Field(TrajectorySettings(), description="the generated SFT data")
 

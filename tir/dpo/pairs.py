@@ -1,7 +1,7 @@
 r"""Make preference pairs of sampled trajectories: a chosen and a rejected one of the same prompt.
 
 The RL reward labels each trajectory. Chosen and rejected ones are paired in the order in which they were sampled, the
-first with the first: neither their lengths nor their tool calls have a say. No trajectory is in two pairs.
+first with the first: lengths and tool calls do not matter. No trajectory is in two pairs.
 
 The loss of DPO compares the log-probabilities that policy and reference give to the two responses,
 

@@ -124,7 +124,9 @@ class MicroBatcher:
     async def _serve(self) -> None:
         while True:
             await self._collect()
-            batch = [each for each in self._take() if not each.future.done()]  # drop requests of clients that left
+            batch = [
+                each for each in self._take() if not each.future.done()
+            ]  # drop requests whose client has disconnected
             if not batch:
                 continue
             self._last_batch_size = len(batch)

@@ -123,16 +123,19 @@ class Folder:
         (self.path / REFUSED).write_text(why, encoding="utf-8")
 
     def beat(self, number: int) -> None:
-        """Say that the keeper lives; call it every `BEAT_EVERY_S` with another number."""
+        """Write a heartbeat; call it every `BEAT_EVERY_S` seconds with another number."""
         (self.path / ALIVE).write_text(f"{number}\n")
 
     def allow(self) -> None:
-        """Take the refusal back."""
+        """Remove the refusal."""
         (self.path / REFUSED).unlink(missing_ok=True)
 
 
 class Heartbeat:
-    """Whether the keeper of a folder lives. Compares contents: clocks of two machines differ, and times are cached."""
+    """Detects that the keeper of a folder has ended: the number in its file no longer changes.
+
+    File times are not used, because the clocks of two machines differ, and network file systems cache times.
+    """
 
     def __init__(self, path: str | os.PathLike, limit_s: float | None = None):
         self._path, self._limit_s = Path(path), BEAT_LOST_S if limit_s is None else limit_s

@@ -144,7 +144,7 @@ async def _record(engine: Engine, tokenizer: Any, question: Question, job: Sampl
         direct = [sample("direct", number) for number in range(plan.direct)]
         found = await all_of(*direct, *(sample("tools", number) for number in range(plan.tools)))
         if job.tools.get(question.task):
-            begun = [doubtful(found[number % plan.direct]) for number in range(plan.hints)]
+            begun = [before_hesitation(found[number % plan.direct]) for number in range(plan.hints)]
             sentence = "" if job.system_prompt else hint(job.tools[question.task])
             texts = [with_hint(text, sentence) for text in begun]
             found += await all_of(*(sample("hint", number, text) for number, text in enumerate(texts) if text))
@@ -166,7 +166,7 @@ async def _with_retries(
     seed = request_seed(job.sampling.seed, question.id, kind, number)
     sampling = Sampling(teacher.temperature, teacher.top_p, seed=seed)
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(_is_transient),
         reraise=True,
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential_jitter(0.5, 10),
@@ -176,18 +176,18 @@ async def _with_retries(
     raise AssertionError("unreachable: the last attempt raises")
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether a fault may be gone at a second attempt; the teacher's client has made its own attempts already."""
+def _is_transient(error: BaseException) -> bool:
+    """Whether a second attempt may succeed; the teacher's client has already retried its own faults."""
     return isinstance(error, InfrastructureFault) and not isinstance(error, TeacherUnavailable)
 
 
-def doubtful(sample: Mapping[str, Any]) -> str:
+def before_hesitation(sample: Mapping[str, Any]) -> str:
     """The text of a direct sample up to where it first hesitates, or up to its answer or a call; "" if it is empty."""
     text = "".join(segment["text"] for segment in sample["segments"] if segment["by"] == "model")
     ends = [text.find(tag) for tag in ("<answer>", "<python>", "<search>")]
     text = text[: min((end for end in ends if end >= 0), default=len(text))]
-    doubt = next((found for found in HESITATION.finditer(text) if text[: found.start()].strip("<think> \n")), None)
-    return (text[: doubt.start()] if doubt else text).rstrip()
+    hesitation = next((found for found in HESITATION.finditer(text) if text[: found.start()].strip("<think> \n")), None)
+    return (text[: hesitation.start()] if hesitation else text).rstrip()
 
 
 def with_hint(text: str, sentence: str) -> str:

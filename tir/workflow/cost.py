@@ -181,7 +181,7 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             rollout = {name: update[name] for name in ("weights", "optimizer")} | {
                 f"rollout {name}": size for name, size in estimate.serving_gb(base, 1, 8, longest).items()
             }
-            return max(update, rollout, key=lambda parts: sum(parts.values()))  # they alternate
+            return max(update, rollout, key=lambda parts: sum(parts.values()))  # one at a time
         case "dpo":
             dpo, rl = config.dpo, config.rl
             longest = min(dpo.pairs.cutoff_tokens, rl.max_prompt_tokens + rl.max_response_tokens)

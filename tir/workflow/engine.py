@@ -1,6 +1,6 @@
-"""Reads from Snakemake's `workflow` object that go beyond its documented interface; the rules have no others.
+"""Access to attributes of Snakemake's `workflow` object that are not documented; the rules read none themselves.
 
-`make snakemake-versions` tests them with the oldest, a middle and the newest supported version of Snakemake.
+`make snakemake-versions` tests it with the oldest, a middle and the newest supported version of Snakemake.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def rerun_changed(workflow: Any, accept: bool, report: Callable[[dict[str, str]]
 
 
 def _ignore_times(workflow: Any) -> None:
-    """Make no input newer than an output in Snakemake's eyes."""
+    """Make Snakemake treat no input as newer than an output."""
 
     async def is_newer(self: Any, time: float) -> bool:
         return False

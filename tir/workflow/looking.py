@@ -1,4 +1,4 @@
-"""Inputs and parameters of the results for looking at single trajectories."""
+"""Inputs and parameters of results that show single trajectories: table of items, comparisons, exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether another run lives in this folder; if none does, Snakemake's locks are those of a run that was killed.
+"""Detects other runs of the workflow in this folder; if there are none, Snakemake's locks are stale and are removed.
 
 A run that is killed at once, as by SIGKILL or a power failure, leaves its locks in `.snakemake/locks`. The same command
 would then fail until `--unlock`. Each run therefore holds a lock of the kernel, which ends with its process.
@@ -16,9 +16,9 @@ _RUNNING, _LOCKS = Path(".snakemake/running"), Path(".snakemake/locks")
 
 
 def begin() -> None:
-    """Note that this process runs the workflow in this folder; remove Snakemake's locks if no other one does.
+    """Register this process as a run in this folder; remove Snakemake's locks if no other run is registered.
 
-    A run that was killed on another machine is not known to be dead. Its locks stay until `--unlock`.
+    Whether a run on another machine was killed cannot be seen here, so its locks stay until `--unlock`.
     """
     _RUNNING.mkdir(parents=True, exist_ok=True)
     run = Scratch(f"{socket.gethostname()}@", _RUNNING)

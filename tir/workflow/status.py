@@ -138,7 +138,7 @@ def _set(job: Job, key: str, value: str) -> None:
 
 
 def ask_slurm(run: Run, user: str = "") -> list[str]:
-    """Add what Slurm says of the jobs that have not ended; returns sentences about what it did not say."""
+    """Add Slurm's state of each job that has not ended; returns a sentence for each query that Slurm did not answer."""
     waiting = {job.slurm: job for job in run.jobs.values() if job.slurm and job.state == "running"}
     notes: list[str] = []
     if not waiting:

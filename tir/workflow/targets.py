@@ -124,7 +124,7 @@ class Targets:
         return [PAPER_CELLS] if shows and not self.cfg.generated else []
 
     def origin_label(self) -> str:
-        """What the report says of a generated run; without the number of parameters if the model is not there."""
+        """The label of a generated run for the report, without the number of parameters if the model does not exist."""
         origin = self._origin()
         try:
             return describe(origin, map(Path, self._counted(origin).get("model", [])))
@@ -132,7 +132,7 @@ class Targets:
             return describe(origin, [])
 
     def _origin(self, pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
-        """The parameter that makes results of generated data or models say so; empty for real ones.
+        """The parameter `origin`, which labels results of generated data or models; empty for real ones.
 
         Args:
             pairs: (model, benchmark) of the records of a target. If this workflow trains none of these models, the
@@ -150,7 +150,7 @@ class Targets:
         return {"model": [f"models/{origin['origin']['model']}/manifest.json"]} if origin else {}
 
     def labelled(self, pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        """The parameter and the input by which a result of these records says that it is generated, if it is."""
+        """Parameter and input of the label of results of these records; both empty if nothing is generated."""
         origin = self._origin(pairs)
         return origin, self._counted(origin)
 

@@ -33,7 +33,7 @@ def page(inputs: Inputs, params: Mapping[str, Any], origin: str = "", limit: int
     Args:
         inputs: scores and traces of all models.
         params: `names` of both sides, their `models` as two lists of ids, and `benchmarks` [{name, label, task}].
-        origin: what a generated run says of itself.
+        origin: label of a generated run, or "".
         limit: largest size in bytes.
     """
     names, benchmarks = params["names"], params["benchmarks"]

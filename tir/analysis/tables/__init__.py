@@ -68,7 +68,7 @@ def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     lacks a key, `DataError` for an unsuitable input.
     """
     from tir.analysis.origin import describe
-    from tir.analysis.tables.reference import beside
+    from tir.analysis.tables.reference import paper_comparison
 
     tables = kind(name).build(name, name, inputs, params)
     generated = describe(params, inputs.model)
@@ -76,5 +76,5 @@ def build(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
         for table in tables.values():
             table.caption += f" ({generated})"
         return tables
-    paper = beside(name, tables[""])
+    paper = paper_comparison(name, tables[""])
     return tables | ({"paper": paper} if paper else {})

@@ -41,7 +41,7 @@ def published_cell(table: str, row: str | None, column: str) -> float | None:
     return models(table).get(row, {}).get(column)
 
 
-def beside(name: str, table: Table) -> Table | None:
+def paper_comparison(name: str, table: Table) -> Table | None:
     """Each cell of the paper's table with this run's value, empty if the row was not run; None if no such table."""
     content = paper().get(name)
     if content is None:
