@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from support.configuration import PAPER, fault, merged
+from support.configuration import PAPER, fault, merged, overlaid
 from support.paths import ROOT
 
 from tir.common.errors import ConfigError
@@ -530,13 +530,13 @@ def test_a_key_that_is_written_twice_is_refused_with_both_lines(tmp_path):
 
 
 def test_an_error_of_a_command_line_value_names_the_option_and_the_correction():
-    stated = {"sft": {"epochs": 0}, "rl": {"stpes": 3}}
-    value = copy.deepcopy(PAPER)
-    for section, keys in stated.items():
-        value[section].update(keys)
+    # Snakemake parses the decimals inside a value of --config as text.
+    stated = {"sft": {"epochs": 0}, "rl": {"stpes": 3}, "arms": {"aspo": {"lamda": "0.3"}}}
+    value = overlaid(PAPER, stated)
     with pytest.raises(ConfigError) as caught:
         load(value, [str(ROOT / "config.yaml")], stated)
     assert "--config: sft.epochs: 0: should be" in str(caught.value)
     assert "--config: rl.stpes: unknown key; did you mean `steps`?\n  write:\n    --config rl='{steps: 3}'" in str(
         caught.value
     )
+    assert "--config arms='{aspo: {lambda: 0.3}}'" in str(caught.value)

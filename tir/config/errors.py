@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -57,13 +58,24 @@ def _snippet(value: dict[str, Any], *, inline: bool) -> str:
     """YAML to paste into a file, or with `inline` an argument of `--config`."""
     if inline:
         key, _, given = (
-            yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+            yaml.safe_dump(
+                _with_numbers(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
+            )
             .strip()[1:-1]
             .partition(": ")
         )
         return f"    {OPTION} {key}={shlex.quote(given)}"
     lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip().splitlines()
     return "\n".join(f"    {line}" for line in lines)
+
+
+def _with_numbers(value: Any) -> Any:
+    """The value with decimals as numbers. Snakemake parses those inside `--config` as text, which YAML would quote."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and re.fullmatch(r"-?\d+\.\d+", value) else value
 
 
 def _nested(path: tuple, value: Any) -> Any:
