@@ -69,7 +69,7 @@ smoke: .venv/workflow/.complete
 	$(copy)
 	@cd $(COPY) && .venv/workflow/bin/python -m scripts.smoke --profile $(PROFILE) -- $(MORE)
 
-# STUDY=quick: the pilot, about an hour. PROFILE=profiles/slurm: the same as many small jobs without a GPU.
+# STUDY=quick: the pilot, about half an hour. PROFILE=profiles/slurm: the same as many small jobs without a GPU.
 study: environments
 	$(copy)
 	@cd $(COPY) && .venv/workflow/bin/python -m scripts.run_study --profile $(PROFILE) $(if $(filter quick,$(STUDY)),--quick) -- $(MORE)
