@@ -28,7 +28,7 @@ _CONVERSION = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_sym
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _SIMPLE = re.compile(
     rf"^(?P<sign>[-+]?)\s*(?:\(?\s*(?P<inner>-?)(?P<mantissa>{_DECIMAL})\s*\)?"
-    rf"(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?|[eE](?P<e>[-+]?\d{{1,3}}))?)$"
+    rf"(?:\s*(?:\\times|\\cdot|\*|[xX])\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?|[eE](?P<e>[-+]?\d{{1,3}}))?)$"
 )
 _RECURRING = (
     re.compile(r"^([-+]?\d*\.\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?$"),
@@ -37,7 +37,7 @@ _RECURRING = (
     re.compile(r"^([-+]?\d*\.\d*?)(\d+?)\2{2,}\.\.\.$"),
 )
 _NO_ALGEBRA = re.compile(
-    r"\d \d|[\ue000-\uf8ff]|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}|\.\.\.|!!|[:?]|\\\$"
+    r"\d \d|\d *\. +\d|\d +\. *\d|[\ue000-\uf8ff]|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}|\.\.\.|!!|[:?]|\\\$"
     r"|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle)\b"  # names of points do not commute
 )
 
@@ -174,11 +174,22 @@ def _agree_at_points(a: sympy.Expr, b: sympy.Expr) -> bool:
 
 
 def _values(expressions: tuple[sympy.Expr, ...]):
-    """Values of the expressions at random points of both signs where all are defined."""
+    """Values of the expressions at random points of both signs where all are defined.
+
+    Without the imaginary unit in them, roots are real: points with the root of a negative number are left out.
+    """
     symbols = sorted(set().union(*(each.free_symbols for each in expressions)), key=str)
-    draw = random.Random(0)
-    for _ in range(3 * _POINTS):
+    roots = set().union(*(each.atoms(sympy.Pow) for each in expressions))
+    roots = {each.base for each in roots if each.exp.is_Rational and each.exp.q % 2 == 0 and each.free_symbols}
+    if any(each.has(sympy.I) for each in expressions):
+        roots = set()
+    draw, found = random.Random(0), 0
+    for _ in range(12 * _POINTS if roots else 3 * _POINTS):
         point = {symbol: sympy.Rational(draw.randint(-3000, 3000), 1009) for symbol in symbols}
+        if any(each.xreplace(point).doit().evalf().is_negative for each in roots):
+            continue
+        if (found := found + 1) > 3 * _POINTS:
+            return
         values = [each.xreplace(point).doit().evalf(40) for each in expressions]
         if all(value.is_number and not value.has(sympy.nan, sympy.zoo, sympy.oo) for value in values):
             yield values

@@ -20,6 +20,7 @@ _IF = re.compile(r"^(?:\\text\s*\{\s*(?:if|for|when|where)\s*\}|(?:if|for|when|w
 def flattened(value: str) -> str:
     """The value without environments of systems, piecewise functions and arrays."""
     value = _CASES.sub(_pieces, _ARRAY.sub(_matrix, value))
+    value = re.sub(r"\{(?:small|B)matrix\}", "{pmatrix}", value)
     if _SYSTEM.search(value):
         value = _SYSTEM.sub("", value).replace("\\\\", ",").replace("&", "")
     return value

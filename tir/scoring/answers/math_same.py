@@ -42,9 +42,10 @@ def equal(prediction: str, gold: str) -> bool:
     return False
 
 
-def same(left, right) -> bool:
-    """Whether a predicted value equals a gold value."""
-    left, right = _unwrapped(left, right), _unwrapped(right, left)
+def same(left, right, inside: bool = False) -> bool:
+    """Whether a predicted value equals a gold value; `inside`: both are items of a list, a tuple or a set."""
+    if not inside:
+        left, right = _unwrapped(left, right), _unwrapped(right, left)
     if isinstance(left, Named) or isinstance(right, Named):
         return _same_named(left, right)
     if isinstance(left, Relation) or isinstance(right, Relation):
@@ -58,7 +59,7 @@ def same(left, right) -> bool:
     if isinstance(left, Items) and isinstance(right, Items):
         return _same_items(left, right)
     if isinstance(left, Items) or isinstance(right, Items):
-        return False
+        return _same_vector(left, right)
     if isinstance(left, Mark) or isinstance(right, Mark):
         return _same_marks(left, right)
     if isinstance(left, Words) or isinstance(right, Words):
@@ -67,8 +68,14 @@ def same(left, right) -> bool:
 
 
 def _unwrapped(value, other):
-    """The only item of a set or of Python's list, for comparison with something else: {12} equals 12."""
+    """The only item of a set or of Python's list, for comparison with something else: {12} equals 12.
+
+    A set in a set stays: {{1, 2}} has one item, {1, 2} has two.
+    """
     single = isinstance(value, Items) and len(value.items) == 1 and value.opening in ("{", "[")
+    item = value.items[0] if single else None
+    if isinstance(item, Region) or isinstance(item, Items) and item.opening in ("{", "["):
+        single = value.opening == "["
     return value.items[0] if single and not (isinstance(other, Items) and len(other.items) == 1) else value
 
 
@@ -124,7 +131,17 @@ def _same_items(left: Items, right: Items) -> bool:
         return False  # the gold answer is an interval
     elif "{" in kinds or kinds == {""} or (kinds == {"", "["} and not (right.opening == "[" and _increasing(right))):
         return _same_in_any_order(left.items, right.items)
-    return all(same(mine, its) for mine, its in zip(left.items, right.items, strict=True))
+    return all(same(mine, its, True) for mine, its in zip(left.items, right.items, strict=True))
+
+
+def _same_vector(left, right) -> bool:
+    """Compare a matrix of one column or one row with a tuple."""
+    items, other = (left, right) if isinstance(left, Items) else (right, left)
+    matrix = other.number.value if isinstance(other, Scalar) and other.unit.empty else None
+    if not isinstance(matrix, sympy.MatrixBase) or items.opening != "(" or 1 not in matrix.shape:
+        return False
+    entries = [Scalar(Number(entry)) for entry in matrix]
+    return len(entries) == len(items.items) and all(map(same, entries, items.items))
 
 
 def _increasing(items: Items) -> bool:
@@ -139,7 +156,7 @@ def _increasing(items: Items) -> bool:
 def _same_in_any_order(left: tuple, right: tuple) -> bool:
     unmatched = list(right)
     for item in left:
-        match = next((position for position, other in enumerate(unmatched) if same(item, other)), None)
+        match = next((position for position, other in enumerate(unmatched) if same(item, other, True)), None)
         if match is None:
             return False
         del unmatched[match]

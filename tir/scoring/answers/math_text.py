@@ -198,7 +198,7 @@ def latex(value: str) -> str:
     names = "|".join(FUNCTIONS + GREEK)
     value = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", value)
     value = re.sub(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty ", value)
-    value = re.sub(r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times ", value)
+    value = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", value)
     value = re.sub(r"([A-Za-z])('+)", lambda match: f"{match.group(1)}_{{p{len(match.group(2))}}}", value)
     # \log_28 is TeX for the logarithm of 8; \log_10 100 is written by people.
     value = re.sub(r"(\\log)\s*_\s*(\d)(?=\d+\s*$)", r"\1_{\2}", value)

@@ -31,9 +31,11 @@ _SET_OPERATORS = (r"\cup", r"\cap", r"\setminus")
 _WORDS = re.compile(r"^[^\W\d_]{3,}(?:[ '\-,.]+[^\W\d_]+)*[!.]?$")
 _NAME = re.compile(
     rf"^(?:m?\\(?:angle|overline|vec|hat|bar)\s*)?\{{?\\?[A-Za-z]+\}}?(?:_\{{?[\w,]+\}}?)?'*(?:\^\{{?-1\}}?)?(?:\s*\(\s*-?\w+\s*\))?$"
+    r"|^P\([^()]*[=<>|\\][^()]*\)$"
     rf"|^{TEXT}[^{END}]*{END}$"
 )
 _CLOCK = re.compile(r"^(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([aApP])\.?\s*[mM]\.?)?$")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}")
 _BASE = re.compile(
     rf"^\(?([0-9A-Z]+|[0-9a-f]+(?=\)?_\{{?16))\)?\s*_\s*\{{?(?:{TEXT})?\s*(\w+)\s*(?:{END})?\}}?$"
     rf"|^(\w+)\s*[({TEXT}\s]+(?:in\s)?base[-\s{END}]*(\w+)[){END}\s]*$"
@@ -85,7 +87,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Mark:
-    """A clock time, a ratio or a numeral with its base: equal only to the same."""
+    """A clock time, a date, a ratio or a numeral with its base: equal only to the same."""
 
     kind: str
     parts: tuple
@@ -148,7 +150,7 @@ def _words(value: str) -> Words | Region | Items | Scalar | None:
     choice = re.fullmatch(r"\(([A-Za-z])\)", word)
     if choice:
         return Words(choice.group(1).lower())
-    if not (text or _WORDS.match(word)):
+    if not (text or _WORDS.match(word) or re.match(r"(?:an?|one|half) [a-z]{4,}", word)):  # a dozen
         return None
     if word.lower() in _ALL_REALS:
         return Region(sympy.S.Reals)
@@ -163,8 +165,10 @@ def _words(value: str) -> Words | Region | Items | Scalar | None:
 
 
 def _mark(value: str) -> Mark | None:
-    """A clock time, a ratio with colons, or a numeral with its base."""
+    """A clock time, a date, a ratio with colons, or a numeral with its base."""
     text = value.replace(TEXT, " ").replace(END, " ").strip()
+    if _DATE.fullmatch(text):
+        return Mark("date", (text,))
     ratio = re.sub(r"(?i)\bratio(?: of)?\b", "", text).strip()
     if (clock := _CLOCK.match(text)) and (clock.group(2) or clock.group(4)):
         hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
@@ -382,7 +386,7 @@ def _name(text: str) -> str:
 
 
 def _key(value: str) -> str:
-    """A cleaned text without insignificant blanks and braces; a blank between digits is significant."""
+    """A cleaned text without insignificant blanks and braces; a blank between digits and points is significant."""
     value = re.sub(rf"[{TEXT}{END}]", "", value)
-    value = re.sub(r"(?<!\d) +| +(?!\d)", "", value)
+    value = re.sub(r"(?<![\d.]) +| +(?![\d.])", "", value)
     return re.sub(r"([\^_])\{(\w)\}", r"\1\2", value)

@@ -92,7 +92,7 @@ _SCALES = {
     "billions": 10**9,
     "trillions": 10**12,
 }
-_NEUTRAL = {"unit", "units", "of", "approximately", "about", "total", "each"}
+_NEUTRAL = {"unit", "of", "approximately", "about", "total", "each"}
 _OF_ANOTHER = set(  # words that no unit has: the value before them is not the answer
     "not no never is are was were does do did at below minus plus squared cubed factorial if when unless except than "
     "wrong false incorrect impossible".split()
@@ -100,11 +100,11 @@ _OF_ANOTHER = set(  # words that no unit has: the value before them is not the a
 _CURRENCY = re.compile(r"^([-+]?)\s*((?:US\s?)?\\\$|[£€¥₹]|Rs\.?|USD|EUR|GBP)\s*(?=[-+.\d(\\])")
 _SPAN = rf"{TEXT}[^{END}]*{END}"
 _TEXT_FRACTION = re.compile(
-    rf"\\frac\s*\{{\s*({_SPAN}|[A-Za-z]+)\s*\}}\s*\{{\s*((?:{_SPAN}|[A-Za-z]+)(?:\^\{{?\d\}}?)?)\s*\}}"
+    rf"\\frac\s*\{{\s*({_SPAN}|[A-Za-z]+)\s*\}}\s*\{{\s*((?:{_SPAN}|[A-Za-z]+)(?:\^\{{?\d\}}?)?)\s*\}}$"
 )
 _TEXT_UNIT = re.compile(rf"^(.*[^\s+\-*/=(^_,])\s*((?:/\s*)?{_SPAN}(?:{_SPAN}|\^\s*\{{?-?\d\}}?|/|\s|\\cdot)*)$")
 _PLAIN_UNIT = re.compile(
-    r"^((?:[-+\d.,/ {}()^]|\\frac|\\sqrt|\\pi|\\times|\\cdot)*[\d.})]|[-+]?\\pi)(\s*)"
+    r"^((?:[-+\d.,/ {}()^]|\\frac|\\sqrt|\\pi|\\times|\\cdot|\\overline|\\bar|\\dot)*[\d.})]|[-+]?\\pi)(\s*)"
     r"((?:/\s*)?[A-Za-zµ](?:[A-Za-z. /\-]|\^\s*\{?-?\d\}?|\\cdot)*)$"
 )
 _NOT_UNITS = {
@@ -143,6 +143,7 @@ class Unit:
 
 
 NONE, PERCENT = Unit(), Unit(words=("%",))
+_GENERIC = {(f"unit^{power}",): (("length", Fraction(power)),) for power in (2, 3)}  # square and cubic units
 
 
 def split_unit(value: str) -> tuple[str, Unit, Fraction]:
@@ -150,7 +151,7 @@ def split_unit(value: str) -> tuple[str, Unit, Fraction]:
 
     Words such as those of `7 squared` or `7 is wrong` stay with the value, which then cannot be read.
     """
-    value = _TEXT_FRACTION.sub(lambda each: TEXT + re.sub(f"[{TEXT}{END}]", "", f"{each[1]}/{each[2]}") + END, value)
+    value = _TEXT_FRACTION.sub(_unit_fraction, value)
     percent = re.fullmatch(rf"(.*[^\s\\{TEXT}])\s*(?:\\?%|{TEXT}?\s*per\s?cent(?:age)?\s*{END}?|pct)", value)
     if percent and not re.search(r"[A-Za-z]$", percent.group(1)):
         return percent.group(1), PERCENT, Fraction(1)
@@ -176,6 +177,14 @@ def split_unit(value: str) -> tuple[str, Unit, Fraction]:
     return value.strip(), unit, factor
 
 
+def _unit_fraction(match: re.Match) -> str:
+    r"""A fraction of units at the end, as text: `60 \frac{km}{h}`; that of variables as it is: `\frac{a}{b}`."""
+    above, below = (re.sub(f"[{TEXT}{END}]", "", each) for each in match.groups())
+    names = (above.strip(), below.partition("^")[0].strip())
+    of_units = TEXT in match[0] or (match.start() > 0 and all(_known(name) is not None for name in names))
+    return f"{TEXT}{above}/{below}{END}" if of_units else match[0]
+
+
 def factor_between(left: Unit, right: Unit) -> Fraction | None:
     """The number by which a value in `left` is multiplied for a value in `right`; None if the units do not agree.
 
@@ -183,6 +192,9 @@ def factor_between(left: Unit, right: Unit) -> Fraction | None:
     """
     if left.empty or right.empty:
         return Fraction(1)
+    for generic, other in ((left, right), (right, left)):
+        if generic.words in _GENERIC and (other.above or other.below):
+            return Fraction(1) if (other.above, other.below) == (_GENERIC[generic.words], ()) else None
     if left.words != right.words and left.words and right.words:
         return None
     if not (left.above or left.below) or not (right.above or right.below):
@@ -191,30 +203,51 @@ def factor_between(left: Unit, right: Unit) -> Fraction | None:
         return None
     if left.below and right.below and left.below != right.below:
         return None
+    if not (left.above and right.above) and not (left.below and right.below):
+        return None  # 5 per hour is not 5 hours
     above = left.size / right.size if left.above and right.above else Fraction(1)
     below = left.below_size / right.below_size if left.below and right.below else Fraction(1)
     return above / below
 
 
 def number_word(text: str) -> Fraction | None:
-    """The value of an English number word (`twenty-five`, `two hundred and five`, `one half`), or None."""
+    """The value of an English number word (`twenty-five`, `two hundred and five`, `two and a half`), or None."""
     sign = -1 if re.match(r"(?:minus|negative) ", text.lower()) else 1
-    words = re.sub(r"^(?:minus|negative) |\band\b|-", " ", text.lower()).split()
-    if not words or any(word not in _NUMBER_WORDS and word not in _SCALES and word not in _PARTS for word in words):
+    words = re.sub(r"^(?:minus|negative) |-", " ", text.lower()).split()
+    if words[:2] == ["half", "a"] and words[2:] and words[2] in _KINDS:  # half a dozen
+        value = _whole(words[1:])
+        return value and sign * value / 2
+    if not words or words[-1] not in _PARTS:
+        value = _whole(words)
+        return value if value is None else sign * value
+    part, words = _PARTS[words[-1]], words[:-1]
+    if not words:
+        return None if part not in (2, 4) else sign * Fraction(1, part)  # "third" alone is an ordinal
+    mixed = "and" in words
+    cut = len(words) - words[::-1].index("and") if mixed else 0
+    whole, above = _whole(words[: cut - 1]) if mixed else Fraction(0), _whole(words[cut:], of_a_part=True)
+    if whole is None or above is None or (mixed and above >= part):
         return None
-    total = group = Fraction(0)
-    for position, word in enumerate(words):
-        if word in _PARTS:
-            if position < len(words) - 1 or (position == 0 and word not in ("half", "quarter")):
-                return None  # "third" alone is an ordinal
-            return sign * (total + (group if position else 1)) / _PARTS[word]
+    return sign * (whole + above / part)
+
+
+def _whole(words: list[str], of_a_part: bool = False) -> Fraction | None:
+    """The value of words as English joins them: `two five` and `twenty twenty` are no number."""
+    if of_a_part and words == ["a"]:
+        return Fraction(1)
+    if not words or not _GRAMMAR.fullmatch("".join(_KINDS.get(word, "?") for word in words)):
+        return None
+    total, group, last = Fraction(0), Fraction(0), None
+    for word in words:
         if word in _NUMBER_WORDS:
             group += _NUMBER_WORDS[word]
-        elif _SCALES[word] <= 100:
+        elif word in _SCALES and _SCALES[word] <= 100:
             group = (group or 1) * _SCALES[word]
-        else:
-            total, group = total + (group or 1) * _SCALES[word], Fraction(0)
-    return sign * (total + group)
+        elif word in _SCALES:
+            if last and _SCALES[word] >= last:
+                return None
+            total, group, last = total + (group or 1) * _SCALES[word], Fraction(0), _SCALES[word]
+    return total + group
 
 
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -224,6 +257,14 @@ _SMALL = (
 ).split()
 _NUMBER_WORDS = (
     {word: n for n, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, 2)} | {"a": 1}
+)
+_KINDS = {"zero": "z", "a": "a", "and": "&", "hundred": "H", "dozen": "D"}
+_KINDS |= dict.fromkeys(_SMALL[1:10], "u") | dict.fromkeys(_SMALL[10:], "t") | dict.fromkeys(_TENS, "T")
+_KINDS |= dict.fromkeys(("thousand", "million", "billion", "trillion"), "K")
+_BELOW_100 = "(?:Tu?|t|u)"
+_BELOW_1000 = f"(?:(?:{_BELOW_100}|a)?H(?:&?{_BELOW_100})?|{_BELOW_100})"
+_GRAMMAR = re.compile(
+    f"z|(?:{_BELOW_1000}|a)?K(?:&?{_BELOW_1000}K)*(?:&?{_BELOW_1000})?|{_BELOW_1000}|(?:{_BELOW_100}|a)?D"
 )
 _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4}
 _PARTS |= {"fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
@@ -246,7 +287,7 @@ def _unit(text: str) -> tuple[Unit, Fraction]:
     text = re.sub(rf"[{TEXT}{END}]", " ", text)
     text = re.sub(r"[{}]|\\cdot|\.(?=\s|$)|\.(?=[a-z])", " ", text).replace("°C", "celsius").replace("°F", "fahrenheit")
     text = re.sub(r"\s*\^\s*", "^", re.sub(r"(?<![A-Za-z])per(?![A-Za-z])", "/", text))
-    text = re.sub(r"(?<![A-Za-z])(?:square[\s-]+|sq[\s-]*(?!u))([A-Za-z]+)", r" \1^2", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<![A-Za-z])(?:square[\s-]+|sq[\s-]*(?!uare))([A-Za-z]+)", r" \1^2", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<![A-Za-z])cu(?:bic)?[\s-]+([A-Za-z]+)", r" \1^3", text, flags=re.IGNORECASE)
     text = re.sub(r"\s+squared(?![A-Za-z])", "^2", re.sub(r"\s+cubed(?![A-Za-z])", "^3", text))
     text = re.sub(r"degrees?\s+(celsius|fahrenheit)", r"\1", text, flags=re.IGNORECASE)
@@ -262,8 +303,9 @@ def _unit(text: str) -> tuple[Unit, Fraction]:
                 factor *= _SCALES[name.lower()]
             elif known is None:
                 word = name.lower()
-                if word not in _NEUTRAL:
-                    words.append(word if word in _OF_ANOTHER else word.removesuffix("s"))
+                word = word if word in _OF_ANOTHER else word.removesuffix("s")
+                if word not in _NEUTRAL or power != 1:
+                    words.append(word if power == 1 or word not in _NEUTRAL else f"{word}^{power}")
             else:
                 size, below, dimensions = known
                 sizes[side] *= size**power
