@@ -88,6 +88,11 @@ def test_faulty_code_returns_an_error_text(tool, code, text):
             f"{'a' * 100}...{'a' * 100}\nValueError: {'b' * 88}...{'b' * 100}",
         ),
         ("print('a' * 390); 1/0", f"{'a' * 100}...{'a' * 100}\nZeroDivisionError: division by zero"),
+        ("print('step', end='')\nimport os\nos._exit(3)", "step\nexited with status 3"),
+        ("print('step', end='')\nimport ctypes\nctypes.string_at(0)", "step\nkilled by SIGSEGV"),
+        # the program replaced what reports its outcome
+        ("import json\njson.dumps = None\n1/0", "ZeroDivisionError: division by zero"),
+        ("import os\nos.write = os._exit = None\n1/0", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_an_error_has_its_type_and_follows_the_output(tool, code, text):
@@ -98,6 +103,8 @@ def test_an_error_has_its_type_and_follows_the_output(tool, code, text):
 def test_output_before_the_time_limit_or_a_crash_is_kept(tool):
     result = tool.run("print('step')\nwhile True: pass")
     assert (result.status, result.text) == ("timeout", "step\ntimed out after 2 s")
+    result = tool.run("import sys\nprint('a', end=' ')\nsys.stdout.write('b')\nwhile True: pass")
+    assert (result.status, result.text) == ("timeout", "a b\ntimed out after 2 s")
     assert tool.run("print('step')\nimport os\nos._exit(3)").text == "step\nexited with status 3"
 
 
@@ -162,6 +169,9 @@ WRAPPED = [
     ("Compute it:\n```python\nprint(3)\n```\nThat is all.", "3"),
     ("```python\na = 1\n```\nand\n```python\nprint(a + 2)\n```", "3"),
     ("```python\n    print(3)\n```", "3"),
+    ("```python\n  def f():\n      return 3\n  print(f())```", "3"),
+    ("```bash\npip install numpy\n```\n```python\nprint(3)\n```", "3"),
+    ("```py\nprint(3)\n```\nOutput:\n```text\n3 is the answer\n```", "3"),
     ("    ```python\n    print(3)\n    ```", "3"),
     ("    print(4)", "4"),
     ("\tprint(4)", "4"),

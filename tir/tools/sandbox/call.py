@@ -34,9 +34,12 @@ _KERNEL = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 # Global random generators, seeded from the program: the same program draws the same numbers in every call.
 _GENERATORS = "random", "numpy.random", "sympy.core.random"
 READY = b"ready\n"
+# As they are before a program runs: it can replace them in their modules.
+_write, _exit, _to_json, _suppressed = os.write, os._exit, json.dumps, contextlib.suppress
 _FENCED = re.compile(
-    r"^[ \t]*(```+|~~~+)[ \t]*[\w{}.+-]*[ \t]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+    r"^[ \t]*(```+|~~~+)[ \t]*([\w{}.+-]*)[ \t]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\1\s*\Z|\Z)", re.DOTALL | re.MULTILINE
 )
+_PYTHON = re.compile(r"\{?\.?(?:python|py)[\d.]*\}?", re.IGNORECASE)
 _PROMPTED = re.compile(r"^(?:>>>|\.\.\.)(?: (.*))?$", re.MULTILINE)
 _LAST_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
 _ONE_LINE = re.compile(r"\A\s*(`+)(?:(?:python|py)\b)?(.*?)\1\s*\Z", re.DOTALL | re.IGNORECASE)
@@ -61,6 +64,22 @@ class Settings:
     without: tuple[str, ...] = ()
     unwrap: bool = False
     stderr: bool = False
+
+
+class _Output(io.TextIOWrapper):
+    """Passes on each line at once, and each of the first writes: a crash or the time limit loses nothing.
+
+    Later writes wait for the end of their line, because a program may print a million numbers on one.
+    """
+
+    _at_once = 1000
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._at_once:
+            self._at_once -= 1
+            self.flush()
+        return written
 
 
 def run(
@@ -107,11 +126,13 @@ def run(
     outcome = _execute(program, globals_, settings.unwrap)
     _finish()
     for stream in (sys.stdout, original_stdout):  # the program may have replaced sys.stdout
-        with contextlib.suppress(BaseException):
+        with _suppressed(BaseException):
             stream.flush()
-    with contextlib.suppress(BaseException):
-        os.write(3, json.dumps(outcome).encode() + b"\n")  # the newline tells the evaluator that the call has ended
-    os._exit(0)
+    status = 1  # without a report, 0 would say that the program ended itself without an error
+    with _suppressed(BaseException):
+        _write(3, _to_json(outcome).encode() + b"\n")  # the newline tells the evaluator that the call has ended
+        status = 0
+    _exit(status)
 
 
 def _restrict(barriers: Barriers, code: int, stdout: int, report: int, settings: Settings) -> None:
@@ -159,12 +180,8 @@ def _only_own_descriptors(code: int, stdout: int, report: int, stderr: bool) -> 
         os.dup2(source, target)
     os.closerange(5, DESCRIPTORS)
     sys.stdin = io.StringIO()
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(
-        # Each line at once: what was printed before the time limit or a crash is kept.
-        os.fdopen(1, "wb", closefd=False),
-        encoding="utf-8",
-        errors="replace",
-        line_buffering=True,
+    sys.stdout = sys.__stdout__ = _Output(
+        os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace", line_buffering=True
     )
     if stderr:
         sys.stderr = sys.__stderr__ = sys.stdout  # one buffer keeps the order of what is written
@@ -210,11 +227,14 @@ def _compiled(code: str, unwrap: bool):
 def _unwrapped(code: str) -> str:
     """The code in Markdown fences, if there are any, without common indentation and without an interpreter's prompts.
 
-    Several fenced blocks are joined. A block that is not closed ends with the code; an opening fence may be missing. Of
-    an interactive session, lines without a prompt are the interpreter's answers.
+    Several fenced blocks are joined; if some are marked as Python, only these. A block that is not closed ends with the
+    code; an opening fence may be missing. Of an interactive session, lines without a prompt are the interpreter's
+    answers.
     """
-    blocks = _FENCED.findall(code) or _ONE_LINE.findall(code)
-    code = "\n".join(textwrap.dedent(block) for _, block in blocks) if blocks else _LAST_FENCE.sub("", code)
+    fenced = _FENCED.findall(code)
+    marked = [block for _, language, block in fenced if _PYTHON.fullmatch(language)]
+    blocks = marked or [block for *_, block in fenced] or [block for _, block in _ONE_LINE.findall(code)]
+    code = "\n".join(map(textwrap.dedent, blocks)) if blocks else _LAST_FENCE.sub("", code)
     code = textwrap.dedent(code.removeprefix("\ufeff")).strip("\r\n")
     return "\n".join(_PROMPTED.findall(code)) if re.search(r"^>>>", code, re.MULTILINE) else code
 
