@@ -1,5 +1,7 @@
 """Input files: reading the real upstream files, and errors for missing, corrupt and invalid files."""
 
+import datetime
+import decimal
 import gzip
 import json
 import subprocess
@@ -185,6 +187,8 @@ SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
         ),
         ("benchmarks/x.jsonl", '[{"question": "q", "answer": ""}]', "benchmarks/x.jsonl:1: no answer can equal"),
         ("benchmarks/x.jsonl", '[{"question": "q", "answer": "a"}, 3]', "benchmarks/x.jsonl:2: not a JSON object"),
+        ("benchmarks/x.jsonl", '{"question": " ", "answer": "a"}', "benchmarks/x.jsonl:1: an item has no question"),
+        ("sft.json", json.dumps(SFT | {"instruction": "", "input": " "}), "sft.json: row 0: not an Alpaca row"),
         ("rl_train.parquet", "<html>", "rl_train.parquet:1: not valid JSON Lines"),
         ("rl_train.parquet", "PAR1<html>", "rl_train.parquet: cannot read Parquet file"),
     ],
@@ -312,6 +316,14 @@ def test_tool_stars_own_rows_may_be_json_lines_or_parquet(tmp_path):
     assert load_items(fetched(tmp_path, "benchmarks/x.jsonl", [{"problem": "q", "answer": 1}], None, "parquet"))
 
 
+def test_other_values_of_parquet_become_texts_or_are_named(tmp_path):
+    row = {"question": "q", "answer": decimal.Decimal("1.50"), "seen": datetime.datetime(2020, 1, 2)}
+    [item] = load_items(fetched(tmp_path, "benchmarks/x.jsonl", [row], None, "parquet"))
+    assert item.gold == ["1.50"]
+    with pytest.raises(DataError, match=r"x.jsonl: row 0: image: a value is no text, number, list or mapping"):
+        fetched(tmp_path, "benchmarks/x.jsonl", [row | {"image": b"\xff"}], None, "parquet")
+
+
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
@@ -332,6 +344,19 @@ def test_tool_stars_own_rows_may_be_json_lines_or_parquet(tmp_path):
             "row 1: turn 0: no such author: 'func",
         ),
         ("sft.json", {"messages": [{"role": "user", "content": None}]}, "row 1: turn 0: a turn has no text"),
+        ("sft.json", {"messages": [{"role": ["user"], "content": "q"}]}, "row 1: turn 0: no such author"),
+        (
+            "sft.json",
+            {"messages": [*MESSAGES["messages"][:2], {"role": "assistant", "content": "a", "tool_calls": [{"id": 1}]}]},
+            "row 1: turn 2: tool_calls: a call that is no text",
+        ),
+        ("sft.json", SHAREGPT | {"tools": '[{"name": "f"}]'}, "row 1: tools: a key that no row can have"),
+        ("sft.json", SHAREGPT | {"system": "Other."}, "row 1: turn 0: a turn out of place"),
+        (
+            "rl_train.parquet",
+            SEARCH_R1 | {"prompt": "Question: who wrote Question: a play?"},
+            "row 1: prompt: it is not clear where the question begins",
+        ),
         ("sft.json", {"messages": MESSAGES["messages"][:2]}, "row 1: not an Alpaca row"),  # no answer
         ("rl_train.parquet", SEARCH_R1 | {"ability": "chess"}, "row 1: ability: no reward rule for this ability"),
         ("rl_train.parquet", SEARCH_R1 | {"data_source": None}, "row 1: data_source: column is missing"),
@@ -386,8 +411,9 @@ def test_a_fetch_reads_json_lines_lists_gzip_and_other_encodings(tmp_path, name,
         (gzip.compress(b'{"question": "q", "answer": "a"}\n' * 99)[:-9], "damaged gzip file"),
         ('{"question": "q", "answer": "a"}\n'.encode("utf-16")[:-1], "damaged utf-16 file"),
         (b"\x28\xb5\x2f\xfd123", "not UTF-8: it looks like zstandard"),
+        (b"PK\x03\x04\xff", "not UTF-8: it looks like zip"),
     ],
-    ids=["gzip", "utf-16", "zstandard"],
+    ids=["gzip", "utf-16", "zstandard", "zip"],
 )
 def test_a_damaged_or_unknown_file_is_one_message(tmp_path, content, message):
     (tmp_path / "in").write_bytes(content)

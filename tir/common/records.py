@@ -111,6 +111,7 @@ def parse_row(line: bytes, keys: Sequence[str] = ()) -> dict:
 
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_MAGIC |= {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 def _other_encoding(text: bytes, error: UnicodeDecodeError) -> str:

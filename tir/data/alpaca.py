@@ -18,11 +18,11 @@ def read_alpaca(path: str | Path, max_rows: int | None = None) -> list[dict]:
         raise DataError("not a list of rows", where=str(path), why="the list is empty")
     for number, row in enumerate(rows):
         texts = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in FIELDS)
-        if not texts or not row["output"].strip():
+        if not texts or not row["output"].strip() or not (row["instruction"] + row["input"]).strip():
             raise DataError(
                 "not an Alpaca row",
                 where=f"{path}: row {number}",
                 why=f"{str(row)[:80]}",
-                remedy=f"give each row the text fields {', '.join(FIELDS)}; output must not be blank",
+                remedy=f"give each row the text fields {', '.join(FIELDS)}; neither output nor both others blank",
             )
     return replace_surrogates_in_json(rows[:max_rows])

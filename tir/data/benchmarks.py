@@ -39,11 +39,11 @@ def _item(row: Any, number: int, path: str | os.PathLike) -> Item:
     if not isinstance(row, dict):
         raise DataError("not a JSON object", where=f"{path}:{number + 1}", why=f"{row!r}"[:80])
     question = next((row[key] for key in _QUESTION_KEYS if row.get(key)), None)
-    if not isinstance(question, str):
+    if not isinstance(question, str) or not question.strip():
         raise DataError(
             "an item has no question",
             where=f"{path}:{number + 1}",
-            why=f"its keys are {', '.join(row)}; expected one of {', '.join(_QUESTION_KEYS)}",
+            why=f"its keys are {', '.join(row)}; expected a text in one of {', '.join(_QUESTION_KEYS)}",
         )
     answer = row.get("answer", row.get("Answer"))
     if answer is None or answer == []:

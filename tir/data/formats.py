@@ -10,6 +10,8 @@ A file is Parquet, JSON Lines or one JSON list, whatever its format.
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,7 +55,24 @@ def convert(path: Path, name: str, form: str | None) -> None:
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(converted), path)
     else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in converted), encoding="utf-8")
+        lines = [_json_line(row, f"{path}: row {number}") for number, row in enumerate(converted)]
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def _json_line(row: dict, where: str) -> str:
+    """A row of a Parquet file as a line of JSON: decimal numbers, dates and times as texts."""
+
+    def other(value: Any) -> str:
+        if isinstance(value, (decimal.Decimal, datetime.date, datetime.time)):
+            return str(value)
+        names = [name for name, each in row.items() if type(value).__name__ in f"{type(each).__name__} {each!r:.200}"]
+        raise DataError(
+            "a value is no text, number, list or mapping",
+            where=f"{where}: {', '.join(names) or 'a column'}",
+            why=f"it is of the type {type(value).__name__}: {value!r:.60}; leave this column out of the file",
+        )
+
+    return json.dumps(row, ensure_ascii=False, default=other) + "\n"
 
 
 def is_parquet(path: Path) -> bool:
@@ -84,11 +103,17 @@ def alpaca_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
             where=where,
             why=f"its keys are {', '.join(row)}; expected conversations or messages, a list of turns",
         )
+    if unread := [name for name in ("tools", "functions") if row.get(name) not in (None, "", [], "[]")]:
+        raise DataError(
+            "a key that no row can have",
+            where=f"{where}: {unread[0]}",
+            why="calls are written in the protocol's tags; write the instruction of the tools into the system turn",
+        )
     system, question, output = row.get("system") or "", None, []
     for number, turn in enumerate(turns):
         place = f"{where}: turn {number}"
         role, text = _turn(turn, place)
-        if role == "system" and number == 0:
+        if role == "system" and number == 0 and system.strip() in ("", text.strip()):
             system = text
         elif role == "user" and question is None and not output:
             question = text
@@ -109,8 +134,12 @@ def alpaca_row(row: Mapping[str, Any], where: str) -> dict[str, str]:
 def _turn(turn: Any, where: str) -> tuple[str, str]:
     turn = turn if isinstance(turn, dict) else {}
     author, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if author not in _AUTHORS:
+    if not isinstance(author, str) or author not in _AUTHORS:
         raise DataError("no such author", where=where, why=f"{author!r}; known are {', '.join(_AUTHORS)}")
+    if unread := [name for name in ("tool_calls", "function_call") if turn.get(name)]:
+        raise DataError(
+            "a call that is no text", where=f"{where}: {unread[0]}", why="calls are written in the protocol's tags"
+        )
     if not isinstance(text, str):
         raise DataError("a turn has no text", where=where, why=f"{text!r}"[:80])
     return _AUTHORS[author], text
@@ -145,6 +174,12 @@ def _question(row: Mapping[str, Any], where: str) -> str:
     if not isinstance(prompt, str):
         raise DataError(
             "no question", where=f"{where}: prompt", why=f"{row.get('prompt')!r}"[:80] + " has no user turn with a text"
+        )
+    if prompt.count("Question:") > 1:
+        raise DataError(
+            "it is not clear where the question begins",
+            where=f"{where}: prompt",
+            why="`Question:` stands in it more than once; give the row a column `question`",
         )
     return prompt.rpartition("Question:")[2].strip()
 

@@ -34,7 +34,6 @@ def read_rl_rows(path: str | os.PathLike, limit: int | None = None) -> list[dict
 def _report_unanswerable(rows: Sequence[Mapping], path: str | os.PathLike) -> None:
     """Print the rows with a blank gold answer, or refuse the file if there are too many."""
     numbers = [number for number, row in enumerate(rows) if not all(map(str.strip, golds_of(row)))]
-    numbers = [number for number, row in enumerate(rows) if not all(map(str.strip, golds_of(row)))]
     if not numbers:
         return
     named = ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")
