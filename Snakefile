@@ -19,7 +19,7 @@ if not os.path.exists("config.yaml"):
     )
 
 from tir.common.errors import ConfigError
-from tir.config.command_line import typed
+from tir.config.command_line import refuse_repeated_values, typed
 from tir.config.experiment import load
 from tir.config.params import operational_params, params, without
 from tir.config.site import load_site
@@ -45,6 +45,7 @@ stated = typed(stated_config(workflow))
 update_config(config, stated)
 try:
     refuse_repeated_keys(files)
+    refuse_repeated_values(sys.argv[1:])
     SITE = load_site(config.get("site"), files, stated)
     cfg = load(config, files, stated)
 except ConfigError as error:

@@ -11,7 +11,7 @@ from support.paths import ROOT
 
 from tir.common.errors import ConfigError
 from tir.config.arms import coefficients
-from tir.config.command_line import typed
+from tir.config.command_line import refuse_repeated_values, typed
 from tir.config.data import METRICS
 from tir.config.experiment import load
 from tir.config.references import TAKEN
@@ -502,6 +502,17 @@ def test_values_of_the_command_line_get_the_types_of_yaml():
         ({"data": {"sft": "some/rows"}}, ["{sft: {kind: hub, repo: some/rows, file: FILE}}"]),
         ({"data": {"sft": "https://host/rows.json"}}, ["{sft: {kind: url, url: ", "https://host/rows.json"]),
         ({"xyzzy": 1}, ["unknown key; known here: arms, benchmarks"]),
+        ({"model": "Qwen/Q"}, ["--config models='{base: {kind: hub, repo: Qwen/Q}}'"]),
+        ({"RL": {"steps": 20}}, ["did you mean `rl`", "--config rl='{steps: 20}'"]),
+        ({"lr": 1e-3}, ["unknown key; known here: arms, benchmarks"]),  # not: did you mean `rl`
+        (
+            {"tools": {"routes": {"math": ["python", "serch"]}}},
+            ["did you mean `search`", "--config tools='{routes: {math: [python, search]}}'"],
+        ),
+        (
+            {"tables": {"mine": {"rows": [{"model": "sft"}, {"model": "asppo@30"}]}}},
+            ["--config tables='{mine: {rows: [{model: sft}, {model: aspo@30}]}}'"],
+        ),
     ],
 )
 def test_a_key_in_the_wrong_place_and_a_source_as_text_print_what_to_write(stated, words):
@@ -527,6 +538,46 @@ def test_a_key_that_is_written_twice_is_refused_with_both_lines(tmp_path):
     file.write_text("tables:\n  mine:\n    rows:\n    - {label: a, model: b, label: c}\n")
     with pytest.raises(ConfigError, match="tables.mine.rows.0.label in lines 4 and 4"):
         refuse_repeated_keys([str(file)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-n", "--config", "rl={steps: 5}", "rl={rows: 4}"], "a key is written twice: rl:"),
+        (["--config", "rl={steps: 5, steps: 6}", "x=1"], "a key is written twice: rl.steps:"),
+        (["--config", "a=1", "-n", "-C", "b=2"], "the option is written twice: a b:"),
+        (["--config=a=1", "--config=b=2"], "the option is written twice: a b:"),
+        (["-C", "a=1", "b={c: [1, 2]}", "-n", "a=1"], ""),
+        (["results/table5.csv"], ""),
+    ],
+)
+def test_a_key_that_the_command_line_states_twice_is_refused(arguments, words):
+    if not words:
+        return refuse_repeated_values(arguments)
+    with pytest.raises(ConfigError) as caught:
+        refuse_repeated_values(arguments)
+    assert f"--config: {words}" in str(caught.value) and "try: --config" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": {"sft": {"path": "rows.json"}}}, ["data.sft.path: a source of kind hub", "kind: local"]),
+        ({"models": {"base": {"path": "mine"}}}, ["models.base.path: a source of kind hub", "kind: local"]),
+        ({"benchmarks": {"gsm8k": {"source": {"repo": "a/b"}}}}, ["source.repo: a source of kind url", "kind: hub"]),
+        ({"data": {"sft": {"kind": "local", "path": "x", "revision": "v2"}}}, ["revision: a source of kind local"]),
+        ({"data": {"sft": {"kind": "local", "path": "rows.json"}}}, []),  # the keys of the file below are replaced
+        ({"data": {"sft": {"revision": "v2"}}}, []),
+    ],
+)
+def test_a_key_that_the_kind_of_a_source_does_not_read_is_refused(change, words):
+    value = overlaid(PAPER, change)
+    if not words:
+        load(value, [str(ROOT / "config.yaml")], change)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(value, [str(ROOT / "config.yaml")], change)
+    assert all(word in str(caught.value) for word in ["--config: ", *words]), caught.value
 
 
 def test_an_error_of_a_command_line_value_names_the_option_and_the_correction():

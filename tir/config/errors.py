@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from collections.abc import Mapping
@@ -30,8 +31,13 @@ def render_errors(
     """
     faults = faults_of(error, root, given)
     faults = [fault for fault in faults if not _inherited(fault, given)] or faults
+    return render_faults([fault.below(*at) for fault in faults], files, stated)
+
+
+def render_faults(faults: list[Fault], files: list[str], stated: Mapping[str, Any]) -> str:
+    """Faults of the whole configuration as text."""
     count = f"{len(faults)} faults in the configuration" if len(faults) > 1 else "a fault in the configuration"
-    return "\n\n".join([count, *(_block(fault.below(*at), files, stated) for fault in faults)])
+    return "\n\n".join([count, *(_block(fault, files, stated) for fault in faults)])
 
 
 def _inherited(fault: Fault, given: Any) -> bool:
@@ -51,7 +57,23 @@ def _block(fault: Fault, files: list[str], stated: Mapping[str, Any]) -> str:
         text += f"; did you mean `{fault.near}`?"
     if fault.paste is None:
         return text
-    return f"{text}\n  write:\n{_snippet(_nested(*fault.paste), inline=source == OPTION)}"
+    path, value = fault.paste
+    if source == OPTION:  # the whole list, because it replaces the one of the files
+        path, value = _in_its_list(path, value, stated)
+    return f"{text}\n  write:\n{_snippet(_nested(path, value), inline=source == OPTION)}"
+
+
+def _in_its_list(path: tuple, value: Any, stated: Mapping[str, Any]) -> tuple[tuple, Any]:
+    """The path of the first list on a path, and that list with the value in it."""
+    depth = next((depth for depth, part in enumerate(path) if isinstance(part, int)), None)
+    items = None if depth is None else value_at(stated, path[:depth])
+    if not isinstance(items, list):
+        return path, value
+    items = copy.deepcopy(items)
+    *above, last = path[depth:]
+    place = value_at(items, tuple(above)) if above else items
+    place[last] = value
+    return path[:depth], items
 
 
 def _snippet(value: dict[str, Any], *, inline: bool) -> str:

@@ -18,7 +18,7 @@ from tir.config import references
 from tir.config.arms import Arm, inherit
 from tir.config.data import Benchmark, Data
 from tir.config.dpo import Dpo
-from tir.config.errors import render_errors
+from tir.config.errors import render_errors, render_faults
 from tir.config.evaluation import Evaluation
 from tir.config.faults import Faults
 from tir.config.judge import Judge
@@ -26,12 +26,13 @@ from tir.config.presets import with_preset
 from tir.config.retrieval import Retrieval
 from tir.config.rl import Rl
 from tir.config.sft import Sft
-from tir.config.sources import ModelSource
+from tir.config.sources import ModelSource, unread_keys
 from tir.config.study import Study
 from tir.config.synthesis import RUNS, Synthesis
 from tir.config.tables import FullSize, Statistics, Table, TraceSampling, TraceSet
 from tir.config.tools import Tools
 from tir.config.world import TinyModelSettings, WorldSettings
+from tir.config.yaml_files import content
 
 
 class Config(Model):
@@ -230,6 +231,9 @@ def load(merged: Mapping[str, Any], files: list[str], stated: Mapping[str, Any] 
         ConfigError: all faults, each with file, key, reason, nearest valid name and the YAML to paste.
     """
     try:
-        return Config.model_validate({key: value for key, value in merged.items() if key != "site"})
+        config = Config.model_validate({key: value for key, value in merged.items() if key != "site"})
     except ValidationError as error:
         raise ConfigError(render_errors(error, Config, merged, files, stated)) from None
+    if faults := list(unread_keys([*map(content, files), stated])):
+        raise ConfigError(render_faults(faults, files, stated))
+    return config

