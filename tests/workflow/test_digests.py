@@ -49,6 +49,20 @@ def test_equal_code_has_equal_digests_and_different_code_different_ones(tmp_path
     assert not [pair for pair in different if tree_digest(pair[0]) == tree_digest(pair[1])]
 
 
+def test_a_relative_import_is_an_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
+    (tmp_path / "tir/inner").mkdir(parents=True)
+    (tmp_path / "tir/inner/entry.py").write_text("from . import one\nfrom .two import x\nfrom ..three import y\n")
+    names = ["tir/__init__.py", "tir/inner/__init__.py", "tir/inner/one.py", "tir/inner/two.py", "tir/three.py"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    for cached in (digests._read, digests._file):
+        cached.cache_clear()
+    assert digests.code("tir.inner.entry") == sorted(["tir/inner/entry.py", *names])
+    for cached in (digests._read, digests._file):
+        cached.cache_clear()
+
+
 def test_docstrings_are_read_only_as_help_texts():
     """Digests ignore docstrings, so no result may depend on one."""
     for path in (ROOT / name for name in modules(ROOT)):

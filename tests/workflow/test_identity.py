@@ -116,3 +116,22 @@ def test_a_copied_file_is_digested_once(tmp_path, monkeypatch):
     (tmp_path / "output").write_text("2")
     with pytest.raises(TypeError):
         compare()
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"job": 1, "output": 2, "inputs": 3}', '{"job": {}, "output": {}, "inputs": {}}', "[]"]
+)
+def test_a_damaged_record_is_no_record(tmp_path, monkeypatch, damaged):
+    """It is valid JSON, but not what is written here; so is the file of digests."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").write_text("1")
+    identity.write({"command": "train"}, {}, ["output"])
+    (tmp_path / "identity/digests.json").write_text('{"output": 3, "input": {}}')
+    comparison = identity.Comparison()
+    assert comparison.difference("output", lambda: {"command": "train"}, []) is None
+    (tmp_path / "identity/output.json").write_text(damaged)
+    comparison = identity.Comparison()
+    assert comparison.difference("output", lambda: {"command": "train"}, []) == "no record of how it was made"
+    comparison.accept("output", {"command": "train"}, [])
+    comparison.save()
+    assert identity.Comparison().difference("output", lambda: {"command": "train"}, []) is None

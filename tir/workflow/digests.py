@@ -88,7 +88,16 @@ class _Module(NamedTuple):
 def _read(file: str) -> _Module:
     imports: list[str] = []
     tree = _as_json(ast.parse((ROOT / file).read_text(encoding="utf-8"), filename=file), imports)
-    return _Module(tuple(imports), digest(tree))
+    package = Path(file).parent.parts
+    return _Module(tuple(_absolute(name, package) for name in imports), digest(tree))
+
+
+def _absolute(name: str, package: tuple[str, ...]) -> str:
+    """The name of a module that `from ..a import b` names `..a.b`, in a package."""
+    dots = len(name) - len(name.lstrip("."))
+    if not dots:
+        return name
+    return ".".join([*package[: len(package) - dots + 1], *filter(None, [name[dots:]])])
 
 
 def _as_json(part: Any, imports: list[str]) -> Any:
@@ -122,8 +131,9 @@ def _imports(node: ast.AST) -> Iterator[str]:
     """
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    elif isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        yield from (module, *(f"{module}.{alias.name}" if node.module else module + alias.name for alias in node.names))
     elif isinstance(node, ast.Constant) and isinstance(node.value, str) and (name := _DOTTED.fullmatch(node.value)):
         yield from (name[1], name[1].rpartition(".")[0])
 

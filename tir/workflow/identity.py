@@ -29,6 +29,7 @@ from tir.common.records import digest, file_digest, read_json, write_json
 FOLDER = Path("identity")
 _DIGESTS = FOLDER / "digests.json"  # of files whose time is not the recorded one, e.g. after a copy
 _SMALL = 1 << 20  # bytes
+_ENTRY = {"stat", "sha256"}  # what is recorded of a file
 
 
 def entries(paths: Iterable[str]) -> dict[str, Any]:
@@ -61,7 +62,8 @@ class Comparison:
 
     def __init__(self) -> None:
         self._exists, self._stat, self._record = map(cache, (os.path.exists, _stat, _record))
-        self._digests = _read(_DIGESTS) or {}
+        known = _read(_DIGESTS) or {}
+        self._digests = {path: each for path, each in known.items() if isinstance(each, dict) and each.keys() == _ENTRY}
         self._saved = dict(self._digests)
 
     def known(self, path: str) -> bool:
@@ -132,7 +134,11 @@ def _write(path: str, job: Mapping[str, Any], made: Mapping[str, Any], inputs: M
 def _record(path: str) -> dict[str, Any] | None:
     """The record of an output; None if there is none, or if it is damaged."""
     record = _read(_file(path))
-    return record if record and {"job", "output", "inputs"} <= record.keys() else None
+    if not record or not {"job", "output", "inputs"} <= record.keys():
+        return None
+    inputs = record["inputs"].values() if isinstance(record["inputs"], dict) else [None]
+    whole = all(isinstance(each, dict) and each.keys() == _ENTRY for each in (record["output"], *inputs))
+    return record if whole and isinstance(record["job"], dict) else None
 
 
 def _read(file: Path) -> dict[str, Any] | None:
