@@ -734,4 +734,5 @@ def test_every_writer_prints_numbers_by_that_rule():
 
 def test_checkpoints_after_dpo_are_those_of_an_arm():
     assert is_arm(["aspo-step30-seed1", "grpo-step15-dpo1-seed2"])
+    assert is_arm(["sft-original"]) and is_arm(["sft-synthesised"]) and not is_arm(["sft-medium"])
     assert not is_arm(["aspo-step30-seed1", "sft-epoch2"]) and not is_arm(["sft"])

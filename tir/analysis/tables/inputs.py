@@ -197,8 +197,10 @@ class Inputs:
 
 
 def is_arm(models: Sequence[str]) -> bool:
-    """Whether model ids are checkpoints of an arm (`aspo-step30-seed1`), whose seeds are samples of its training."""
-    return all(re.search(r"-step\d+(-dpo\d+)?-seed\d+$", model) for model in models)
+    """Whether model ids stand for a way of training, whose seeds are samples of it: checkpoints of an arm
+    (`aspo-step30-seed1`), or fine-tuning on one of two corpora (`sft-synthesised`).
+    """
+    return all(re.search(r"-step\d+(-dpo\d+)?-seed\d+$|^sft-(original|synthesised)$", model) for model in models)
 
 
 def same_items(first: Mapping, second: Mapping, where: str) -> None:
