@@ -18,6 +18,7 @@ from tir.analysis.tables.inputs import Inputs
 from tir.workflow.targets import last_summary
 
 FACTS = {
+    "decoding": {"temperature": 1.0, "samples": 2},
     "arms": ["grpo", "aspo"],
     "seeds": 3,
     "epochs": 2,
@@ -72,6 +73,7 @@ def test_the_summary_says_what_was_run_found_and_not_found(root, tmp_path):
     run = " ".join(found[RUN])
     assert "30 steps with 32 prompts and 4 trajectories" in run and "2 arms (grpo, aspo), 3 seeds each" in run
     assert "30 questions of each of GSM8K, MATH500" in run and "generated" not in run
+    assert run.endswith(": each 2 times, at temperature 1.")
     text = " ".join(found[FOUND])
     assert text.startswith("Average scores with 95 % intervals: published ")
     assert "1 of 4 claims hold: A is better: 1.92 [1.5, 2.25]." in text

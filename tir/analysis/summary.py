@@ -68,7 +68,10 @@ def _run(facts: Mapping[str, Any], origin: str) -> list[str]:
         f"({', '.join(facts['arms'])}), {seeds} seed{'s' if seeds > 1 else ''} each."
     )
     generated = f"This is a run of a {origin}. Its numbers show that the machinery works, not that a method does."
-    return [*([generated] if origin else []), training, f"Every checkpoint answered {asked}."]
+    times, temperature = facts["decoding"]["samples"], facts["decoding"]["temperature"]
+    decoding = f"at temperature {temperature:g}" if temperature else "greedily"
+    often = "once" if times == 1 else f"{times} times"
+    return [*([generated] if origin else []), training, f"Every checkpoint answered {asked}: each {often}, {decoding}."]
 
 
 def _averages(results: Path, tables: Sequence[str]) -> str:

@@ -198,6 +198,7 @@ class Targets:
             "steps": rl.steps,
             "prompts": rl.batch_prompts,
             "samples": rl.group_size,
+            "decoding": {key: getattr(cfg.evaluation, key) for key in ("temperature", "samples")},
             "benchmarks": [
                 {"label": each["label"], "n": cfg.benchmarks[each["name"]].n} for each in self.columns(tables[0])
             ],
