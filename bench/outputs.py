@@ -50,8 +50,10 @@ def jobs(folder: Path) -> dict[str, list[list[str]]]:
 def whole(output: str) -> str:
     """What belongs to an output: the folder of a model, an index or a training run, else the file."""
     parts = Path(output).parts
+    if parts[:2] == ("runs", "dpo") and parts[3] != "training":  # several jobs write into the folder above
+        return output
     if parts[0] == "runs":
-        return str(Path(*parts[: 4 if parts[1] == "rl" else 3]))
+        return str(Path(*parts[: 3 if parts[1] == "sft" else 4]))
     return str(Path(output).parent) if parts[-1] == "manifest.json" else output
 
 
