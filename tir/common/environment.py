@@ -32,6 +32,11 @@ def prepare() -> None:
     os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
 
 
+def job_threads() -> int:
+    """Number of cores of the job, which Snakemake states as OMP_NUM_THREADS; else those that this process may use."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 def scratch_home() -> Path:
     """A directory of this user in $TMPDIR, or /tmp. Jobs on one node share it, so that each kernel is compiled once.
 

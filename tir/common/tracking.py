@@ -45,6 +45,11 @@ class TrackedRun:
     trackers: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of transformers' Trainer; none without trackers."""
+        return {"report_to": list(self.trackers), "run_name": self.name} if self.trackers else {}
+
 
 NOT_TRACKED = TrackedRun()
 

@@ -129,8 +129,7 @@ def render_recipe(
         recipe |= {"lora_rank": dpo.lora_rank, "lora_alpha": LORA_SCALE * dpo.lora_rank, "lora_target": "all"}
     if cpu:
         recipe |= {"use_cpu": True} | ({"ddp_backend": "gloo"} if run.processes > 1 else {})
-    if tracked.trackers:
-        recipe |= {"report_to": list(tracked.trackers), "run_name": tracked.name}
+    recipe |= tracked.arguments
     if deepspeed_file is not None:
         recipe["deepspeed"] = str(deepspeed_file)
     if resume is not None:

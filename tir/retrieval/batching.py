@@ -124,9 +124,8 @@ class MicroBatcher:
     async def _serve(self) -> None:
         while True:
             await self._collect()
-            batch = [
-                each for each in self._take() if not each.future.done()
-            ]  # drop requests whose client has disconnected
+            # Drop requests whose client has disconnected.
+            batch = [each for each in self._take() if not each.future.done()]
             if not batch:
                 continue
             self._last_batch_size = len(batch)

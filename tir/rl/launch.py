@@ -30,6 +30,7 @@ from typing import Any
 import tenacity
 from pydantic import BaseModel
 
+from tir.common.environment import job_threads
 from tir.common.errors import CheckpointError, InfrastructureFault, TirError
 from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
@@ -263,8 +264,6 @@ class _Launcher:
             arguments.append(f"trainer.logger=[{','.join(('file', *self.tracked.trackers))}]")
         write_text(self.directory / "overrides.txt", "\n".join(arguments) + "\n")
         log = self.directory / "logs" / f"verl_{len(verl_logs(self.directory)):03d}.jsonl"
-        # Snakemake sets this variable to the number of the job's cores.
-        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
         unused = {JUDGE, HELPER, HUB}  # keys
         inherited = {
             key: value
@@ -273,7 +272,7 @@ class _Launcher:
         }
         variables = (
             inherited
-            | environment(self.run, files, threads)
+            | environment(self.run, files, job_threads())
             | dict(self.tracked.variables)
             | {
                 "VERL_FILE_LOGGER_PATH": str(log),

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tir.common import subprocesses
+from tir.common.environment import job_threads
 from tir.common.errors import InfrastructureFault
 from tir.common.records import write_json, write_text
 from tir.common.schema import Device
@@ -86,10 +87,8 @@ def run_trainer(
 
 
 def _environment(device: Device, processes: int) -> dict[str, str]:
-    # Snakemake gives all threads of the job to each process that it starts.
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     variables = {
-        "OMP_NUM_THREADS": str(max(1, threads // processes)),
+        "OMP_NUM_THREADS": str(max(1, job_threads() // processes)),
         entry.PARENT: str(os.getpid()),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

@@ -135,8 +135,7 @@ def render_recipe(
         recipe["use_cpu"] = True
         if run.processes > 1:
             recipe["ddp_backend"] = "gloo"
-    if tracked.trackers:
-        recipe |= {"report_to": list(tracked.trackers), "run_name": tracked.name}
+    recipe |= tracked.arguments
     if deepspeed_file is not None:
         recipe["deepspeed"] = str(deepspeed_file)
     if resume is not None:

@@ -198,7 +198,7 @@ class Targets:
             "steps": rl.steps,
             "prompts": rl.batch_prompts,
             "samples": rl.group_size,
-            "decoding": {key: getattr(cfg.evaluation, key) for key in ("temperature", "samples")},
+            "decoding": self._evaluated(),
             "benchmarks": [
                 {"label": each["label"], "n": cfg.benchmarks[each["name"]].n} for each in self.columns(tables[0])
             ],
@@ -207,6 +207,10 @@ class Targets:
             {"after": [f"results/{name}" for name in made]} | self._counted(origin),
             params(tables=tables, figures=figures, facts=facts, **origin),
         )
+
+    def _evaluated(self) -> dict[str, Any]:
+        """How the accuracy tables' questions were answered."""
+        return self.cfg.evaluation.model_dump(include={"temperature", "samples"})
 
     def _claimed(self, tables: list[str]) -> dict[str, list[str]]:
         """Model ids of the tables' models, by each expression that a claim may use (`aspo@30`, `aspo@last`, ...)."""
@@ -249,8 +253,7 @@ class Targets:
                 rows = {row["label"]: row for each in shown for row in self.rows(each)}.values()
                 columns = self.columns(shown[0])
                 pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
-                decoding = {key: getattr(cfg.evaluation, key) for key in ("temperature", "samples")}
-                return Source({"rows": list(rows), "benchmarks": columns, "decoding": decoding}, pairs)
+                return Source({"rows": list(rows), "benchmarks": columns, "decoding": self._evaluated()}, pairs)
             case "trajectories":
                 sets = self.pooled(name)
                 pairs = [(each["model"], each["benchmark"]) for each in sets]

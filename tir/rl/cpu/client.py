@@ -20,7 +20,7 @@ async def _acquire_server(self: LLMServerClient, request_id: str, **extra: Any) 
 
 
 def _release_server(self: LLMServerClient, server_id: str, request_id: str | None = None) -> None:
-    pass
+    """Nothing to say: the load balancer was not told that a request began."""
 
 
 LLMServerClient._acquire_server, LLMServerClient._release_server = _acquire_server, _release_server

@@ -6,7 +6,8 @@ This module adds "cpu" through verl's extension points, without changing verl's 
     VERL_USE_EXTERNAL_MODULES=tir.rl.cpu.platform     `import verl` imports this module
     VERL_PLATFORM=cpu                                 verl selects the platform registered here
 
-Parts 2 and 3 are `tir.rl.cpu.training` (the engine that trains) and `tir.rl.cpu.rollout` (the engine that generates).
+Parts 2 to 4 are `tir.rl.cpu.training` (the engine that trains), `tir.rl.cpu.rollout` (the engine that generates) and
+`tir.rl.cpu.client` (its client).
 """
 
 from __future__ import annotations
