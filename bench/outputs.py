@@ -20,6 +20,7 @@ from typing import Any
 RESULTS = "data models index runs traces scores judge sampled synthesis results identity".split()
 TIMES = (
     *("*/table8.*", "*/resources.csv*", "*/retrieval_smoke*", "*/wall_clock.jsonl", "*.log", "*/logs/*", "*/alive"),
+    "*/.snakemake_timestamp",  # an empty file of Snakemake's
     "*/items.parquet",  # it has the seconds of each trajectory
     *("*/table9.html", "*/table10.html", "*/table13.html"),  # their other forms are compared without the lines of times
 )

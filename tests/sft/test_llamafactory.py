@@ -18,7 +18,7 @@ from support.qwen_like import qwen_like_tokenizer
 from support.sft_runs import ROW, on_cpu, sft_run
 from support.training_runs import SFT_PYTHON, Training, gone
 
-from tir.common.records import read_jsonl, write_json
+from tir.common.records import read_json, read_jsonl, write_json
 from tir.config.params import operational_params, params
 from tir.config.site import Tracking
 from tir.sft.checkpoints import complete_checkpoints
@@ -211,3 +211,6 @@ def test_two_processes_that_are_warned_and_killed_at_random_give_the_loss_curve_
     for step, (loss, evaluated) in expected.items():
         assert found[step][0] == pytest.approx(loss, abs=1e-4), f"step {step}, seed {seed}"
         assert found[step][1] == (evaluated and pytest.approx(evaluated, abs=1e-4))
+    summaries = [read_json(each.run / "checkpoints" / "train_results.json") for each in (undisturbed, training)]
+    assert summaries[1]["total_flos"] == summaries[0]["total_flos"]
+    assert summaries[1]["train_loss"] == pytest.approx(summaries[0]["train_loss"], abs=1e-4)

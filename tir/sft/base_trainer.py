@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback
 
 from tir.common.records import read_json, write_json
@@ -54,6 +55,17 @@ class BaseTrainer(Trainer):
         """Go on with the means that were begun before the checkpoint from which this run resumes."""
         self._tr_loss.fill_(running["sum"])
         self._total_loss_scalar, self._globalstep_last_logged = running["logged"], running["last_logged"]
+
+    def store_flos(self) -> None:
+        """Add this run's floating-point operations since the last call to the state, those of all processes.
+
+        The Trainer adds them in single precision, so that the total would depend on the steps of the checkpoints.
+        """
+        operations = torch.tensor(self.current_flos, dtype=torch.float64, device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(operations)
+        self.state.total_flos += operations.item()
+        self.current_flos = 0
 
     def _save_checkpoint(self, model, trial) -> None:
         # First, because a checkpoint is complete when its last file is there.
