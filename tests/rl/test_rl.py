@@ -573,6 +573,7 @@ def test_a_real_run_near_its_time_limit_saves_every_step(tmp_path, monkeypatch):
         return collect(directory, rl)
 
     monkeypatch.setattr(launch, "collect", record_and_collect)
+
     def train(name):
         run = tmp_path / name
         policies = launch.train(rl_run(**SLOW | {"steps": 3, "save_every": 3, "validate_every": 3}), inputs, run)
