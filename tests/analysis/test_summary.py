@@ -78,7 +78,7 @@ def test_the_summary_says_what_was_run_found_and_not_found(root, tmp_path):
     assert text.startswith("Average scores with 95 % intervals: published ")
     assert "1 of 4 claims hold: A is better: 1.92 [1.5, 2.25]." in text
     assert "1 of 4 claims do not hold: B is better: 3." in text
-    assert "phi was 40 % of the advantage" in text and "thought again directly after a call of Python" in text
+    assert "phi was 40 % of the advantage" in text and "thought again directly after calling Python" in text
     missing = " ".join(found[NOT_FOUND])
     assert "cannot be told apart on average" in missing and "found with probability 0.8" in missing
     assert "1 of 4 claims cannot be decided" in missing

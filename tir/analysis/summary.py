@@ -127,7 +127,7 @@ def _behaviour(path: Path) -> list[str]:
     for bigram, action in {"python→answer": "answered", "python→think": "thought again"}.items():
         if rows and bigram in rows[0]:
             rates = ", ".join(f"{row['model']} {row[bigram]}" for row in rows)
-            sentences.append(f"On math, a model {action} directly after a call of Python, per trajectory: {rates} times.")
+            sentences.append(f"On math, a model {action} directly after calling Python, per trajectory: {rates} times.")
     return sentences
 
 
