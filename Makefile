@@ -45,7 +45,8 @@ export PYTHONNOUSERSITE = 1
 
 demo: environments
 	@mkdir -p logs
-	@PYTHONPATH=$(CURDIR)/envs/plugins $(SNAKEMAKE) --logger stages --profile $(PROFILE) $(TARGETS) > logs/demo.log
+	@PYTHONPATH=$(CURDIR)/envs/plugins $(SNAKEMAKE) --logger stages --profile $(PROFILE) $(TARGETS) \
+	  $(if $(filter all,$(TARGETS)),$(if $(wildcard .venv/inspect/.complete),inspected)) > logs/demo.log
 	@$(if $(filter all,$(TARGETS)),$(SNAKEMAKE) --profile $(PROFILE) --report results/report.html --quiet all -- reported)
 	@.venv/workflow/bin/python -m scripts.show_results
 

@@ -115,6 +115,7 @@ include: "rules/plan.smk"
 
 localrules:
     all,
+    inspected,
     reported,
     fetch,
     system_prompt,
@@ -139,6 +140,12 @@ rule all:
         expand("results/{figure}.png", figure=TARGETS.figures),
         "results/retrieval_smoke.csv",
         looking.default(TARGETS),
+
+
+rule inspected:
+    """Logs of single trajectories for the viewer of inspect_ai; `make demo` makes them after `make inspect`."""
+    input:
+        lambda w: looking.logs(TARGETS),
 
 
 rule reported:

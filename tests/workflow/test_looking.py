@@ -47,6 +47,17 @@ def test_the_table_of_items_has_full_test_sets_where_they_are_made_by_default():
     assert "n500/scores/aspo-step30-seed1/gsm8k.jsonl" in found.files
 
 
+def test_logs_are_made_of_the_compared_models_and_of_the_rollouts(targets):
+    last, step = {"laptop": ("aspo-step20-seed1", 20), "paper": ("aspo-step30-seed1", 30)}[
+        "laptop" if targets.cfg.generated else "paper"
+    ]
+    assert looking.default(targets) == ["results/items.parquet", f"results/compare/sft_vs_{last}.html"]
+    models = [
+        f"results/inspect/{model}_{benchmark}.eval" for model in ("sft", last) for benchmark in ("gsm8k", "hotpotqa")
+    ]
+    assert sorted(looking.logs(targets)) == sorted([*models, f"results/inspect/rl/{last}_train.eval"])
+
+
 def test_a_comparison_reads_both_models_on_the_standard_benchmarks(targets):
     arm = next(iter(targets.cfg.arms))
     target = looking.compared(targets, "sft", f"{arm}@last")

@@ -61,18 +61,37 @@ def compared(targets: Targets, a: str, b: str) -> Target:
     return Target(records | counted, params(names=[a, b], models=models, benchmarks=benchmarks, **origin))
 
 
-def default(targets: Targets) -> list[str]:
-    """What `rule all` makes: the table of items, and a comparison of the fine-tuned model with the first shaped arm.
+def shown_arm(targets: Targets) -> str | None:
+    """The arm whose trajectories are shown beside those of the fine-tuned model: the first shaped one, or the first."""
+    arms = [arm for arm in targets.shown_arms if targets.cfg.arms[arm].estimator == "aspo"] or targets.shown_arms
+    return arms[0] if arms else None
 
-    The comparison is of the last checkpoint of the first seed. It is left out where the tables of `rule all` do not
-    have all its records.
+
+def shown_models(targets: Targets) -> tuple[str, str] | None:
+    """The fine-tuned model and the last checkpoint of `shown_arm`, first seed, whose trajectories are compared.
+
+    None where the tables of `rule all` do not have all their records.
     """
-    cfg, made = targets.cfg, ["results/items.parquet"]
-    arms = [arm for arm in targets.shown_arms if cfg.arms[arm].estimator == "aspo"] or targets.shown_arms
-    if arms:
-        pair = ("sft", cfg.policy(arms[0], cfg.rl.steps, cfg.rl.seeds[0]))
-        if set(compared(targets, *pair).files) <= set(items(targets).files):
-            made.append(f"results/compare/{pair[0]}_vs_{pair[1]}.html")
+    cfg, arm = targets.cfg, shown_arm(targets)
+    pair = arm and ("sft", cfg.policy(arm, cfg.rl.steps, cfg.rl.seeds[0]))
+    return pair if pair and set(compared(targets, *pair).files) <= set(items(targets).files) else None
+
+
+def default(targets: Targets) -> list[str]:
+    """What `rule all` makes: the table of items, and a comparison of `shown_models`."""
+    pair = shown_models(targets)
+    return ["results/items.parquet", *([f"results/compare/{pair[0]}_vs_{pair[1]}.html"] if pair else [])]
+
+
+def logs(targets: Targets) -> list[str]:
+    """What `rule inspected` makes: logs of inspect_ai of `shown_models` on the first benchmark of each task, and of the
+    last step of the arm's reinforcement learning.
+    """
+    cfg, arm, pair = targets.cfg, shown_arm(targets), shown_models(targets)
+    first = {each.task: name for name, each in reversed(_standard(cfg).items())}
+    made = [f"results/inspect/{model}_{name}.eval" for model in pair or () for name in first.values()]
+    if pair and not cfg.arms[arm].dpo:
+        made.append(f"results/inspect/rl/{pair[1]}_train.eval")
     return made
 
 
