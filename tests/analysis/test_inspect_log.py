@@ -111,6 +111,15 @@ def test_a_log_has_every_trajectory_with_its_scores(root, benchmark):
     assert found["means"]["correct"] == pytest.approx(sum(each["correct"] for each in scores) / 30)
 
 
+def test_the_data_frame_of_inspect_ai_has_every_trajectory(root):
+    export(root, "gsm8k")
+    code = "from inspect_ai.analysis import samples_df; print(*samples_df('results/inspect', quiet=True).score_correct)"
+    done = subprocess.run([PYTHON, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    right = [score["correct"] for score in lines(root / "scores/sft/gsm8k.jsonl")]
+    assert sorted(done.stdout.split()) == sorted("C" if each else "I" for each in right) and len(set(right)) == 2
+
+
 def test_calls_and_their_failures_are_stated(root):
     path = root / "traces/sft/gsm8k.jsonl"
     rows = lines(path)
