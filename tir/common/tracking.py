@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from tir.common.keys import Redaction
+from tir.common.subprocesses import end_at_once
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # also the names of their packages
 VARIABLE = "TIR_TRACKING"  # name and configuration of the run, as JSON, for the process that trains
@@ -193,9 +194,7 @@ def run(main: Callable[[], None]) -> None:
 def leave(status: int) -> None:
     """End this process at once if a tracker still runs."""
     if any(each.alive for each in Background.running):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end_at_once(status)
 
 
 def _public(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tir.common import tracking
 from tir.common.records import read_json
-from tir.common.subprocesses import end_with_parent
+from tir.common.subprocesses import end_at_once, end_with_parent
 
 PARENT = "TIR_PARENT"  # id of the process that this one must not outlive
 RECIPE, SCHEDULE, STOP, ALIVE = "recipe.yaml", "schedule.json", "stop", "alive"  # files in the run's directory
@@ -61,6 +61,9 @@ def _train(directory: Path, schedule: dict, adapt: Callable[[dict], None]) -> No
     callback = Checkpoints(directory / STOP, directory / ALIVE, schedule["boundaries"], schedule["within"])
     adapt(schedule)
     run_exp(recipe, callbacks=[callback])
+    if schedule["processes"] > 1:
+        # Threads of gloo can still hold tensors. torch aborts if the interpreter ends before them (pytorch 179291).
+        end_at_once(0)
 
 
 def _use_our_trainer(schedule: dict) -> None:
