@@ -79,14 +79,15 @@ def compare(arguments) -> str:
 
 def indexes(work: Path, corpus: str | None, model: str, rows: int) -> Iterator[tuple[Path, bool]]:
     """Build the indexes to measure; yields each directory and whether its vectors are generated."""
+    common = {"max_query_tokens": 128, "max_passage_tokens": 16, "device": "cpu"}
     if corpus:
-        build_index(corpus, work / "index", EncoderConfig(model, "", "", 128, 16, device="cpu"), shard_rows=1000)
+        config = EncoderConfig(model=model, query_prefix="", passage_prefix="", **common)
+        build_index(corpus, work / "index", config, shard_rows=1000)
         yield work / "index", False
     if rows:
         encoder = measure.random_encoder(work / "encoder", model)
-        measure.generate_index(
-            work / "generated", EncoderConfig(str(encoder), "query: ", "passage: ", 128, 16, device="cpu"), rows
-        )
+        config = EncoderConfig(model=str(encoder), query_prefix="query: ", passage_prefix="passage: ", **common)
+        measure.generate_index(work / "generated", config, rows)
         yield work / "generated", True
 
 

@@ -21,12 +21,12 @@ from tir.common.schema import Model
 from tir.config.arms import Arm
 from tir.config.evaluation import Evaluation
 from tir.config.experiment import Config, load
-from tir.config.retrieval import Encoder, Retrieval
+from tir.config.retrieval import Retrieval
 from tir.config.site import Site
 from tir.config.tables import Statistics
 from tir.retrieval.build import build_index
 from tir.retrieval.client import SearchClient
-from tir.retrieval.encoder import EncoderConfig
+from tir.retrieval.settings import EncoderSettings
 from tir.scoring.score import score_traces
 from tir.tools import registry
 from tir.tools.search_tool import SearchToolConfig
@@ -133,7 +133,8 @@ def test_stages_create_no_sections():
         made |= {(file, name) for name in calls & sections}
         defined |= own
     assert made == {("tir/tools/python_tool.py", "PythonToolConfig")}
-    assert defined == {kind.settings.__name__ for kind in registry.kinds().values()}  # digests omit these classes
+    # digests omit these classes
+    assert defined == {kind.settings.__name__ for kind in registry.kinds().values()} | {EncoderSettings.__name__}
 
 
 # --- parts of the library that are imported without a configuration ------------------------------------------------
@@ -176,14 +177,6 @@ def test_a_function_has_the_defaults_of_its_section(function, section, names):
     assert {name: parameters[name].default for name in names} == {
         name: section.model_fields[name].default for name in names
     }
-
-
-def test_an_encoder_has_the_keys_of_its_section():
-    """Fields whose wrong default would silently spoil an index have none; pooling, device and threads are not keys."""
-    section = defaults_of_model(Encoder)
-    stated = {"model", "query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens"}
-    expected = {name: ... if name in stated else default for name, default in section.items()}
-    assert defaults_of_dataclass(EncoderConfig, "pooling", "normalise", "device", "threads") == expected
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,13 @@ def test_missing_and_invalid_encoder_settings_are_errors(model_directory, tmp_pa
         rest = {name: value for name, value in complete.items() if name != key}
         with pytest.raises(ConfigError, match=rf"retrieval.encoder.{key}.*missing"):
             EncoderConfig.from_mapping(rest, "retrieval.encoder")
-    with pytest.raises(ConfigError, match="unknown key"):
-        EncoderConfig.from_mapping({**complete, "pooled": "mean"})
+    for key, value, why in [
+        ("pooled", "mean", "unknown key"),
+        ("pooling", "cls", "'cls': Input should be 'mean'"),
+        ("max_query_tokens", 0, "0: Input should be greater than or equal to 8"),
+    ]:
+        with pytest.raises(ConfigError, match=rf"^encoder.{key}: invalid setting: {why}"):
+            EncoderConfig.from_mapping({**complete, key: value})
     with pytest.raises(ConfigError, match="longer than the model's positions"):
         Encoder(encoder_config(model_directory, max_passage_tokens=512))
     with pytest.raises(CheckpointError, match="not found"):
@@ -173,7 +178,9 @@ BUILD = """
 import sys
 from tir.retrieval.build import build_index
 from tir.retrieval.encoder import EncoderConfig
-config = EncoderConfig(sys.argv[3], "query: ", "passage: ", 16, 32, device="cpu", threads=1)
+config = EncoderConfig(
+    model=sys.argv[3], query_prefix="query: ", passage_prefix="passage: ", max_query_tokens=16, max_passage_tokens=32
+).on("cpu", 1)
 build_index(sys.argv[1], sys.argv[2], config, shard_rows=100)
 """
 

@@ -84,7 +84,8 @@ def _build(arguments: argparse.Namespace) -> None:
             remedy="--query-prefix 'query: ' --passage-prefix 'passage: '  # for e5; '' for no prefix",
         )
     names = ("model", "query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens", "device")
-    build_index(arguments.corpus, arguments.index, EncoderConfig(**{name: getattr(arguments, name) for name in names}))
+    config = EncoderConfig.from_mapping({name: getattr(arguments, name) for name in names})
+    build_index(arguments.corpus, arguments.index, config)
 
 
 def _query(arguments: argparse.Namespace) -> None:

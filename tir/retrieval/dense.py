@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,10 @@ class DenseIndex:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         elif device == "cuda":
             visible_gpus()  # raises before the encoder is loaded if there is no GPU
-        config = EncoderConfig.from_mapping(manifest["settings"], str(directory)).on(device, threads)
+        config = EncoderConfig.from_mapping(manifest["settings"], f"{directory}/manifest.json:settings")
         copy = directory / ENCODER
-        self.encoder = Encoder(replace(config, model=model or (str(copy) if copy.is_dir() else config.model)))
+        model = model or (str(copy) if copy.is_dir() else config.model)
+        self.encoder = Encoder(config.on(device, threads).model_copy(update={"model": model}))
         actual, expected = model_digest(self.encoder.directory), manifest["model_sha256"]
         if actual != expected:
             raise CheckpointError(

@@ -10,102 +10,67 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field, ValidationError
 
 from tir.common.errors import CheckpointError, ConfigError
 from tir.common.model_files import MANIFEST, packaged_model
 from tir.common.records import file_digest, read_json
+from tir.retrieval.settings import EncoderSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DTYPES = ("float32", "float16", "bfloat16")
 CPU_TOKENS = 1024  # tokens per forward pass on a CPU; more exceed its caches and take up to twice the time per token
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(EncoderSettings, frozen=True):
     """All settings of the encoder; those without a default must be given.
 
-    Args:
+    `retrieval.encoder` in docs/configuration.md describes the others.
+
+    Attributes:
         model: a directory, an installed package that contains the model, or a hub id "owner/name[@revision]".
-        query_prefix: text before every query ("query: " for e5).
-        passage_prefix: text before every passage ("passage: " for e5).
-        max_query_tokens: longer queries are cut; special tokens count (upstream 128).
-        max_passage_tokens: longer passages are cut; special tokens count (upstream's index 512).
         pooling: "mean" over the attention mask is the only choice.
         normalise: divide by the L2 norm, so that the inner product is the cosine.
-        dtype: type of weights and activations; float16 needs a GPU.
-        batch_size: largest number of texts per forward pass (upstream 256); on a CPU `CPU_TOKENS` applies too.
         device: "cpu", "cuda" or "auto" (cuda if available).
         threads: CPU threads of the forward pass; 0: torch's default.
     """
 
-    model: str
-    query_prefix: str
-    passage_prefix: str
-    max_query_tokens: int
-    max_passage_tokens: int
-    pooling: str = "mean"
+    pooling: Literal["mean"] = "mean"
     normalise: bool = True
-    dtype: str = "float32"
-    batch_size: int = 256
-    device: str = "auto"
-    threads: int = 0
-
-    def __post_init__(self):
-        if self.pooling != "mean":
-            raise ConfigError(
-                "unknown pooling", where="encoder.pooling", why=repr(self.pooling), remedy="pooling: mean"
-            )
-        if self.dtype not in DTYPES:
-            raise ConfigError(
-                "unknown dtype",
-                where="encoder.dtype",
-                why=repr(self.dtype),
-                remedy=f"set dtype to one of: {', '.join(DTYPES)}",
-            )
-        for key in ("max_query_tokens", "max_passage_tokens", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ConfigError(
-                    "must be positive", where=f"encoder.{key}", why=f"it is {getattr(self, key)}", remedy=f"{key}: 128"
-                )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "encoder") -> EncoderConfig:
-        """Build from a JSON object; raises `ConfigError` for an unknown or missing key."""
-        known = {field.name: field for field in fields(cls)}
-        required = [name for name, field in known.items() if field.default is MISSING]
-        for name in values:
-            if name not in known:
-                raise ConfigError("unknown key", where=f"{where}.{name}", remedy=f"known keys: {', '.join(known)}")
-        for name in required:
-            if name not in values:
-                raise ConfigError(
-                    "key missing",
-                    where=f"{where}.{name}",
-                    why="the embeddings depend on it, and it has no default",
-                    remedy=f"{name}: ...",
-                )
-        return cls(**values)
+        """Build from a JSON object; raises `ConfigError` for an unknown, missing or invalid key."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            reasons = {"extra_forbidden": "unknown key", "missing": "key missing: the embeddings depend on it"}
+            raise ConfigError(
+                "invalid setting",
+                where=f"{where}.{'.'.join(map(str, fault['loc']))}",
+                why=reasons.get(fault["type"], f"{fault['input']!r}: {fault['msg']}"),
+                remedy=f"set these keys: {', '.join(cls.model_fields)}",
+            ) from None
 
     def identity(self) -> dict[str, Any]:
         """The settings that change embeddings: all but batch size, device and threads."""
-        return {key: value for key, value in asdict(self).items() if key not in ("batch_size", "device", "threads")}
+        settings = self.model_dump(exclude={"batch_size", "device", "threads"})
+        settings["dtype"] = settings.pop("dtype")  # last, as in the manifests of existing indexes
+        return settings
 
     def on(self, device: str, threads: int) -> EncoderConfig:
         """The same encoder on another device; on a CPU float32 replaces float16."""
-        return replace(
-            self,
-            device=device,
-            threads=threads,
-            dtype="float32" if device == "cpu" and self.dtype == "float16" else self.dtype,
-        )
+        dtype = "float32" if device == "cpu" and self.dtype == "float16" else self.dtype
+        return self.model_copy(update={"device": device, "threads": threads, "dtype": dtype})
 
 
 def resolve_model(model: str) -> Path:
