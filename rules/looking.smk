@@ -58,7 +58,7 @@ rule compare:
         "--params {params.config:q} 2>&1 | tee {log}"
 
 
-# Run before a command in the environment of inspect_ai, which is installed only by those who want these logs.
+# Run before a command in the environment of inspect_ai, which only `make inspect` installs.
 INSPECT = "test -x {PYTHON[inspect]} || {{ echo 'no {PYTHON[inspect]}.  try: make inspect' >&2; exit 1; }}; "
 
 

@@ -74,7 +74,7 @@ def test_faults_name_their_key(edit, expected):
 
 def test_a_budget_of_zero_ends_in_one_paragraph_with_a_line_to_paste():
     message = fault(change("synthesis.sampling.budget", {"tokens": 0}))
-    assert "config.yaml: synthesis.sampling.budget.tokens: 0: with no budget the teacher is asked nothing" in message
+    assert "config.yaml: synthesis.sampling.budget.tokens: 0: no request could be sent to the teacher" in message
     assert message.endswith("  write:\n    synthesis:\n      sampling:\n        budget:\n          tokens: null")
 
 

@@ -415,7 +415,7 @@ def test_a_server_that_ends_leaves_the_endpoint_file_of_another_one(bm25_directo
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(("--idle-s", "0.1"), "nobody has searched for 0.1 s"), (("--alive", "nowhere"), "nowhere has not changed")],
+    [(("--idle-s", "0.1"), "no search for 0.1 s"), (("--alive", "nowhere"), "nowhere has not changed")],
 )
 def test_a_server_that_nobody_needs_ends_by_itself(bm25_directory, tmp_path, options, words):
     endpoint_file = tmp_path / "endpoint.json"

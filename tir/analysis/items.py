@@ -48,7 +48,7 @@ COLUMNS = (
     ("acc", pa.float64(), "substring accuracy"),
     ("char_f1", pa.float64(), "character F1; null for math"),
     ("math_equal", pa.bool_(), "mathematical equality; null for other tasks"),
-    ("judge", pa.bool_(), "verdict of the judge; null if it was not asked or gave none"),
+    ("judge", pa.bool_(), "verdict of the judge; null if the judge was not used or gave none"),
     ("actions", _TEXTS, "actions that the model wrote, in order: think, python, search, answer"),
     ("bigrams", _TEXTS, "pairs of successive actions, such as `think→python`"),
     ("calls", pa.int32(), "tool calls that the model wrote"),

@@ -17,7 +17,7 @@ def processes(stated: int, device: str) -> int:
 
 @cache
 def memory_of_gpus() -> list[float]:
-    """Bytes of memory of each GPU; asked in another process, because torch would occupy the GPUs from this one.
+    """Bytes of memory of each GPU, read in another process, because torch would occupy the GPUs from this one.
 
     Raises:
         InfrastructureFault: torch finds no GPU.

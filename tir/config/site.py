@@ -72,7 +72,7 @@ class RetrievalServer(Model):
     start_s: float = Field(
         1800.0, gt=0, description="longest start of any retrieval server in seconds; it reads the index first"
     )
-    idle_s: float = Field(900.0, gt=0, description="it ends when nobody has searched for so many seconds")
+    idle_s: float = Field(900.0, gt=0, description="it ends after so many seconds without a search")
 
 
 class Tracking(Model):

@@ -64,7 +64,7 @@ class SynthesisBudget(Model):
     @classmethod
     def _not_nothing(cls, value: Any) -> Any:
         if value == 0 and value is not False:
-            raise Fault((), "0: with no budget the teacher is asked nothing; null means no limit", paste=((), None))
+            raise Fault((), "0: no request could be sent to the teacher; null means no limit", paste=((), None))
         return value
 
 

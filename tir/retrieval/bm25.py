@@ -71,7 +71,7 @@ def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
             "no words to index",
             where=str(corpus.path),
             why=f"every row is blank or consists of stop words ({config.stopwords!r})",
-            remedy='retrieval: {bm25: {stopwords: ""}}  # or use another corpus',
+            remedy='BM25Config(stopwords="")  # for build_index; or use another corpus',
         )
     retriever = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
     retriever.index(tokens, show_progress=False)

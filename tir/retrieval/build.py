@@ -77,7 +77,7 @@ def _build(
             "not an index directory",
             where=str(output),
             why="it contains other files, and a build would replace them",
-            remedy="--output NEW_DIRECTORY",
+            remedy="give a new or empty directory for the index",
         )
     corpus_scan = scan(corpus)
     encoder = Encoder(config) if isinstance(config, EncoderConfig) else None

@@ -46,7 +46,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
             "not a finished index",
             where=str(directory),
             why=why,
-            remedy=f"python -m scripts.build_index --corpus CORPUS --output {directory} --params '...'",
+            remedy=f"tir-retrieval build CORPUS {directory}  # in the workflow: repeat the Snakemake command",
         )
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

@@ -1,12 +1,12 @@
-"""A folder in which processes ask for a retrieval server and find its address.
+"""A folder in which processes request a retrieval server and find its address.
 
     asked        a process that searches needs a server
     server.json  address, token and index digest of the server that is ready
     refused      there is no server now, and why: do not wait
-    alive        a number that its keeper increases every few seconds
+    alive        a number that the folder's keeper increases every few seconds
 
-The jobs of a run meet the run's server in a folder on the shared file system (`tir.retrieval.standing`), the processes
-of one job meet its server in a folder on the node's disk (`tir.retrieval.sidecar`).
+The keeper is the process that starts servers and writes these files. The folder for all jobs of a run is on the shared
+file system (`tir.retrieval.standing`), that for the processes of one job on the node's disk (`tir.retrieval.sidecar`).
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def address_of(entry: dict[str, Any]) -> Address:
 class Folder:
     """One such folder.
 
-    Directories are listed before a file is opened: a network file system remembers for a minute that a file did not
-    exist, but reads a directory again when it is opened.
+    Directories are listed before a file is opened. A network file system can report for a minute that a new file does
+    not exist, but reads a directory again when it is opened.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -104,7 +104,7 @@ class Folder:
     # --- for the keeper ---------------------------------------------------------------------------------------------
 
     def take_request(self) -> bool:
-        """Whether somebody has asked since the last call."""
+        """Whether a process has requested a server since the last call."""
         if ASKED not in self._names():
             return False
         (self.path / ASKED).unlink(missing_ok=True)
@@ -119,7 +119,7 @@ class Folder:
         (self.path / SERVER).unlink(missing_ok=True)
 
     def refuse(self, why: str) -> None:
-        """Say that there is no server now, so that nobody waits."""
+        """Say that there is no server now, so that no process waits for one."""
         (self.path / REFUSED).write_text(why, encoding="utf-8")
 
     def beat(self, number: int) -> None:

@@ -107,7 +107,7 @@ def serve(
         cache_size: number of cached results.
         new_token: require a random token, which only the endpoint file has.
         alive: stop when the text of this file has not changed for 45 s.
-        idle_s: stop when nobody has searched for so many seconds.
+        idle_s: stop after so many seconds without a search.
     """
     import uvicorn
 
@@ -177,12 +177,12 @@ def serve(
 
 
 def _end_when_unused(server: uvicorn.Server, app: FastAPI, alive: str | None, idle_s: float) -> None:
-    """Stop the server when nobody has searched for `idle_s`, or its keeper's heartbeat has stopped."""
+    """Stop the server after `idle_s` seconds without a search, or when its keeper's heartbeat has stopped."""
     heartbeat, app.state.searched = Heartbeat(alive) if alive else None, time.monotonic()
     while not server.should_exit:
         time.sleep(1)
         if time.monotonic() - app.state.searched > idle_s:
-            why = f"nobody has searched for {idle_s:g} s"
+            why = f"no search for {idle_s:g} s"
         elif heartbeat and heartbeat.lost():
             why = f"{alive} has not changed for {BEAT_LOST_S:g} s: the run that needed this server is over"
         else:

@@ -1,8 +1,8 @@
 """The retrieval server that a job searches with, found or started at the job's first search.
 
 The job uses the server of its run (`tir.retrieval.standing`) if there is one, and otherwise starts its own beside
-itself. A thread keeps a folder in which the job's processes ask for a server and find its address: it watches the
-server, replaces a lost one, and ends its own with the job. If the job is killed, the kernel ends the server.
+itself. A thread keeps a folder in which the job's processes request a server and find its address. The thread watches
+the server, replaces a lost one, and ends its own with the job. If the job is killed, the kernel ends the server.
 """
 
 from __future__ import annotations

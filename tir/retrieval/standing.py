@@ -1,11 +1,11 @@
 """One retrieval server for all jobs of a run, started when the first of them searches.
 
 A run whose plan has jobs that search starts this program beside Snakemake. It keeps a folder on the shared file system
-(`tir.retrieval.folder`): when a job asks there, it submits one Slurm job with the server, or starts one on this
-machine. The server writes its address and a random token into the folder, and ends when nobody has searched for a
-while. The program ends it when Snakemake ends, which it notices by the end of its standard input. If this machine is
-lost, the server ends because the number in `alive` stays the same. A server that dies is started once more, when a job
-asks for it. After that, jobs start their own.
+(`tir.retrieval.folder`). When a job requests a server there, it submits one Slurm job with the server, or starts one on
+this machine. The server writes its address and a random token into the folder, and ends after some time without a
+search. When Snakemake ends, the standard input of this program is closed, and the program ends the server. If this
+machine is lost, the server ends because the number in `alive` stays the same. A server that dies is started once more,
+at the next request of a job. After that, jobs start their own.
 
 Run: `python -m tir.retrieval.standing --folder DIR --settings JSON`, as `start` does. It imports no other library.
 """
@@ -194,7 +194,7 @@ class Manager:
             self._submitted = None
             # A server that ends by itself removes its address.
             if self._ready and not self._folder.address():
-                _say("ended, because nobody searched or its time was over; the next search starts it again")
+                _say("ended, because there was no search or its time was over; the next search starts it again")
                 return
             self._folder.withdraw()
             self._died("died" if self._ready else "did not start")

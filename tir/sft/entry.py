@@ -55,7 +55,7 @@ def _train(directory: Path, schedule: dict, adapt: Callable[[dict], None]) -> No
 
     from tir.sft.callback import Checkpoints
 
-    # The Trainer loads the optimizer to the device `cpu:0`, which torch knows only as `cpu`.
+    # The Trainer loads the optimizer to the device `cpu:0`, which torch calls only `cpu`.
     torch.serialization.register_package(0, lambda _: None, lambda data, where: data if where[:4] == "cpu:" else None)
     recipe = yaml.safe_load((directory / RECIPE).read_text(encoding="utf-8"))
     callback = Checkpoints(directory / STOP, directory / ALIVE, schedule["boundaries"], schedule["within"])

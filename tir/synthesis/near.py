@@ -46,7 +46,7 @@ class NearDuplicates:
         return None
 
     def add(self, question: str, name: str) -> None:
-        """Remember a question under a name."""
+        """Store a question under a name."""
         sequences = _sequences(question)
         for band in self._signature(sequences):
             self._bands[band].append(len(self._seen))

@@ -74,7 +74,7 @@ class Comparison:
         """Why a known output is not what its job would make now; None if it is.
 
         Args:
-            path: the output. If it has been deleted, its record tells whether what was made of it is still right.
+            path: the output. If it has been deleted, its record shows whether what was made of it is still right.
             job: gives what the job does; called only if there is a record.
             inputs: the job's input files.
         """

@@ -1,7 +1,7 @@
 r"""Trajectories before their tools run: the model's text turn by turn, and the text that each result must contain.
 
 At two points of a trajectory there is a choice that decides whether the answer is right: whether and how a tool is
-called first, and whether its result is believed. `Habits` states how often the examples choose well; docs/world.md
+called first, and whether its result is used. `Habits` states how often the examples choose well; docs/world.md
 describes the choices and how often each is right.
 """
 
@@ -109,7 +109,7 @@ def _in_the_head(code: str, random: Random, slip: float) -> tuple[str, str, bool
 
 
 def python_draft(problem: Problem, random: Random, habits: Habits) -> Draft:
-    """Solve a problem with a program, and believe its result or not."""
+    """Solve a problem with a program, and answer with its result or think again."""
     style = random.choices(
         ("short", "long", "plan"), (habits.think_short, habits.think_long, 1 - habits.think_short - habits.think_long)
     )[0]

@@ -1,9 +1,9 @@
 """Names of fictional entities: a noun and a word, such as `village Bor` or `Dr Kim`.
 
-A model of a million parameters can copy a name that it has not seen if every part is one token and follows a token that
-it knows: here the noun. (Names of two or three syllables, of which each follows another rare one, it still copied
-wrongly after twice the training.) Nouns and words make thousands of names. The model would memorise a few hundred
-instead of learning to copy.
+A model of a million parameters can copy a name that it has not seen if every part is one token and follows a frequent
+token: here the noun. (With names of two or three syllables, each after another rare one, it still made errors after
+twice the training.) Nouns and words make thousands of names. The model would memorise a few hundred instead of learning
+to copy.
 """
 
 from __future__ import annotations

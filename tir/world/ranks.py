@@ -1,6 +1,6 @@
 """A byte-level BPE tokenizer from a file of ranks in tiktoken's format, such as Qwen2.5's.
 
-The file has one token per line, in base64, and its rank, which is also its id. `tokenizers` wants merges instead: the
+The file has one token per line, in base64, and its rank, which is also its id. `tokenizers` needs merges instead: the
 two parts of a token are what is left when it is encoded with the tokens of lower ranks only.
 """
 

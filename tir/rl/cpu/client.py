@@ -1,7 +1,7 @@
-"""verl on a CPU, part 4: the client of verl's rollout servers asks only once which server to use.
+"""verl on a CPU, part 4: the client of verl's rollout servers queries the load balancer only once.
 
-verl asks an actor (its load balancer) before each turn, and tells it after the turn. A CPU run has one server, so the
-answer is always the same.
+verl calls an actor, its load balancer, before each turn to get a server, and again after the turn. A CPU run has one
+server, so the answer is always the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ async def _acquire_server(self: LLMServerClient, request_id: str, **extra: Any) 
 
 
 def _release_server(self: LLMServerClient, server_id: str, request_id: str | None = None) -> None:
-    """Nothing to say: the load balancer was not told that a request began."""
+    """Does nothing: the load balancer does not count the requests of this client."""
 
 
 LLMServerClient._acquire_server, LLMServerClient._release_server = _acquire_server, _release_server

@@ -13,7 +13,7 @@ from functools import cache
 
 from tir.scoring.answers.math_text import END, TEXT
 
-_SYMPY = (  # names that sympy knows; it has no others that an answer would mean
+_SYMPY = (  # names in sympy; it has no others that an answer would mean
     "m meter meters cm centimeter centimeters mm millimeter millimeters km kilometer kilometers dm decimeter "
     "decimeters nm nanometer nanometers inch inches foot feet ft yard yards yd mile miles mi s second seconds ms "
     "millisecond "

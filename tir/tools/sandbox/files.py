@@ -1,7 +1,7 @@
 """Landlock (kernel 5.13): a call may read the Python installation and system libraries and write its own directory.
 
 Landlock adds to the mount namespace, and replaces it where the kernel refuses user namespaces. `py_landlock` makes the
-system calls and omits access rights that an older kernel does not know. The rules also forbid TCP and signals to other
+system calls and omits access rights that an older kernel does not have. The rules also forbid TCP and signals to other
 processes.
 """
 

@@ -100,7 +100,7 @@ def build_filter(pid: int, own_root: bool) -> Filter:
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     rules.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
     for name in ALLOWED + ALLOWED_ON_OWN_FILES * own_root:
-        # A name that this architecture or libseccomp does not know gets no rule, so the call stays refused.
+        # A name that this architecture or libseccomp does not have gets no rule, so the call stays refused.
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:
             rules.add_rule(allow, name)
     # clone may create threads, but no processes or namespaces. A filter cannot read clone3's flags, which are in

@@ -1,7 +1,7 @@
 """The preloaded process (zygote) of the Python tool: it imports numpy, sympy and scipy once and forks a child per call.
 
 The zygote never receives programs or their output: each child is a copy of it and could read them in its memory. The
-evaluator sends three pipes per child and talks to the child through them (`tir.tools.sandbox.supervisor`). Commands and
+evaluator sends three pipes per child, through which it reaches the child (`tir.tools.sandbox.supervisor`). Commands and
 replies are packets on a socket, descriptor 0. The zygote sends the first reply when everything is loaded:
 
     (start)                            {"missing": {barrier: reason}, "scratch": directory that calls write, or ""}
