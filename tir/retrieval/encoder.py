@@ -29,9 +29,10 @@ CPU_TOKENS = 1024  # tokens per forward pass on a CPU; more exceed its caches an
 
 
 class EncoderConfig(EncoderSettings, frozen=True):
-    """All settings of the encoder; those without a default must be given.
+    """All settings of the encoder.
 
-    `retrieval.encoder` in docs/configuration.md describes the others.
+    `model`, `query_prefix`, `passage_prefix`, `max_query_tokens` and `max_passage_tokens` have no default, because the
+    embeddings depend on them. `retrieval.encoder` in docs/configuration.md describes the settings that are not below.
 
     Attributes:
         model: a directory, an installed package that contains the model, or a hub id "owner/name[@revision]".
@@ -58,7 +59,7 @@ class EncoderConfig(EncoderSettings, frozen=True):
                 "invalid setting",
                 where=f"{where}.{'.'.join(map(str, fault['loc']))}",
                 why=reasons.get(fault["type"], f"{fault['input']!r}: {fault['msg']}"),
-                remedy=f"set these keys: {', '.join(cls.model_fields)}",
+                remedy=f"known keys: {', '.join(cls.model_fields)}",
             ) from None
 
     def identity(self) -> dict[str, Any]:
