@@ -44,7 +44,7 @@ class EncoderConfig(EncoderSettings, frozen=True):
 
     pooling: Literal["mean"] = "mean"
     normalise: bool = True
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(0, ge=0)
 
     @classmethod
