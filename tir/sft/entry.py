@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tir.common import tracking
+from tir.common.imports import without_collection
 from tir.common.records import read_json
 from tir.common.subprocesses import end_at_once, end_with_parent
 
@@ -49,11 +50,12 @@ def _launch(directory: Path, processes: int, module: str) -> None:
 
 
 def _train(directory: Path, schedule: dict, adapt: Callable[[dict], None]) -> None:
-    import torch
-    import yaml
-    from llamafactory.train.tuner import run_exp
+    with without_collection():
+        import torch
+        import yaml
+        from llamafactory.train.tuner import run_exp
 
-    from tir.sft.callback import Checkpoints
+        from tir.sft.callback import Checkpoints
 
     # The Trainer loads the optimizer to the device `cpu:0`, which torch calls only `cpu`.
     torch.serialization.register_package(0, lambda _: None, lambda data, where: data if where[:4] == "cpu:" else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tir.common.imports import without_collection
 from tir.common.model_files import check_weights
 from tir.rollout.engines.base import Completion, Engine
 
@@ -20,10 +21,11 @@ def make_engine(settings: EngineConfig, model: str | Path, *, device: str) -> En
     Raises `CheckpointError` if the model's weights are missing or incomplete.
     """
     check_weights(model)
-    if settings.kind == "vllm":
-        from tir.rollout.engines.vllm import VllmEngine
+    with without_collection():
+        if settings.kind == "vllm":
+            from tir.rollout.engines.vllm import VllmEngine
 
-        return VllmEngine(model, device=device, dtype=settings.dtype, batch_invariant=settings.batch_invariant)
-    from tir.rollout.engines.transformers import TransformersEngine
+            return VllmEngine(model, device=device, dtype=settings.dtype, batch_invariant=settings.batch_invariant)
+        from tir.rollout.engines.transformers import TransformersEngine
 
-    return TransformersEngine(model, device=device, dtype=settings.dtype, max_batch=settings.max_batch)
+        return TransformersEngine(model, device=device, dtype=settings.dtype, max_batch=settings.max_batch)
