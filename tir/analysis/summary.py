@@ -67,7 +67,7 @@ def _run(facts: Mapping[str, Any], origin: str) -> list[str]:
         f"{facts['prompts']} prompts and {facts['samples']} trajectories for each, in {len(facts['arms'])} arms "
         f"({', '.join(facts['arms'])}), {seeds} seed{'s' if seeds > 1 else ''} each."
     )
-    generated = f"This is a run of a {origin}. Its numbers show that the machinery works, not that a method does."
+    generated = f"This is a run of a {origin}. Its numbers show that every part works, not that a method does."
     times, temperature = facts["decoding"]["samples"], facts["decoding"]["temperature"]
     decoding = f"at temperature {temperature:g}" if temperature else "greedily"
     often = "once" if times == 1 else f"{times} times"
