@@ -34,11 +34,11 @@ _RECURRING = (
     re.compile(r"^([-+]?\d*\.\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?$"),
     re.compile(r"^([-+]?\d*\.\d*)\((\d+)\)$"),
     re.compile(r"^([-+]?\d*\.\d*)\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?$"),
-    re.compile(r"^([-+]?\d*\.\d*?)(\d+?)\2{2,}\.\.\.$"),
+    re.compile(r"^([-+]?\d*\.\d*?)(?:(\d+?)\2{2,}|(\d\d+)\3+)\.\.\.$"),
 )
-_NO_ALGEBRA = re.compile(
-    r"\d \d|\d *\. +\d|\d +\. *\d|[\ue000-\uf8ff]|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}|\.\.\.|!!|[:?]|\\\$"
-    r"|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle)\b"  # names of points do not commute
+_NO_ALGEBRA = re.compile(  # the names of points in angles and triangles do not commute
+    r"\d \d|\d *\. +\d|\d +\. *\d|[\ue000-\uf8ff'\"%]|\d_|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}"
+    r"|\.\.\.|!!|[:?]|\\\$|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle|nabla)\b"
 )
 
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\}|\\operatorname")
@@ -68,7 +68,7 @@ def plain_number(text: str) -> Number | None:
     compact = text.replace(" ", "") if not re.search(r"\d \d", text) else text
     for pattern in _RECURRING:
         if match := pattern.match(compact):
-            lead, cycle = match.group(1), "".join(match.groups()[1:])
+            lead, cycle = match.group(1), "".join(filter(None, match.groups()[1:]))
             places = len(lead.partition(".")[2])
             head = sympy.Rational(lead if lead[-1] != "." else f"{lead}0") if lead.strip("+-.") else sympy.Integer(0)
             tail = sympy.Rational(int(cycle), (10 ** len(cycle) - 1) * 10**places)
@@ -89,7 +89,9 @@ def plain_number(text: str) -> Number | None:
 @lru_cache(maxsize=256)
 def expression(text: str, natural: bool) -> Number | sympy.Set | sympy.Eq:
     """The value of an expression in Python, sympy or LaTeX spelling; raises `Unreadable`."""
-    if "\\" not in text:
+    if "\\" not in text and not re.search(
+        r"\d_\d|[eE][-+]?\d{4}", text
+    ):  # Python reads 102 and 0 from 10_2 and 1e-9999
         try:
             value = _Python(natural).visit(ast.parse(text.replace("^", "**").strip(), mode="eval").body)
         except (Unreadable, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
@@ -184,8 +186,9 @@ def _values(expressions: tuple[sympy.Expr, ...]):
     if any(each.has(sympy.I) for each in expressions):
         roots = set()
     draw, found = random.Random(0), 0
-    for _ in range(12 * _POINTS if roots else 3 * _POINTS):
-        point = {symbol: sympy.Rational(draw.randint(-3000, 3000), 1009) for symbol in symbols}
+    for number in range(12 * _POINTS if roots else 3 * _POINTS):
+        scale = 1009 if number % 2 else 17  # |x - 5| and 5 - x agree near zero
+        point = {symbol: sympy.Rational(draw.randint(-3000, 3000), scale) for symbol in symbols}
         if any(each.xreplace(point).doit().evalf().is_negative for each in roots):
             continue
         if (found := found + 1) > 3 * _POINTS:
@@ -273,14 +276,27 @@ def _exact(value):
     if isinstance(value, sympy.MatrixBase):
         return sympy.Matrix(value).applyfunc(_exact)
     value = value.xreplace({each: sympy.Rational(str(each)) for each in value.atoms(sympy.Float)})
-    bound = {index for each in value.atoms(sympy.Sum, sympy.Product, sympy.Integral) for index in each.bound_symbols}
+    operators = value.atoms(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit)
+    bound = {index for each in operators for index in getattr(each, "bound_symbols", each.args[1:2])}
+    subscripts = {part for each in value.free_symbols for part in re.findall(r"\w+", each.name.replace("_", " "))[1:]}
+    if operators and (value.has(AppliedUndef) or subscripts & {each.name for each in bound}):
+        raise Unreadable("a sum, an integral or a limit of an unknown function")
     units = {each: sympy.I for each in value.free_symbols - bound if each.name == "i"}
     value = value.xreplace(units | {each: sympy.Symbol(str(each), real=True) for each in value.atoms(AppliedUndef)})
     if value.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Derivative, sympy.Limit) or not value.free_symbols:
         value = value.doit()
+    if not value.has(sympy.I):
+        value = value.replace(
+            _is_odd_root, lambda root: sympy.sign(root.base) ** root.exp.p * abs(root.base) ** root.exp
+        )
     if value.has(sympy.zoo, sympy.nan):
         raise Unreadable("not defined")
     return value
+
+
+def _is_odd_root(value) -> bool:
+    """Whether a value is a root that is real for a negative base, where sympy takes the complex one."""
+    return value.is_Pow and value.exp.is_Rational and value.exp.q % 2 and value.exp.q > 1 and not value.base.is_positive
 
 
 class _Python(ast.NodeVisitor):

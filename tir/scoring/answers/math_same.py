@@ -182,7 +182,7 @@ def _same_marks(left, right) -> bool:
 def _same_hour(left: Mark, right: Mark) -> bool:
     """Compare hours; 2:30 pm is 14:30, and 2:30 alone agrees with 2:30 am and 2:30 pm."""
     (left_hour, left_half), (right_hour, right_half) = ((each.parts[0], each.parts[3]) for each in (left, right))
-    if bool(left_half) != bool(right_half) and max(left_hour, right_hour) <= 12:
+    if bool(left_half) != bool(right_half) and 0 < min(left_hour, right_hour) and max(left_hour, right_hour) <= 12:
         return left_hour % 12 == right_hour % 12
     first, second = (
         hour % 12 + 12 * (half == "p") if half and hour <= 12 else hour

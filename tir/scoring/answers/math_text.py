@@ -35,6 +35,7 @@ _SYMBOLS = str.maketrans(
         "∞": r"\infty ",
         "°": r"^\circ ",
         "º": r"^\circ ",
+        "∠": r"\angle ",
         "∪": r"\cup ",
         "∩": r"\cap ",
         "∖": r"\setminus ",
@@ -99,6 +100,7 @@ _ONE_NAME = {  # commands that a reader cannot tell apart
     r"\\vee(?![A-Za-z])": r"\\lor ",
     r"\\wedge(?![A-Za-z])": r"\\land ",
     r"\\(?:dots|ldots|cdots)(?![A-Za-z])|…": "...",
+    r"\^\s*\{?\s*((?:\\prime\s*)+)\}?": lambda match: "'" * match.group(1).count("p"),
     r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])": r"^\\circ ",
     r"(?:,|\{,\})\s*\\!\s*|\{,\}": ",",  # thousands separators; must precede the next rule
     r"(?<!\\)\\[!,;:> ]|\\q?quad(?![A-Za-z])|~|\\hspace\*?\{[^{}]*\}|\\{1,2}\s*$": " ",
@@ -197,6 +199,7 @@ def latex(value: str) -> str:
     """An expression as input for the LaTeX parser: named functions, braces around arguments, explicit products."""
     names = "|".join(FUNCTIONS + GREEK)
     value = re.sub(rf"(?<![\\A-Za-z])({names})(?![A-Za-z])", r"\\\1 ", value)
+    value = re.sub(r"\\lg(?![A-Za-z])", r"\\log ", value)
     value = re.sub(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty ", value)
     value = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", value)
     value = re.sub(r"([A-Za-z])('+)", lambda match: f"{match.group(1)}_{{p{len(match.group(2))}}}", value)
@@ -204,7 +207,7 @@ def latex(value: str) -> str:
     value = re.sub(r"(\\log)\s*_\s*(\d)(?=\d+\s*$)", r"\1_{\2}", value)
     value = re.sub(r"\{?([^{}]*)\\choose([^{}]*)\}?", r"\\binom{\1}{\2}", value)
     value = value.replace("**", "^").replace(r"^\circ", r"\cdot\frac{\pi}{180}")
-    value = re.sub(r"\\?%", r"\\cdot\\frac{1}{100}", value)
+    value = re.sub(r"\\?%(?!\s*[\w(])", r"\\cdot\\frac{1}{100}", value)
     value = re.sub(r"(?<![\d.,/])(\d+) +(\d+) */ *(\d+)", r"\1\\frac{\2}{\3}", braced(value))
     value = re.sub(r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, value)
     value = re.sub(r"(?<![\d./])(\d+)\s*/\s*(\d+)(?=\s*(?:[A-Za-z(]|\\pi|\\sqrt))", r"\\frac{\1}{\2}", value)
@@ -300,7 +303,8 @@ def _text(match: re.Match) -> str:
     word = content.strip(" ,.")
     if word.lower() in ("or", "and"):
         return OR if word.lower() == "or" else ","
-    if word in FUNCTIONS:
+    unit = word in ("min", "sec", "deg") and re.search(r"[\d})]\s*$", match.string[: match.start()])
+    if word in FUNCTIONS and not unit:
         return f"\\{word} "
     if word.lower() == "infinity":
         return word.lower()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 
 import sympy
 
@@ -28,16 +28,18 @@ from tir.scoring.answers.math_text import END, FUNCTIONS, GREEK, OR, TEXT, clean
 
 _RELATIONS = (r"\le", r"\ge", r"\ne", r"\in", "=", "<", ">")
 _SET_OPERATORS = (r"\cup", r"\cap", r"\setminus")
-_WORDS = re.compile(r"^[^\W\d_]{3,}(?:[ '\-,.]+[^\W\d_]+)*[!.]?$")
+_WORDS = re.compile(r"^[IVX]{2,}$|^[^\W\d_]{3,}(?:[ '\-,.]+[^\W\d_]+)*[!.]?$")
 _NAME = re.compile(
     rf"^(?:m?\\(?:angle|overline|vec|hat|bar)\s*)?\{{?\\?[A-Za-z]+\}}?(?:_\{{?[\w,]+\}}?)?'*(?:\^\{{?-1\}}?)?(?:\s*\(\s*-?\w+\s*\))?$"
     r"|^P\([^()]*[=<>|\\][^()]*\)$"
     rf"|^{TEXT}[^{END}]*{END}$"
+    r"|^[A-Za-z](?:\s*:\s*[A-Za-z])+$"
 )
 _CLOCK = re.compile(r"^(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([aApP])\.?\s*[mM]\.?)?$")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}/\d{1,2}/\d{4}")
+_DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}")
+_QUANTITIES = re.compile(rf"(?:\d+(?:\.\d+)?[\s{TEXT}]*[A-Za-z]+\.?[\s{END}]+)+\d+(?:\.\d+)?[\s{TEXT}]*[A-Za-z]+{END}?")
 _BASE = re.compile(
-    rf"^\(?([0-9A-Z]+|[0-9a-f]+(?=\)?_\{{?16))\)?\s*_\s*\{{?(?:{TEXT})?\s*(\w+)\s*(?:{END})?\}}?$"
+    rf"^\(?([0-9A-Z]+|[0-9a-f]+(?=\)?_\{{?16))\)?\s*_\s*\{{?(?:{TEXT})?\s*\(?(\w+)\)?\s*(?:{END})?\}}?$"
     rf"|^(\w+)\s*[({TEXT}\s]+(?:in\s)?base[-\s{END}]*(\w+)[){END}\s]*$"
 )
 _TURNED = re.compile(r"([\[\]])([^\[\](){},]+,[^\[\](){},]+)([\[\]])")  # ]0,1[, an open interval
@@ -102,6 +104,7 @@ def read(answer: str) -> tuple[str, tuple]:
         return key, (words,)
     if re.search(r"[<>=]|\\(?:le|ge|ne|in)(?![A-Za-z])", value):  # between relations; elsewhere operators of logic
         value = re.sub(r"\\land(?![A-Za-z])", ",", re.sub(r"\\lor(?![A-Za-z])", OR, value))
+    value = re.sub(rf"^{TEXT}?\s*(?:minus|negative)\s*{END}?\s*(?=[\d.\\])", "-", value)
     value = re.sub(r"(?<![\\A-Za-z])or(?![A-Za-z])", OR, value)
     value = re.sub(r"(?<![\\A-Za-z])and(?![A-Za-z])", ",", value)
     value = re.sub(r"\)\s*&\s*\(", "),(", re.sub(r"\)\s*\|\s*\(", rf"){OR}(", value))
@@ -124,6 +127,8 @@ def parse(value: str, natural: bool = True):
         raise Unreadable("empty")
     if mark := _mark(value):
         return mark
+    if _QUANTITIES.fullmatch(value):  # 5 ft 6 in
+        value = re.sub(rf"(?<=[A-Za-z.{END}])\s*(?=\d)", ", ", value)
     parts, found = split(value, (",", ";", OR))
     if len(parts) > 1:
         return _list([part for part in parts if part], OR in found, natural)
@@ -147,9 +152,9 @@ def _words(value: str) -> Words | Region | Items | Scalar | None:
     """The value of an answer that is text, or None."""
     text = re.fullmatch(rf"{TEXT}([^{END}]*){END}", value)
     word = " ".join((text.group(1) if text else value).replace(TEXT, " ").replace(END, " ").split()).strip(" .!")
-    choice = re.fullmatch(r"\(([A-Za-z])\)", word)
+    choice = re.fullmatch(r"\(?([A-Za-z])\)|(?:[Oo]ption|[Cc]hoice|[Aa]nswer) \(?([A-Z])\)?", word)
     if choice:
-        return Words(choice.group(1).lower())
+        return Words((choice.group(1) or choice.group(2)).lower())
     if not (text or _WORDS.match(word) or re.match(r"(?:an?|one|half) [a-z]{4,}", word)):  # a dozen
         return None
     if word.lower() in _ALL_REALS:
@@ -161,7 +166,8 @@ def _words(value: str) -> Words | Region | Items | Scalar | None:
         return Scalar(Number(sympy.Rational(number.numerator, number.denominator)))
     if not word or set(word.split()) & {*FUNCTIONS, *GREEK, "infinity", "infty"}:
         return None
-    return Words(word.lower())
+    names = re.split(r",\s*(?:and\s)?|\sand\s", word.lower())
+    return Words(",".join(sorted(names)) if all(name.isalpha() for name in names) else word.lower())
 
 
 def _mark(value: str) -> Mark | None:
@@ -174,7 +180,7 @@ def _mark(value: str) -> Mark | None:
         hour, minute, second = (int(part or 0) for part in clock.groups()[:3])
         if hour < 24 and minute < 60 and second < 60:
             return Mark("clock", (hour, minute, second, (clock.group(4) or "").lower()))
-    ratio = re.sub(r"^(\d+) to (\d+)$", r"\1:\2", ratio)
+    ratio = re.sub(r"^(\d+)\s+to\s+(\d+)$", r"\1:\2", ratio)
     parts, found = split(ratio, (":",))
     if found and not any(symbol in value for symbol in "<>="):
         try:
@@ -204,6 +210,8 @@ def _list(parts: list[str], alternatives: bool, natural: bool):
     ):
         name, value = next(iter(first.values.items()))  # x = 1, 2
         return Named({name: Items("", (value, *rest), "")})
+    if (total := _sum(values)) and not alternatives:
+        return total
     if alternatives and any(isinstance(value, Region) for value in values):
         return Region(sympy.Union(*map(region, values)))
     flat = [
@@ -212,6 +220,18 @@ def _list(parts: list[str], alternatives: bool, natural: bool):
         for item in (value.items if isinstance(value, Items) and not value.opening else [value])
     ]
     return Items("", tuple(flat), "")
+
+
+def _sum(values: list) -> Scalar | None:
+    """One quantity from its parts in ever smaller units: 5 feet 6 inches, 2 hours and 30 minutes."""
+    if not all(isinstance(value, Scalar) and value.unit.above and not value.unit.words for value in values):
+        return None
+    parts = [value.unit for value in values]
+    smaller = all(first.size > second.size for first, second in pairwise(parts))
+    if not smaller or len({(part.above, part.below) for part in parts}) > 1:
+        return None
+    sizes = [sympy.Rational(part.size.numerator, part.size.denominator) / parts[-1].size for part in parts]
+    return Scalar(Number(sum(value.number.value * size for value, size in zip(values, sizes, strict=True))), parts[-1])
 
 
 def _joined(values: list, alternatives: bool):
@@ -389,4 +409,4 @@ def _key(value: str) -> str:
     """A cleaned text without insignificant blanks and braces; a blank between digits and points is significant."""
     value = re.sub(rf"[{TEXT}{END}]", "", value)
     value = re.sub(r"(?<![\d.]) +| +(?![\d.])", "", value)
-    return re.sub(r"([\^_])\{(\w)\}", r"\1\2", value)
+    return re.sub(r"([\^_]|\\pmod)\{(\w)\}(?!\d)", r"\1\2", value)

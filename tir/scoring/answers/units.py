@@ -17,7 +17,7 @@ _SYMPY = (  # names in sympy; it has no others that an answer would mean
     "m meter meters cm centimeter centimeters mm millimeter millimeters km kilometer kilometers dm decimeter "
     "decimeters nm nanometer nanometers inch inches foot feet ft yard yards yd mile miles mi s second seconds ms "
     "millisecond "
-    "milliseconds minute minutes h hour hours day days year years g gram grams kg kilogram kilograms mg milligram "
+    "milliseconds minute minutes h hour hours day days g gram grams kg kilogram kilograms mg milligram "
     "milligrams pound pounds tonne l liter liters mL ml milliliter milliliters quart quarts hectare ha newton newtons "
     "N joule joules J watt watts W volt volts V pascal pascals Pa kPa hertz hz Hz ampere amperes A ohm ohms coulomb C "
     "kelvin K mole moles mol"
@@ -70,6 +70,7 @@ _OTHERS: dict[str, tuple[str, Fraction]] = {  # (dimension, size)
     **dict.fromkeys(("rupee", "rupees", "rs", "inr", "₹"), ("INR", Fraction(1))),
     **dict.fromkeys(("week", "weeks"), ("time", Fraction(7 * 86400))),
     **dict.fromkeys(("month", "months"), ("month", Fraction(1))),
+    **dict.fromkeys(("year", "years"), ("month", Fraction(12))),
     **dict.fromkeys(("ounce", "ounces", "oz"), ("mass", Fraction(45359237, 1600000))),
     **dict.fromkeys(("gallon", "gallons", "gal"), ("gallon", Fraction(1))),
     **dict.fromkeys(("acre", "acres"), ("acre", Fraction(1))),
@@ -77,6 +78,7 @@ _OTHERS: dict[str, tuple[str, Fraction]] = {  # (dimension, size)
     **dict.fromkeys(("fahrenheit", "°f"), ("fahrenheit", Fraction(1))),
     **dict.fromkeys(("degree", "degrees", "deg"), ("degree", Fraction(1))),
     **dict.fromkeys(("radian", "radians", "rad"), ("radian", Fraction(1))),
+    "wh": ("energy", Fraction(1)),
     **dict.fromkeys(("st", "nd", "rd", "th"), ("ordinal", Fraction(1))),
 }
 _MONEY = ("USD", "EUR", "GBP", "JPY", "CNY", "INR")
@@ -95,9 +97,14 @@ _SCALES = {
 _NEUTRAL = {"unit", "of", "approximately", "about", "total", "each"}
 _OF_ANOTHER = set(  # words that no unit has: the value before them is not the answer
     "not no never is are was were does do did at below minus plus squared cubed factorial if when unless except than "
-    "wrong false incorrect impossible".split()
+    "wrong false incorrect impossible halves thirds fourths fifths sixths eighths tenths hundredths thousandths "
+    "millionths over divided doubled halved tripled modulo mod inverse root point raised conjugate extraneous "
+    "rejected".split()
 ) | {""}  # an exponent without a unit: 7 squared
 _CURRENCY = re.compile(r"^([-+]?)\s*((?:US\s?)?\\\$|[£€¥₹]|Rs\.?|USD|EUR|GBP)\s*(?=[-+.\d(\\])")
+_LETTERS = {"k": "thousand", "m": "million", "b": "billion"}
+_ANGLE = re.compile(r"(-?)(\d+)\s*\^\\circ\s*(\d+(?:\.\d+)?)'(?:\s*(\d+(?:\.\d+)?)(?:''|\"))?")
+_PREFIXED = ("m", "g", "s", "L", "J", "W", "V", "N", "A", "Pa", "Wh")
 _SPAN = rf"{TEXT}[^{END}]*{END}"
 _TEXT_FRACTION = re.compile(
     rf"\\frac\s*\{{\s*({_SPAN}|[A-Za-z]+)\s*\}}\s*\{{\s*((?:{_SPAN}|[A-Za-z]+)(?:\^\{{?\d\}}?)?)\s*\}}$"
@@ -153,12 +160,16 @@ def split_unit(value: str) -> tuple[str, Unit, Fraction]:
     """
     value = _TEXT_FRACTION.sub(_unit_fraction, value)
     percent = re.fullmatch(rf"(.*[^\s\\{TEXT}])\s*(?:\\?%|{TEXT}?\s*per\s?cent(?:age)?\s*{END}?|pct)", value)
-    if percent and not re.search(r"[A-Za-z]$", percent.group(1)):
+    if percent and not re.search(r"%|[A-Za-z]$", percent.group(1)):
         return percent.group(1), PERCENT, Fraction(1)
+    if angle := _ANGLE.fullmatch(value):
+        sign, degrees, minutes, seconds = angle.groups(default="0")
+        return f"{sign}({degrees} + {minutes}/60 + {seconds}/3600)", _unit("degree")[0], Fraction(1)
     names, whole = [], value
     if currency := _CURRENCY.match(value):
         names.append(re.sub(r"^US\s?(?=\$)|\\", "", currency.group(2).replace("\\", "")).strip(" ."))
         value = currency.group(1) + value[currency.end() :]
+        value = re.sub(r"(?<=\d)\s?([kKmMbB])$", lambda letter: f" {_LETTERS[letter[1].lower()]}", value)  # $20k
     elif sign := re.fullmatch(r"(.*\d)\s*(?:\\(?=\$))?([$£€¥₹¢])", value):
         value, name = sign.groups()
         names.append(name)
@@ -172,7 +183,10 @@ def split_unit(value: str) -> tuple[str, Unit, Fraction]:
     elif (match := _PLAIN_UNIT.match(value)) and _is_unit(match.group(3), separated=bool(match.group(2))):
         value, text = match.group(1), match.group(3)
     unit, factor = _unit(" ".join([*names, text]))
-    if not _OF_ANOTHER.isdisjoint(unit.words):
+    variable = any(len(word) == 1 and word != "a" for word in unit.words) or (
+        unit.words and not re.search(r"\d", value)
+    )
+    if variable or not _OF_ANOTHER.isdisjoint(unit.words):  # 7 times x, n even, 7 is wrong
         return whole, NONE, Fraction(1)
     return value.strip(), unit, factor
 
@@ -273,7 +287,7 @@ _PARTS |= {"fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eight
 def _is_unit(text: str, separated: bool) -> bool:
     """Whether letters after a number are a unit: `5cm` and `5 eggs` are, `5t`, `4ab` and `5 n` are not."""
     words = re.findall(r"[A-Za-zµ]+", text)
-    if words[0].lower() in _NOT_UNITS or len(text) > 60:
+    if (words[0].lower() in _NOT_UNITS and words != ["sec"]) or len(text) > 60:
         return False
     known = [_known(word) is not None or word.lower() in _SCALES for word in words]
     if text[0] == "/":
@@ -285,11 +299,14 @@ def _is_unit(text: str, separated: bool) -> bool:
 
 def _unit(text: str) -> tuple[Unit, Fraction]:
     text = re.sub(rf"[{TEXT}{END}]", " ", text)
-    text = re.sub(r"[{}]|\\cdot|\.(?=\s|$)|\.(?=[a-z])", " ", text).replace("°C", "celsius").replace("°F", "fahrenheit")
+    text = (
+        re.sub(r"[{}()]|\\cdot|\.(?=\s|$)|\.(?=[a-z])", " ", text).replace("°C", "celsius").replace("°F", "fahrenheit")
+    )
     text = re.sub(r"\s*\^\s*", "^", re.sub(r"(?<![A-Za-z])per(?![A-Za-z])", "/", text))
     text = re.sub(r"(?<![A-Za-z])(?:square[\s-]+|sq[\s-]*(?!uare))([A-Za-z]+)", r" \1^2", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<![A-Za-z])cu(?:bic)?[\s-]+([A-Za-z]+)", r" \1^3", text, flags=re.IGNORECASE)
     text = re.sub(r"\s+squared(?![A-Za-z])", "^2", re.sub(r"\s+cubed(?![A-Za-z])", "^3", text))
+    text = re.sub(r"light[\s-]years?", "lightyear", text, flags=re.IGNORECASE)
     text = re.sub(r"degrees?\s+(celsius|fahrenheit)", r"\1", text, flags=re.IGNORECASE)
     factor, words, sizes, sides = Fraction(1), [], [Fraction(1), Fraction(1)], [{}, {}]
     for number, part in enumerate(text.split("/")):
@@ -302,7 +319,7 @@ def _unit(text: str) -> tuple[Unit, Fraction]:
             if name.lower() in _SCALES:
                 factor *= _SCALES[name.lower()]
             elif known is None:
-                word = name.lower()
+                word = name.lower() if len(name) > 3 or name.istitle() else name  # MB is not Mb
                 word = word if word in _OF_ANOTHER else word.removesuffix("s")
                 if word not in _NEUTRAL or power != 1:
                     words.append(word if power == 1 or word not in _NEUTRAL else f"{word}^{power}")
@@ -331,6 +348,12 @@ def _known(name: str) -> tuple[Fraction, Fraction, dict[str, Fraction]] | None:
             return _OTHERS[spelling][1], Fraction(1), {_OTHERS[spelling][0]: Fraction(1)}
         if spelling in _SYMPY and (len(spelling) > 1 or spelling == name or alias):
             return _from_sympy(spelling)
+    if name[1:] in _PREFIXED and name[:1] in "nmkMGT":
+        from sympy.physics.units.prefixes import PREFIXES
+
+        scale = PREFIXES[name[0]].scale_factor
+        size, below, dimensions = _known(name[1:])
+        return size * Fraction(int(scale.p), int(scale.q)), below, dimensions
     return None
 
 
