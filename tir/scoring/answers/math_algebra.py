@@ -178,17 +178,19 @@ def _agree_at_points(a: sympy.Expr, b: sympy.Expr) -> bool:
 def _values(expressions: tuple[sympy.Expr, ...]):
     """Values of the expressions at random points of both signs where all are defined.
 
-    Without the imaginary unit in them, roots are real: points with the root of a negative number are left out.
+    Without the imaginary unit in them, roots and logarithms are real: points with those of a negative number are left
+    out. With an absolute value in one of them they are not, so that `\\ln|x|` is not `\\ln x`.
     """
     symbols = sorted(set().union(*(each.free_symbols for each in expressions)), key=str)
     roots = set().union(*(each.atoms(sympy.Pow) for each in expressions))
     roots = {each.base for each in roots if each.exp.is_Rational and each.exp.q % 2 == 0 and each.free_symbols}
-    if any(each.has(sympy.I) for each in expressions):
+    roots |= {log.args[0] for each in expressions for log in each.atoms(sympy.log) if log.free_symbols}
+    if any(each.has(sympy.I) for each in expressions) or len({each.has(sympy.Abs) for each in expressions}) > 1:
         roots = set()
     draw, found = random.Random(0), 0
     for number in range(12 * _POINTS if roots else 3 * _POINTS):
         scale = 1009 if number % 2 else 17  # |x - 5| and 5 - x agree near zero
-        point = {symbol: sympy.Rational(draw.randint(-3000, 3000), scale) for symbol in symbols}
+        point = {symbol: sympy.Rational(draw.randint(-3000 if number % 3 else 1, 3000), scale) for symbol in symbols}
         if any(each.xreplace(point).doit().evalf().is_negative for each in roots):
             continue
         if (found := found + 1) > 3 * _POINTS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
@@ -128,7 +129,9 @@ def parse(value: str, natural: bool = True):
     if mark := _mark(value):
         return mark
     if _QUANTITIES.fullmatch(value):  # 5 ft 6 in
-        value = re.sub(rf"(?<=[A-Za-z.{END}])\s*(?=\d)", ", ", value)
+        with suppress(Unreadable):
+            if total := _sum([parse(each, natural) for each in re.split(rf"(?<=[A-Za-z.{END}])\s*(?=\d)", value)]):
+                return total
     parts, found = split(value, (",", ";", OR))
     if len(parts) > 1:
         return _list([part for part in parts if part], OR in found, natural)
