@@ -37,10 +37,11 @@ _RECURRING = (
     re.compile(r"^([-+]?\d*\.\d*?)(?:(\d+?)\2{2,}|(\d\d+)\3+)\.\.\.$"),
 )
 _NO_ALGEBRA = re.compile(  # the names of points in angles and triangles do not commute
-    r"\d \d|\d *\. +\d|\d +\. *\d|[\ue000-\uf8ff'\"%]|\d_|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}"
-    r"|\.\.\.|!!|[:?]|\\\$|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle|nabla)\b"
+    r"\d \d|\d *\. +\d|\d +\. *\d|[\ue000-\uf8ff'\"%#]|\d_|(?<![\\A-Za-z])(?![A-Za-z]*\()[A-Za-z]{4,}"
+    r"|\.\.\.|!!|[:?]|\((?:[a-h]|ii+)\) *\d|--|\\\$|\\(?:not|forall|exists|equiv|pmod|dots|mod|angle|triangle|nabla)\b"
 )
 
+_NO_PYTHON = re.compile(r"\\|\d_\d|[eE][-+]?\d{4}|#|--")  # Python reads 102 from 10_2, 0 from 1e-9999, 5 from 5 # 6
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z]*matrix\}|\\operatorname")
 
 
@@ -89,9 +90,7 @@ def plain_number(text: str) -> Number | None:
 @lru_cache(maxsize=256)
 def expression(text: str, natural: bool) -> Number | sympy.Set | sympy.Eq:
     """The value of an expression in Python, sympy or LaTeX spelling; raises `Unreadable`."""
-    if "\\" not in text and not re.search(
-        r"\d_\d|[eE][-+]?\d{4}", text
-    ):  # Python reads 102 and 0 from 10_2 and 1e-9999
+    if not _NO_PYTHON.search(text):
         try:
             value = _Python(natural).visit(ast.parse(text.replace("^", "**").strip(), mode="eval").body)
         except (Unreadable, SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):

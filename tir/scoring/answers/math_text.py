@@ -129,7 +129,7 @@ def clean(answer: str) -> str:
     count = 1
     while count:  # commands may be nested; the pattern matches the innermost
         value, count = _COMMAND.subn(_text, value)
-    return strip(_BOLD_INSIDE.sub(r"\1", value))
+    return strip(_BOLD_INSIDE.sub(r"\1", " ".join(value.split())))
 
 
 def strip(value: str) -> str:

@@ -105,6 +105,7 @@ def read(answer: str) -> tuple[str, tuple]:
         return key, (words,)
     if re.search(r"[<>=]|\\(?:le|ge|ne|in)(?![A-Za-z])", value):  # between relations; elsewhere operators of logic
         value = re.sub(r"\\land(?![A-Za-z])", ",", re.sub(r"\\lor(?![A-Za-z])", OR, value))
+    value = re.sub(rf"^{TEXT}?\s*(?:approximately|about)\s*{END}?\s*(?=[-\d.\\])", "", value)
     value = re.sub(rf"^{TEXT}?\s*(?:minus|negative)\s*{END}?\s*(?=[\d.\\])", "-", value)
     value = re.sub(r"(?<![\\A-Za-z])or(?![A-Za-z])", OR, value)
     value = re.sub(r"(?<![\\A-Za-z])and(?![A-Za-z])", ",", value)
