@@ -41,12 +41,13 @@ _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
 body {{ font: 14px/1.45 "DejaVu Sans", Verdana, sans-serif; color: #1a1a1a; margin: 2em; }}
 table {{ border-collapse: collapse; border-block: 1.5px solid; margin: .6em 0 1em; }}
 td {{ font-variant-numeric: tabular-nums; }}
-caption, summary {{ text-align: left; font-weight: bold; padding: .4em 0; }}
+caption, summary {{ text-align: left; font-weight: bold; padding: .4em 0; max-width: calc(100vw - 4em); }}
 th {{ border-bottom: 1px solid; text-align: left; vertical-align: bottom; }}
 th, td {{ padding: .18em .7em; vertical-align: top; }}
 td:first-child {{ min-width: 8em; }}
