@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 from pydantic import Field
-from support.configuration import PAPER, fault
+from support.configuration import PAPER, fault, merged
 from support.paths import ROOT
 
 from tir.common.schema import Model
@@ -103,7 +103,7 @@ def test_the_configuration_overrides_the_preset():
 
 
 def test_without_a_preset_training_and_evaluation_share_one_object():
-    config = load(copy.deepcopy(PAPER), ["config.yaml"])
+    config = load(merged("config.yaml", "profiles/laptop/tiny.yaml"), ["config.yaml"])
     assert config.preset == "fixed" and config.evaluation_tools is config.tools
 
 
