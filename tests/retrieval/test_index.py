@@ -91,7 +91,7 @@ def test_missing_and_invalid_encoder_settings_are_errors(model_directory, tmp_pa
     }
     for key in complete:
         rest = {name: value for name, value in complete.items() if name != key}
-        with pytest.raises(ConfigError, match=rf"retrieval.encoder.{key}.*missing"):
+        with pytest.raises(ConfigError, match=rf"^retrieval.encoder: invalid setting: {key} missing"):
             EncoderConfig.from_mapping(rest, "retrieval.encoder")
     for key, value, why in [
         ("pooled", "mean", "unknown key"),

@@ -1,11 +1,17 @@
 """The locks of the GPU environments: they still resolve to the same versions and hashes, and fit together."""
 
+import ast
 import os
 import re
 import subprocess
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 from support.paths import ROOT
+
+from tir.workflow.digests import code
+from tir.workflow.images import RECIPES
 
 UV = ROOT / ".venv/uv/bin/uv"
 LOCKS = sorted(path.stem for path in (ROOT / "envs/cuda").glob("*.txt"))
@@ -54,6 +60,40 @@ def test_a_lock_resolves_with_its_hashes(name, tmp_path):
 def _pins(text: str) -> dict[str, set[str]]:
     """Hashes by `name==version`."""
     return {block.split()[0]: set(re.findall(r"sha256:\w+", block)) for block in re.split(r"\n(?=\S)", text.strip())}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_has_what_the_stages_of_its_image_import(name):
+    """Also what they import only where they need it, such as pyarrow for a file of RL rows."""
+    locked = {
+        _canonical(each) for each in re.findall(r"^([\w.-]+)==", (ROOT / f"envs/cuda/{name}.txt").read_text(), re.M)
+    }
+    own, providers = {"aspo", "scripts", "tir"}, packages_distributions()
+    stages = [each for each in RECIPES[name].imports if each.split(".")[0] in own]
+    missing = {}
+    for file in sorted({file for stage in stages for file in code(stage)}):
+        for module in sorted(_imported(ast.parse((ROOT / file).read_text())) - own - sys.stdlib_module_names):
+            packages = set(map(_canonical, providers.get(module, [module])))
+            if not any(each in packages or re.match(rf"{_canonical(module)}(-|$)", each) for each in locked):
+                missing.setdefault(module, file)
+    assert stages and not missing
+
+
+def _canonical(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """Top-level names of the modules that a syntax tree imports, except for type checkers."""
+    found = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found |= {each.name.split(".")[0] for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+        elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            found |= _imported(node)
+    return found
 
 
 @pytest.mark.parametrize("environment, package", [("workflow", "snakemake"), ("sft", "transformers"), ("rl", "torch")])

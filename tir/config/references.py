@@ -47,6 +47,7 @@ TAKEN = {
     "index",
     "inspect_log",
     "inspect_rollouts",
+    "inspected",
     "items",
     "judge",
     "judgements",

@@ -7,17 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from tir.common.schema import Model
-from tir.retrieval.settings import EncoderSettings, PassagePrefix, PassageTokens, QueryPrefix, QueryTokens
+from tir.retrieval.settings import EncoderSettings
 
 
 class Encoder(EncoderSettings):
     """The sentence encoder of the index."""
 
     model: str = Field("encoder", description="name of the encoder under `models`")
-    query_prefix: QueryPrefix = ""
-    passage_prefix: PassagePrefix = ""
-    max_query_tokens: QueryTokens = 128
-    max_passage_tokens: PassageTokens = 512
 
 
 class Retrieval(Model):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tir.common.errors import CheckpointError, ConfigError
 from tir.common.model_files import MANIFEST, packaged_model
@@ -25,13 +25,14 @@ from tir.retrieval.settings import EncoderSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+STATED = ("model", "query_prefix", "passage_prefix", "max_query_tokens", "max_passage_tokens")
 CPU_TOKENS = 1024  # tokens per forward pass on a CPU; more exceed its caches and take up to twice the time per token
 
 
 class EncoderConfig(EncoderSettings, frozen=True):
     """All settings of the encoder.
 
-    `model`, `query_prefix`, `passage_prefix`, `max_query_tokens` and `max_passage_tokens` have no default, because the
+    `model`, `query_prefix`, `passage_prefix`, `max_query_tokens` and `max_passage_tokens` must be stated, because the
     embeddings depend on them. `retrieval.encoder` in docs/configuration.md describes the settings that are not below.
 
     Attributes:
@@ -47,6 +48,13 @@ class EncoderConfig(EncoderSettings, frozen=True):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = Field(0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stated(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        if missing := [name for name in STATED if name not in values]:
+            raise ValueError(f"{', '.join(missing)} missing: the embeddings depend on it")
+        return values
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "encoder") -> EncoderConfig:
         """Build from a JSON object; raises `ConfigError` for an unknown, missing or invalid key."""
@@ -54,10 +62,10 @@ class EncoderConfig(EncoderSettings, frozen=True):
             return cls.model_validate(values)
         except ValidationError as error:
             fault = error.errors()[0]
-            reasons = {"extra_forbidden": "unknown key", "missing": "key missing: the embeddings depend on it"}
+            reasons = {"extra_forbidden": "unknown key", "value_error": fault["msg"].removeprefix("Value error, ")}
             raise ConfigError(
                 "invalid setting",
-                where=f"{where}.{'.'.join(map(str, fault['loc']))}",
+                where=".".join([where, *map(str, fault["loc"])]),
                 why=reasons.get(fault["type"], f"{fault['input']!r}: {fault['msg']}"),
                 remedy=f"known keys: {', '.join(cls.model_fields)}",
             ) from None

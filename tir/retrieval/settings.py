@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from tir.common.schema import Model
 
-QueryPrefix = Annotated[str, Field(description="prefix of every query; for e5 `query: `")]
-PassagePrefix = Annotated[str, Field(description="prefix of every passage; for e5 `passage: `")]
-QueryTokens = Annotated[int, Field(ge=8, le=8192, description="longer queries are truncated, tokens")]
-PassageTokens = Annotated[int, Field(ge=8, le=8192, description="longer passages are truncated, tokens")]
-
 
 class EncoderSettings(Model):
-    """Settings of a sentence encoder; the embeddings depend on those without a default."""
+    """Settings of a sentence encoder, with the defaults of the configuration."""
 
     model: str
-    query_prefix: QueryPrefix
-    passage_prefix: PassagePrefix
-    max_query_tokens: QueryTokens
-    max_passage_tokens: PassageTokens
+    query_prefix: str = Field("", description="prefix of every query; for e5 `query: `")
+    passage_prefix: str = Field("", description="prefix of every passage; for e5 `passage: `")
+    max_query_tokens: int = Field(128, ge=8, le=8192, description="longer queries are truncated, tokens")
+    max_passage_tokens: int = Field(512, ge=8, le=8192, description="longer passages are truncated, tokens")
     dtype: Literal["float16", "float32", "bfloat16"] = Field(
         "float32", description="data type of weights and activations; float16 needs a GPU"
     )
