@@ -48,9 +48,7 @@ def test_the_table_of_items_has_full_test_sets_where_they_are_made_by_default():
 
 
 def test_logs_are_made_of_the_compared_models_and_of_the_rollouts(targets):
-    last, step = {"laptop": ("aspo-step20-seed1", 20), "paper": ("aspo-step30-seed1", 30)}[
-        "laptop" if targets.cfg.generated else "paper"
-    ]
+    last = "aspo-step20-seed1" if targets.cfg.generated else "aspo-step30-seed1"
     assert looking.default(targets) == ["results/items.parquet", f"results/compare/sft_vs_{last}.html"]
     models = [
         f"results/inspect/{model}_{benchmark}.eval" for model in ("sft", last) for benchmark in ("gsm8k", "hotpotqa")
