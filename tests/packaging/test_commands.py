@@ -91,6 +91,17 @@ def test_a_command_computes_in_the_arithmetic_of_the_workflow():
     assert done.stdout.split() == ["True", "0"], done.stderr  # a command may download an encoder
 
 
+def test_the_arithmetic_is_that_of_the_processor_or_of_tir_mkl_cbwr():
+    """Not that of the shell's MKL_CBWR, which may have been set for another program."""
+    line = [sys.executable, "-c", "from tir.common.environment import ARITHMETIC; print(ARITHMETIC['MKL_CBWR'])"]
+    given = {}, {"MKL_CBWR": "COMPATIBLE"}, {"TIR_MKL_CBWR": "AVX2,STRICT"}
+    plain, shell, chosen = (
+        subprocess.run(line, cwd=ROOT, text=True, capture_output=True, env={**os.environ, **each}).stdout.strip()
+        for each in given
+    )
+    assert plain == shell and plain in ("AVX2,STRICT", "AVX512,STRICT") and chosen == "AVX2,STRICT"
+
+
 def test_an_encoder_needs_its_prefixes(tmp_path):
     done = command(
         "retrieval", "build", tmp_path / "corpus.jsonl", tmp_path / "index", "--model", "e5", "--query-prefix", "q"

@@ -217,6 +217,22 @@ def test_full_determinism_reaches_training_reference_and_rollouts_on_gpus():
     assert [rendered(rl_run(device="cuda", full_determinism=True))[key] for key in keys] == ["true"] * 3
 
 
+def test_the_variables_of_verl_s_full_determinism_are_set_before_its_workers_start():
+    code = (
+        "import json, os\n"
+        "from verl.workers.engine.utils import enable_full_determinism\n"
+        "before = dict(os.environ); enable_full_determinism(1)\n"
+        "print(json.dumps({name: value for name, value in os.environ.items() if before.get(name) != value}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    of_verl = json.loads(done.stdout.splitlines()[-1])
+    assert of_verl.pop("PYTHONHASHSEED") == "1"  # `verl.trainer.main_ppo` sets it for all processes
+    ours, default = (
+        environment(rl_run(device="cuda", full_determinism=on), files(Path("/r")), 2) for on in (True, False)
+    )
+    assert of_verl and of_verl.items() <= ours.items() and not of_verl.keys() & default.keys()
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_servers_of_a_run_listen_on_the_loopback_address(device):
     variables = environment(rl_run(device=device), files(Path("/r")), 2)

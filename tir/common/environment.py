@@ -20,9 +20,21 @@ FIXED = {
     "VLLM_USE_DEEP_GEMM": ("0", "vllm/envs.py"),
     "VLLM_NO_USAGE_STATS": ("1", "vllm/envs.py"),
 }
-# Arithmetic of torch on CPUs. A row of a matrix product then depends neither on the number of rows nor on the number of
-# threads, and the instructions are those of AVX2 on every machine that has them (docs/reproducibility.md).
-ARITHMETIC = {"MKL_CBWR": "AVX2,STRICT", "ATEN_CPU_CAPABILITY": "avx2"}
+
+
+def _mkl_mode() -> str:
+    """MKL's strict mode with the widest instructions for which it was seen to keep its promise on this processor."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    except OSError:
+        first = ""
+    needed = {"GenuineIntel", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+    return "AVX512,STRICT" if needed <= set(first.split()) else "AVX2,STRICT"
+
+
+# Arithmetic of torch on CPUs: a row of a matrix product then depends neither on the number of rows nor on the number of
+# threads (docs/reproducibility.md). TIR_MKL_CBWR=AVX2,STRICT gives the same bytes on processors of different kinds.
+ARITHMETIC = {"MKL_CBWR": os.environ.get("TIR_MKL_CBWR") or _mkl_mode(), "ATEN_CPU_CAPABILITY": "avx2"}
 
 
 def prepare() -> None:

@@ -258,6 +258,18 @@ def _arm(run: RlRun) -> dict[str, Any]:
     return {"trainer.v1.trainer_mode": "aspo"} | coefficients
 
 
+# verl sets these in a worker that has started (`verl.workers.engine.utils.enable_full_determinism`). cuBLAS and NCCL
+# read them once, perhaps before.
+_DETERMINISTIC = {
+    "CUBLAS_WORKSPACE_CONFIG": ":16:8",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+    "NCCL_DETERMINISTIC": "1",
+    "NCCL_ALGO": "Ring",
+    "NCCL_PROTO": "Simple",
+    "VERL_DISABLE_FLASH_ATTN_CE": "1",
+}
+
+
 def environment(run: RlRun, files: RunFiles, threads: int) -> dict[str, str]:
     """Environment variables for verl's processes, in addition to the caller's; `threads`: number of usable cores."""
     modules = ["tir.rl.loopback", *(["tir.rl.cpu.platform"] if run.device == "cpu" else []), *run.shaping]
@@ -293,7 +305,9 @@ def environment(run: RlRun, files: RunFiles, threads: int) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
     }
-    return values | (_cpu_environment(files, threads) if run.device == "cpu" else {})
+    if run.device == "cpu":
+        return values | _cpu_environment(files, threads)
+    return values | (_DETERMINISTIC if run.rl.full_determinism else {})
 
 
 def _cpu_environment(files: RunFiles, threads: int) -> dict[str, str]:
