@@ -1,7 +1,12 @@
 """Attention over packed sequences: the same values and gradients as with a dense mask."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from support.paths import ROOT
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -30,6 +35,19 @@ def test_packed_attention_equals_a_dense_mask_in_values_and_gradients():
     for output in outputs:
         (output.log_softmax(-1) * torch.linspace(-1, 1, 32)).sum().backward()
     assert torch.allclose(*outputs, atol=1e-6) and torch.allclose(gradients(dense), gradients(packed), atol=1e-5)
+
+
+def test_a_long_sequence_in_bf16_is_read_with_the_instructions_of_avx2():
+    """On a processor with AMX, torch's own kernel raises from 64 tokens on."""
+    code = (
+        "import torch\nfrom common.test_attention import model\n"
+        "ids, positions = torch.arange(200)[None] % 32, torch.arange(200)[None]\n"
+        "logits = model('packed').bfloat16()(input_ids=ids, position_ids=positions, use_cache=False).logits\n"
+        "logits.float().sum().backward()\n"
+    )
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_sequence_does_not_see_its_neighbours():

@@ -5,12 +5,15 @@ begins. transformers' `sdpa` separates them by a dense mask of tokens x tokens, 
 the micro-batch. Here each sequence attends to itself only, so the cost is quadratic in the length of a sequence:
 
 - on GPUs in bf16 or fp16, by FlashAttention's kernel for sequences of different lengths (`torch.nn.attention.varlen`);
-- otherwise by one causal attention per sequence. On a CPU that is FlashAttention too, by torch's own kernel.
+- otherwise by one causal attention per sequence. On a CPU in fp32 that is FlashAttention too, by torch's own kernel.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
@@ -67,7 +70,9 @@ def packed_attention(
     if query.is_cuda and query.dtype in _HALF:
         return _flash(query, key, value, lengths, scaling)[None], None
     parts = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    output = [scaled_dot_product_attention(*part, is_causal=True, scale=scaling) for part in parts]
+    # On processors with AMX, torch's CPU kernel in bf16 needs AVX-512, and raises if ATEN_CPU_CAPABILITY=avx2.
+    with sdpa_kernel(SDPBackend.MATH) if query.dtype in _HALF else nullcontext():
+        output = [scaled_dot_product_attention(*part, is_causal=True, scale=scaling) for part in parts]
     return torch.cat(output, dim=2).transpose(1, 2).contiguous(), None
 
 
