@@ -17,7 +17,7 @@ import torch
 from support.chat_tokenizers import FAMILIES
 from support.paths import ROOT
 from support.qwen_like import qwen_like_tokenizer
-from support.rl_inputs import rl_run, rows_file, untrained_model
+from support.rl_inputs import rl_run, rows_file, run_files, untrained_model
 
 from tir.common.errors import CheckpointError, DataError, EngineFault, ToolUnavailable
 from tir.common.records import read_json, read_jsonl
@@ -27,7 +27,7 @@ from tir.rl.data import prepare_rows
 from tir.rl.deadline import Deadline
 from tir.rl.export import export_policy
 from tir.rl.metrics import collect_records, merge_logs, read_log
-from tir.rl.overrides import RunFiles, environment, hydra_value, overrides
+from tir.rl.overrides import environment, hydra_value, overrides
 from tir.rl.run import RlRun
 from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Sampling, request_seed
@@ -77,14 +77,8 @@ def test_a_row_without_gold_or_column_is_reported_with_its_place(tmp_path):
 # --- settings and overrides -----------------------------------------------------------------------------------------
 
 
-def files(directory: Path) -> RunFiles:
-    return RunFiles(
-        *(directory / name for name in ("model", "train.parquet", "val.parquet", "loop.yaml", "run", "scratch"))
-    )
-
-
 def rendered(run: RlRun, **options) -> dict[str, str]:
-    lines = overrides(run, files(Path("/r")), **options)
+    lines = overrides(run, run_files(Path("/r")), **options)
     assert len({line.split("=", 1)[0].lstrip("+") for line in lines}) == len(lines), "a key is given twice"
     return dict(line.split("=", 1) for line in lines)
 
@@ -98,7 +92,7 @@ def test_arms_differ_only_in_the_advantage():
     assert changed == {"trainer.v1.trainer_mode", "+algorithm.aspo.lam", "+algorithm.aspo.delta"}
     assert (grpo["trainer.v1.trainer_mode"], aspo["trainer.v1.trainer_mode"]) == ("sync", "aspo")
     assert aspo["+algorithm.aspo.lam"] == "0.3" and aspo["+algorithm.aspo.delta"] == "null"
-    grpo, aspo = (environment(rl_run(estimator=name), files(Path("/r")), 2) for name in ("grpo", "aspo"))
+    grpo, aspo = (environment(rl_run(estimator=name), run_files(Path("/r")), 2) for name in ("grpo", "aspo"))
     assert {key for key in grpo.keys() | aspo.keys() if grpo.get(key) != aspo.get(key)} == {"VERL_USE_EXTERNAL_MODULES"}
 
 
@@ -124,7 +118,7 @@ def test_settings_reach_the_keys_of_verl():
     assert values["actor_rollout_ref.rollout.dtype"] == "float32"
     cuda = rendered(rl_run(), validate_first=False)
     assert cuda["actor_rollout_ref.actor.use_kl_loss"] == "false" and cuda["trainer.val_before_train"] == "false"
-    assert "TIR_FORK_ADDRESS" not in environment(rl_run(), files(Path("/r")), 2)  # CUDA cannot be forked
+    assert "TIR_FORK_ADDRESS" not in environment(rl_run(), run_files(Path("/r")), 2)  # CUDA cannot be forked
 
 
 def test_the_bucket_in_which_weights_are_sent_holds_the_largest_tensor(tmp_path):
@@ -135,10 +129,10 @@ def test_the_bucket_in_which_weights_are_sent_holds_the_largest_tensor(tmp_path)
         rl_run(device="cpu"),
         "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes",
     )
-    assert f"{key}=32" in overrides(run, files(tmp_path))  # no weights there
+    assert f"{key}=32" in overrides(run, run_files(tmp_path))  # no weights there
     (tmp_path / "model").mkdir()
     save_file({"embeddings": np.zeros((151_936, 64), np.float16)}, tmp_path / "model" / "model.safetensors")
-    assert f"{key}=39" in overrides(run, files(tmp_path))
+    assert f"{key}=39" in overrides(run, run_files(tmp_path))
 
 
 @pytest.mark.slow  # imports vLLM
@@ -197,7 +191,7 @@ def test_chunked_log_probabilities_equal_those_of_whole_logits():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_training_needs_neither_flash_attn_nor_dense_masks_and_logits(device):
     """verl's default is flash-attn, which no lock contains: loading the model would fail."""
-    given = overrides(rl_run(device=device), files(Path("/r")))
+    given = overrides(rl_run(device=device), run_files(Path("/r")))
     assert "+actor_rollout_ref.model.override_config.attn_implementation=packed" in given
     assert "actor_rollout_ref.model.use_remove_padding=true" in given  # the real runs below pack sequences too
     assert "actor_rollout_ref.model.use_fused_kernels=true" in given
@@ -228,32 +222,9 @@ def test_the_variables_of_verl_s_full_determinism_are_set_before_its_workers_sta
     of_verl = json.loads(done.stdout.splitlines()[-1])
     assert of_verl.pop("PYTHONHASHSEED") == "1"  # `verl.trainer.main_ppo` sets it for all processes
     ours, default = (
-        environment(rl_run(device="cuda", full_determinism=on), files(Path("/r")), 2) for on in (True, False)
+        environment(rl_run(device="cuda", full_determinism=on), run_files(Path("/r")), 2) for on in (True, False)
     )
     assert of_verl and of_verl.items() <= ours.items() and not of_verl.keys() & default.keys()
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_servers_of_a_run_listen_on_the_loopback_address(device):
-    variables = environment(rl_run(device=device), files(Path("/r")), 2)
-    assert variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0" and variables["VLLM_HOST_IP"] == "127.0.0.1"
-    assert variables["GLOO_SOCKET_IFNAME"] == variables["NCCL_SOCKET_IFNAME"] == "lo"
-    assert variables["RAY_worker_niceness"] == "0" and variables["RAY_AUTH_MODE"] == "token"
-
-
-def test_the_store_of_the_trainer_listens_on_the_loopback_address():
-    code = (
-        "import psutil, tir.rl.loopback, torch.distributed as distributed\n"
-        "distributed.init_process_group('gloo')\n"
-        "for each in psutil.Process().net_connections(): each.status == 'LISTEN' and print(each.laddr.ip)\n"
-    )
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RANK": "0"}
-    variables = environment(rl_run(), files(Path("/r")), 2)
-    assert variables["VERL_USE_EXTERNAL_MODULES"].split(",")[0] == "tir.rl.loopback"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **variables, **world}
-    )
-    assert set(done.stdout.split()) == {"127.0.0.1"}, done.stdout + done.stderr[-2000:]
 
 
 def test_values_are_written_in_hydras_grammar():
@@ -628,7 +599,7 @@ def test_verl_accepts_every_override(device, estimator):
         "validate_config(config=config, use_reference_policy=reference, use_critic=critic)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *overrides(run, files(Path("/r")))],
+        [sys.executable, "-c", code, *overrides(run, run_files(Path("/r")))],
         cwd=ROOT,
         capture_output=True,
         text=True,

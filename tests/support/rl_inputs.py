@@ -7,6 +7,7 @@ import pyarrow.parquet
 
 from tir.config.rl import Rl
 from tir.config.tools import Tools
+from tir.rl.overrides import RunFiles
 from tir.rl.run import RlRun
 
 TOOLS = Tools(result_tokens=96, routes={"math": ["python"], "qa": ["search"]}, python={}, search={})
@@ -17,6 +18,13 @@ def rl_run(*, tools=TOOLS, device="cuda", estimator="grpo", coefficients=None, s
     """A run that differs from the default configuration in some keys of `rl`."""
     return RlRun(
         Rl(**({"processes": 8} if device == "cuda" else {}) | rl), tools, device, estimator, coefficients or {}, seed
+    )
+
+
+def run_files(directory: Path) -> RunFiles:
+    """Paths of a run in a directory; nothing is created."""
+    return RunFiles(
+        *(directory / name for name in ("model", "train.parquet", "val.parquet", "loop.yaml", "run", "scratch"))
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -41,11 +40,7 @@ class Sidecar:
         log_path: str | os.PathLike,
         grace_s: float,
     ):
-        # Reserve a port by binding without listening: Linux gives it to no other process, but the server may bind it.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        port = self._reserved.getsockname()[1]
+        self._reserved, port = subprocesses.reserve_port()
         self.url, self._command = f"http://127.0.0.1:{port}", command(port)
         self._fault, self.log_path, self._grace_s = fault, Path(log_path), grace_s
         self.process: subprocess.Popen | None = None

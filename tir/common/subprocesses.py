@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,18 @@ def start(
             cwd=directory,
             env={**inherited, **variables, "PYTHONPATH": path},
         )
+
+
+def reserve_port() -> tuple[socket.socket, int]:
+    """Reserve a free port of 127.0.0.1 for a child process, until the returned socket is closed.
+
+    The socket is bound, but does not listen. Linux then gives the port to no other process, but a server that asks for
+    this port with SO_REUSEADDR may listen on it.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held, held.getsockname()[1]
 
 
 def end(child: subprocess.Popen, grace_s: float) -> None:

@@ -34,7 +34,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer  # noqa: E402
 from tir.common.subprocesses import end_with_parent  # noqa: E402
 from tir.common.time_limit import warning_time  # noqa: E402
 from tir.common.tracking import run  # noqa: E402
-from tir.rl import tracking  # noqa: E402
+from tir.rl import loopback, tracking  # noqa: E402
 from tir.rl.cpu import forkserver  # noqa: E402
 from tir.rl.deadline import Deadline  # noqa: E402
 
@@ -69,6 +69,7 @@ def main(config) -> None:
         PPOTrainer.on_step_begin = lambda trainer: deadline.on_step_begin(trainer)
     auto_set_device(config)
     tracking.install()
+    loopback.hold_ports()
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     run_ppo(config, task_runner_class=LocalTaskRunner)
 
