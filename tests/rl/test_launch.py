@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,11 +45,11 @@ def trajectory(kind, step):
 def row(step, **data):
     log.write(json.dumps({"step": step, "data": data}) + "\\n")
     log.flush()
-slow = run / "slow_starts"
-tried = int(slow.read_text()) if slow.exists() else 0
-if tried < plan.get("slow_starts", 0):
-    slow.write_text(str(tried + 1))
-    print("Exception: The current node timed out during startup."); sys.exit(1)
+failed = run / "failed_starts"
+tried = int(failed.read_text()) if failed.exists() else 0
+if tried < plan.get("failed_starts", 0):
+    failed.write_text(str(tried + 1))
+    print(plan["start_error"]); sys.exit(1)
 if given["trainer.val_before_train"] == "true":
     trajectory("val", start)
     row(start, **{"val-core/m/reward/mean@1": 0.5})
@@ -216,12 +217,19 @@ def test_a_loss_that_is_not_a_number_ends_the_run(run):
         run()  # not hidden by a resume from the checkpoint of that step
 
 
-def test_a_slow_start_of_ray_is_retried(run, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Exception: The current node timed out during startup.",
+        "OSError: [Errno 98] Address already in use (while attempting to bind on address ('127.0.0.1', 33801))",
+    ],
+)
+def test_a_failed_start_is_retried(run, monkeypatch, error):
     monkeypatch.setattr(launch, "RETRY_WAIT_S", 0.0)
-    with pytest.raises(launch.SlowStart, match="timed out during startup"):
-        run(slow_starts=9)
-    (run.directory / "slow_starts").unlink()
-    run(slow_starts=2)
+    with pytest.raises(launch.StartFailed, match=re.escape(error)):
+        run(failed_starts=9, start_error=error)
+    (run.directory / "failed_starts").unlink()
+    run(failed_starts=2, start_error=error)
     assert [row["step"] for row in read_jsonl(run.directory / "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 

@@ -52,12 +52,13 @@ from tir.workflow.digests import code_digest
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
+_START_ERRORS = ("timed out during startup", "Address already in use")  # texts of Ray's and of the system's errors
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker
 _LONGEST_SCRATCH = 36  # characters: Ray appends about 70, and the path of a socket may have 107
 
 
-class SlowStart(InfrastructureFault):
-    """Ray's node did not start within Ray's limit of 30 s, because the machine is busy; no step was trained."""
+class StartFailed(InfrastructureFault):
+    """verl did not start: Ray's limit of 30 s has passed, or another process took a port. No step was trained."""
 
 
 class TrainingFailed(TirError):
@@ -114,7 +115,7 @@ def train(
         launcher.open()
         launcher.export_missing_policy()
         for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(SlowStart),
+            retry=tenacity.retry_if_exception_type(StartFailed),
             reraise=True,
             stop=tenacity.stop_after_attempt(3),
             wait=tenacity.wait_fixed(RETRY_WAIT_S),
@@ -339,12 +340,12 @@ class _Launcher:
         if status:
             log = self.directory / "verl.log"
             error = _last_error(log)
-            if "timed out during startup" in error:
-                raise SlowStart(
-                    "Ray did not start in time",
+            if any(text in error for text in _START_ERRORS):
+                raise StartFailed(
+                    "verl did not start",
                     where=str(log),
                     why=error,
-                    remedy="run the same command again on a less loaded machine",
+                    remedy="run the same command again; if Ray's start timed out, on a less loaded machine",
                 )
             raise TrainingFailed(
                 f"verl ended with status {status}",
