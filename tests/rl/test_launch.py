@@ -187,6 +187,7 @@ def test_the_identity_of_a_run_includes_the_index_and_the_code_of_the_reward(run
     assert {
         "tir/scoring/answers/math.py",
         "tir/tools/python_tool.py",
+        "tir/rl/environment.py",
         "tir/rl/overrides.py",
         "tir/rl/agent_loop.py",
     } <= set(work()["code"])

@@ -10,7 +10,7 @@ import pytest
 from support.paths import ROOT
 from support.rl_inputs import rl_run, run_files
 
-from tir.rl.overrides import environment
+from tir.rl.environment import environment
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

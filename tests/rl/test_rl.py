@@ -25,9 +25,10 @@ from tir.config.tools import Tools
 from tir.rl import launch
 from tir.rl.data import prepare_rows
 from tir.rl.deadline import Deadline
+from tir.rl.environment import environment
 from tir.rl.export import export_policy
 from tir.rl.metrics import collect_records, merge_logs, read_log
-from tir.rl.overrides import environment, hydra_value, overrides
+from tir.rl.overrides import hydra_value, overrides
 from tir.rl.run import RlRun
 from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Sampling, request_seed

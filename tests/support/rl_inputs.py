@@ -7,8 +7,7 @@ import pyarrow.parquet
 
 from tir.config.rl import Rl
 from tir.config.tools import Tools
-from tir.rl.overrides import RunFiles
-from tir.rl.run import RlRun
+from tir.rl.run import RlRun, RunFiles
 
 TOOLS = Tools(result_tokens=96, routes={"math": ["python"], "qa": ["search"]}, python={}, search={})
 _CALL = "<think>t</think><python>print(1)</python><result>\n1\n</result>"

@@ -42,10 +42,11 @@ from tir.rl import processes
 from tir.rl.collect import collect, verl_logs
 from tir.rl.cpu.forkserver import write_stand_in
 from tir.rl.data import prepare_rows
+from tir.rl.environment import environment
 from tir.rl.export import export_policy
 from tir.rl.metrics import check_finite, drop_records, read_log
-from tir.rl.overrides import RunFiles, environment, overrides, rollout_dtype
-from tir.rl.run import RlRun
+from tir.rl.overrides import overrides, rollout_dtype
+from tir.rl.run import RlRun, RunFiles
 from tir.tools.registry import files_of, kind, modules
 from tir.workflow.digests import code_digest
 
@@ -53,6 +54,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
 _START_ERRORS = ("timed out during startup", "Address already in use")  # texts of Ray's and of the system's errors
+# Modules whose code and imports determine the results: not the launcher's, which only starts and monitors verl.
+_VERL_CODE = ("tir.rl.agent_loop", "tir.rl.environment", "tir.rl.overrides")
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker
 _LONGEST_SCRATCH = 36  # characters: Ray appends about 70, and the path of a socket may have 107
 
@@ -179,7 +182,6 @@ class _Launcher:
     def _work(self) -> dict[str, Any]:
         """Everything that determines the results, as a JSON value; a run with another value must not resume."""
         inputs = self.inputs
-        # "code" covers verl's processes and their overrides, but not the launcher, which does not affect results.
         tools = _tools(self.run, inputs)
         route = sorted({name for names in tools.routes.values() for name in names})
         answered_from = files_of(
@@ -194,7 +196,9 @@ class _Launcher:
             "validation": file_digest(inputs.validation),
             "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
             "answered_from": {file: file_digest(file) for file in answered_from},
-            "code": code_digest("tir.rl.agent_loop", "tir.rl.overrides", *self.run.shaping, *modules(route)),
+            "code": code_digest(
+                "tir.rl.agent_loop", "tir.rl.environment", "tir.rl.overrides", *self.run.shaping, *modules(route)
+            ),
         }
 
     def _last_policy(self) -> Path:

@@ -1,6 +1,6 @@
 """Make torch's stores listen on free ports of the loopback address; verl imports this module in each of its processes.
 
-A run uses one machine. Environment variables (`tir.rl.overrides.environment`) restrict Ray, vLLM, gloo and NCCL to it.
+A run uses one machine. Environment variables (`tir.rl.environment`) restrict Ray, vLLM, gloo and NCCL to it.
 The store through which the trainer's processes find each other has no such setting: it listens on all addresses, and
 whoever connects can read and write its keys without a password.
 

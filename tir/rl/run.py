@@ -1,9 +1,10 @@
-"""Settings of one reinforcement learning run: sections of the configuration, arm and seed."""
+"""One reinforcement learning run: its settings (sections of the configuration, arm and seed) and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tir.common import gpus
@@ -49,3 +50,38 @@ class RlRun:
     def max_tokens(self) -> int:
         """Maximum length of prompt and response, in tokens."""
         return self.rl.max_prompt_tokens + self.rl.max_response_tokens
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Paths of a run.
+
+    Attributes:
+        model: Hugging Face directory of the starting policy.
+        train, validation: parquet written by `prepare_rows`.
+        loop: YAML that registers the agent loop (see `tir.rl.agent_loop`).
+        directory: the run's directory.
+        scratch: directory with a short path on a local disk, which only this user can enter; deleted after the run.
+    """
+
+    model: Path
+    train: Path
+    validation: Path
+    loop: Path
+    directory: Path
+    scratch: Path
+
+    @property
+    def ray(self) -> Path:
+        """Ray's directory. Ray lets every user write to it, so it holds nothing else, and others cannot reach it."""
+        return self.scratch / "ray"
+
+    @property
+    def python(self) -> Path:
+        """Executable that starts forks instead of Python (see `tir.rl.cpu.forkserver`)."""
+        return self.scratch / "python"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of verl's checkpoints `global_step_{N}`."""
+        return self.directory / "checkpoints"
