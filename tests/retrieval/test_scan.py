@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -146,19 +147,29 @@ def test_undecided_queries_ask_for_more_rows_and_then_read_all(monkeypatch):
 
 
 def test_faiss_searches_the_tensors_of_torch_on_a_gpu(monkeypatch):
-    """With a stand-in for the GPU build's `knn_gpu`: its arguments, and what it cannot select, which torch does."""
+    """With a stand-in for the GPU build's `knn_gpu`: its arguments, and what it cannot select, which torch does.
+
+    FAISS uses the current GPU, so this must be the scanner's: a server with several GPUs has a scanner on each.
+    """
     vectors, queries = (rows.astype(np.float16) for rows in _cases()["normal"])
-    scanner, calls = FlatScanner([vectors] * 3, dtype="float16"), []
+    scanner, calls, current = FlatScanner([vectors] * 3, dtype="float16"), [], []
     expected = scanner.candidates(queries.astype(np.float64), 20)
 
     def knn_gpu(resources, queries, vectors, k, metric):
-        calls.append((resources, queries.dtype, vectors.dtype, k, metric))
+        calls.append((resources, queries.dtype, vectors.dtype, k, metric, *current))
         return torch.topk(queries.float() @ vectors.float().T, k)
 
+    @contextlib.contextmanager
+    def on(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
     scanner._resources = "resources"
     monkeypatch.setattr(scanner._faiss, "knn_gpu", knn_gpu, raising=False)
     bounds, rows = scanner.candidates(queries.astype(np.float64), 20)
-    assert calls == [("resources", torch.float16, torch.float16, 20, scanner._faiss.METRIC_INNER_PRODUCT)]
+    assert calls == [("resources", torch.float16, torch.float16, 20, scanner._faiss.METRIC_INNER_PRODUCT, "cpu")]
     assert np.allclose(bounds, expected[0], atol=1e-6) and bounds.shape == rows.shape == (QUERIES, 20)
     assert scanner.candidates(queries.astype(np.float64), 2049)[1].shape == (QUERIES, 2049) and len(calls) == 1
 

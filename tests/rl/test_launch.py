@@ -18,7 +18,7 @@ import safetensors
 from support.paths import ROOT
 from support.processes import wait_until
 from support.qwen_like import qwen_like_tokenizer
-from support.rl_inputs import TOOLS, rl_run, rows_file
+from support.rl_inputs import TOOLS, rl_run, rows_file, run_files
 
 from tir.common.errors import CheckpointError, InfrastructureFault, OutputInUse
 from tir.common.files import Scratch
@@ -26,6 +26,7 @@ from tir.common.records import read_json, read_jsonl
 from tir.config.tools import Tools
 from tir.rl import launch, processes
 from tir.rl.collect import delivered
+from tir.rl.environment import environment
 from tir.rl.metrics import NotFinite
 from tir.workflow.digests import code
 
@@ -205,6 +206,16 @@ def test_a_run_resumes_with_another_time_out(run):
     assert starts == [0, 2] and given["search"]["timeout_s"] == 7.0
 
 
+def test_a_resumed_run_deletes_the_checkpoints_before_the_last(run):
+    """verl deletes only those that the same process has saved; each takes 49 GB at the paper's scale."""
+    with pytest.raises(launch.TrainingFailed):
+        run(die_before=4, save_also=[1, 3])
+    (run.directory / "checkpoints" / "global_step_4").mkdir()  # not complete
+    with pytest.raises(launch.TrainingFailed):
+        run(die_before=4)
+    assert [path.name for path in (run.directory / "checkpoints").glob("global_step_*")] == ["global_step_3"]
+
+
 def test_the_error_of_a_trajectory_names_its_cause(run):
     with pytest.raises(InfrastructureFault, match="SearchUnavailable: server gone"):
         run(fault_before=2)
@@ -309,6 +320,21 @@ def test_another_user_cannot_reach_what_a_run_executes(run, tmp_path, monkeypatc
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_gives_itself_a_title_is_found(tmp_path):
+    """Ray's workers and vLLM's processes do. By default the title overwrites the environment that others see."""
+    code = "import setproctitle, time; setproctitle.setproctitle('ray::' + 9000 * 'x'); print('up', flush=True)"
+    variables = os.environ | environment(SMALL, run_files(tmp_path), 2) | {processes.MARK: str(tmp_path)}
+    log = tmp_path / "log"
+    process = processes.start([sys.executable, "-c", f"{code}; time.sleep(99)"], variables, tmp_path, log)
+    try:
+        while "up" not in log.read_text():
+            time.sleep(0.02)
+        assert [each.pid for each in processes.marked(str(tmp_path))] == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_commands_descendants_end_with_it(tmp_path):

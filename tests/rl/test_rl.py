@@ -120,6 +120,8 @@ def test_settings_reach_the_keys_of_verl():
     cuda = rendered(rl_run(), validate_first=False)
     assert cuda["actor_rollout_ref.actor.use_kl_loss"] == "false" and cuda["trainer.val_before_train"] == "false"
     assert "TIR_FORK_ADDRESS" not in environment(rl_run(), run_files(Path("/r")), 2)  # CUDA cannot be forked
+    cuda = environment(rl_run(processes=8), run_files(Path("/r")), 64)  # four processes with threads on each GPU
+    assert (cuda["OMP_NUM_THREADS"], cuda["VERL_PLATFORM"]) == ("2", "nvidia")
 
 
 def test_the_bucket_in_which_weights_are_sent_holds_the_largest_tensor(tmp_path):

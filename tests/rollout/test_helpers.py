@@ -243,6 +243,7 @@ def test_each_server_has_gpus_of_its_own_beside_the_engines(tmp_path, monkeypatc
         assert set(addresses) == {"big", "small"}
     assert [line[:2] for line in Recorder.lines] == [["env", f"CUDA_VISIBLE_DEVICES={own}"] for own in ("4,5", "6,7")]
     assert all(line[line.index("--tensor-parallel-size") + 1] == "2" for line in Recorder.lines)
+    assert all(line[line.index("--generation-config") + 1] == "vllm" for line in Recorder.lines)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with pytest.raises(ConfigError, match="evaluation.helpers.gpus: too few GPUs.*\n.*gpu:TYPE:5"):
         with server.own_servers(settings, models, tmp_path / "log"):

@@ -10,6 +10,8 @@ the micro-batch. Here each sequence attends to itself only, so the cost is quadr
 
 from __future__ import annotations
 
+import functools
+import itertools
 from contextlib import nullcontext
 
 import torch
@@ -92,9 +94,15 @@ def _flash(query, key, value, lengths: list[int], scaling: float | None) -> torc
     """FlashAttention on a GPU; (tokens, heads, size of a head)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *lengths], device=query.device).cumsum(0).to(torch.int32)
+    ends = _ends(tuple(lengths), query.device)
     states = (states[0].transpose(0, 1) for states in (query, key, value))
     return varlen_attn(*states, ends, ends, max(lengths), max(lengths), scale=scaling, window_size=(-1, 0))
+
+
+@functools.lru_cache(maxsize=2)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where each sequence begins, and the last one ends; copied to the GPU once for all layers of a pass."""
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -21,7 +21,8 @@ def command(
     """
     options = ["--model", str(model), "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]
     if engine == "vllm":
-        options += ["--tensor-parallel-size", str(gpus), "--seed", "0"]
+        # Sampling as the requests state it, not as the model's generation_config.json does (a penalty, for example).
+        options += ["--tensor-parallel-size", str(gpus), "--seed", "0", "--generation-config", "vllm"]
         options += ["--max-model-len", str(max_tokens)] if max_tokens else []
         return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *options]
     return [sys.executable, "-m", "tir.common.transformers_server", *options]

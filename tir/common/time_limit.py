@@ -13,7 +13,7 @@ import time
 
 # Seconds since 1970. The profile gets the value from Slurm; it is empty if Slurm does not answer.
 END_VARIABLE = "JOB_END_TIME"
-_LONGEST_LEAD_S = 600.0  # time to write a sharded checkpoint of 3 B parameters with its optimizer, 40 GB
+_LONGEST_LEAD_S = 600.0  # time to write a checkpoint of 3 B parameters, 49 GB: shards, optimizer, and a copy to export
 
 
 def warning_time() -> tuple[float, float] | None:

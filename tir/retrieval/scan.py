@@ -290,9 +290,11 @@ class FlatScanner:
         if self._dtype == "float32":
             scores, rows = self._faiss.knn(rounded, self._vectors.numpy(), m, metric=metric)
         elif self._resources and m <= FAISS_GPU_ROWS:
-            on_gpu = torch.from_numpy(rounded).to(self._device)
-            found = self._faiss.knn_gpu(self._resources, on_gpu, self._vectors, m, metric=metric)
-            scores, rows = (tensor.cpu().numpy() for tensor in found)
+            # FAISS computes on the current GPU and its stream; in a thread of `JoinedScanner` that is the first GPU.
+            with torch.cuda.device(self._device):
+                on_gpu = torch.from_numpy(rounded).to(self._device)
+                found = self._faiss.knn_gpu(self._resources, on_gpu, self._vectors, m, metric=metric)
+                scores, rows = (tensor.cpu().numpy() for tensor in found)
         else:
             found = self._top(torch.from_numpy(rounded).to(self._device), m)
             scores, rows = (tensor.cpu().numpy() for tensor in found)

@@ -48,13 +48,29 @@ def environment(run: RlRun, files: RunFiles, threads: int) -> dict[str, str]:
         "VLLM_HOST_IP": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
+        # Ray and vLLM give their processes titles. By default a title overwrites the environment that other processes
+        # see, by which `tir.rl.processes` finds the processes of a run.
+        "SPT_NOENV": "1",
         # Normal priority for Ray's workers; Ray's default is niceness 15.
         "RAY_worker_niceness": "0",
         "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
     }
     if run.device == "cpu":
         return values | _cpu_environment(files, threads)
-    return values | (_DETERMINISTIC if run.rl.full_determinism else {})
+    return values | _cuda_environment(run, threads)
+
+
+def _cuda_environment(run: RlRun, threads: int) -> dict[str, str]:
+    # Per GPU there is a trainer, a server, its engine and an agent loop. Else each would start a thread for every core.
+    each = str(max(1, threads // (4 * run.processes)))
+    return {
+        # Else each of some 35 processes would call nvidia-smi.
+        "VERL_PLATFORM": "nvidia",
+        "OMP_NUM_THREADS": each,
+        "MKL_NUM_THREADS": each,
+        "OPENBLAS_NUM_THREADS": each,
+        **(_DETERMINISTIC if run.rl.full_determinism else {}),
+    }
 
 
 def _cpu_environment(files: RunFiles, threads: int) -> dict[str, str]:

@@ -264,6 +264,7 @@ class _Launcher:
         validate = start == 0 or start not in logged
         drop_records(self.records, start if start else -1, validate=validate)
         (self.directory / "fault.json").unlink(missing_ok=True)
+        self._delete_other_checkpoints()
         arguments = overrides(self.run, files, validate_first=validate)
         if self.tracked.trackers:
             arguments.append(f"trainer.logger=[{','.join(('file', *self.tracked.trackers))}]")
@@ -296,6 +297,12 @@ class _Launcher:
             processes.end(process, str(files.scratch), grace_s=2.0 if self.saved_step() == self.run.rl.steps else 15.0)
             self._event("end", step=self.saved_step())
         self._check(status)
+
+    def _delete_other_checkpoints(self) -> None:
+        """Delete all checkpoints but the last complete one; verl deletes only those that the same process has saved."""
+        for path in (self.directory / "checkpoints").glob("global_step_*"):
+            if path.name != f"global_step_{self._checkpoint()}":
+                shutil.rmtree(path)
 
     def _watch(self, process, log: Path, start: int) -> int:
         """Print each step that verl logs until the process ends; return its exit status."""

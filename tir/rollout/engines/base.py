@@ -40,7 +40,8 @@ class Completion:
     Attributes:
         token_ids: the generated ids, including the token that completes a stop string or ends the text. The trainer
             gets them unchanged.
-        log_probs: log-probability of each id under the sampling distribution; empty if not requested.
+        log_probs: log-probability of each id; empty if not requested. Of verl and `transformers` under the sampling
+            distribution; of vLLM before temperature and penalty, which nothing reads.
         finish: `stop` (a stop string), `eos`, or `length`.
     """
 
