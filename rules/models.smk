@@ -12,8 +12,10 @@ def models_of(*kinds):
 
 
 def chat(wildcards):
-    """`--chat` requires a chat template; every model needs one except the encoder."""
-    return "" if wildcards.model == cfg.retrieval.encoder.model else "--chat"
+    """`--chat` requires a chat template; every model needs one except the encoder. The base model is trained."""
+    if wildcards.model == cfg.retrieval.encoder.model:
+        return ""
+    return "--chat --trained" if wildcards.model == "base" else "--chat"
 
 
 rule fetch_model:

@@ -11,9 +11,10 @@ def main() -> None:
     arguments.add_argument("--name", required=True, help="name of the model under `models`")
     arguments.add_argument("--output", required=True, help="model directory")
     arguments.add_argument("--chat", action="store_true", help="fail if the model has no chat template")
+    arguments.add_argument("--trained", action="store_true", help="fail if the model cannot be trained")
     options = arguments.parse_args()
     source = read(options, source=ModelSource).source.model_dump(mode="json")
-    fetch_model(options.name, source, options.output, chat=options.chat)
+    fetch_model(options.name, source, options.output, chat=options.chat, trained=options.trained)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tir.common.model_files import check_weights
 from tir.common.records import digest, file_digest
 from tir.common.schema import Device
 from tir.common.tracking import TrackedRun, add_argument, prepare
+from tir.common.trainable import check_trainable
 from tir.config.params import read
 from tir.config.sft import Sft
 from tir.sft.run import SftRun
@@ -27,6 +28,7 @@ def main() -> None:
     arguments = parse.parse_args()
     check_weights(arguments.base)
     given = read(arguments, sft=Sft, device=Device, leading_space=bool)
+    check_trainable(arguments.base, arguments.base, given.sft.cutoff_tokens)
     train(
         arguments.base,
         arguments.data,

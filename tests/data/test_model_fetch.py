@@ -206,11 +206,12 @@ def test_incomplete_model_raises_with_the_path_of_its_source(tmp_path, change, m
 @pytest.mark.parametrize("kind", ["hub", "local"])
 def test_the_second_copy_of_the_weights_in_mistrals_format_is_left_out(tmp_path, hub, kind):
     both = hub.files | {"consolidated.safetensors": save({"w": np.ones(4, np.float32)}), "params.json": b"{}"}
+    both["tekken.json"] = b"{}"
     source, hub.files = local_source(tmp_path / "mistral", both), both
     source = source if kind == "local" else {"kind": "hub", "repo": "a/m"}
     done = fetch(tmp_path / "models/base", source, hub.url)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "models/base").keys() == both.keys() - {"consolidated.safetensors"}
+    assert contents(tmp_path / "models/base").keys() == both.keys() - {"consolidated.safetensors", "tekken.json"}
     assert count_parameters(tmp_path / "models/base") == 2 * 32 * 32
 
 
@@ -244,3 +245,33 @@ def test_chat_model_without_template_is_refused_with_a_remedy(tmp_path):
     named = json.dumps({"chat_template": template}).encode()
     source = local_source(tmp_path / "named", files | {"tokenizer_config.json": named})
     assert fetch(output, source, *chat).returncode == 0 and fetch(tmp_path / "encoder", source).returncode == 0
+
+
+def test_a_base_model_that_cannot_be_trained_is_refused_before_anything_else_runs(tmp_path):
+    files = model_files(1.0) | {"config.json": b'{"final_logit_softcapping": 30.0}'}
+    (tmp_path / "models").mkdir()
+    source = local_source(tmp_path / "gemma", files)
+    assert fetch(tmp_path / "models/other", source).returncode == 0  # as a judge, for example
+    done = fetch(tmp_path / "models/base", source, "http://127.0.0.1:9", "--trained")
+    assert done.returncode and "cannot be trained here" in done.stdout + done.stderr
+    assert not (tmp_path / "models/base").exists()
+
+
+@pytest.mark.parametrize(
+    "decoder, declared, written",
+    [
+        ({"type": "ByteLevel"}, "LlamaTokenizerFast", "PreTrainedTokenizerFast"),
+        ({"type": "Sequence", "decoders": [{"type": "ByteLevel"}]}, "LlamaTokenizer", "PreTrainedTokenizerFast"),
+        ({"type": "ByteLevel"}, "Qwen2Tokenizer", "Qwen2Tokenizer"),
+        ({"type": "Metaspace"}, "LlamaTokenizerFast", "LlamaTokenizerFast"),
+    ],
+)
+def test_a_byte_level_tokenizer_does_not_keep_llamas_class(tmp_path, decoder, declared, written):
+    files = model_files(1.0) | {
+        "tokenizer.json": json.dumps({"decoder": decoder}).encode(),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": declared, "model_max_length": 16384}).encode(),
+    }
+    (tmp_path / "models").mkdir()
+    assert fetch(tmp_path / "models/base", local_source(tmp_path / "distilled", files)).returncode == 0
+    settings = json.loads((tmp_path / "models/base/tokenizer_config.json").read_text())
+    assert settings == {"tokenizer_class": written, "model_max_length": 16384}

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tir.common.errors import EngineFault
+from tir.common.records import write_json
 from tir.config.evaluation import EngineConfig
 from tir.config.world import TinyModelSettings
 from tir.rollout.engines import make_engine
@@ -88,3 +89,11 @@ def test_vllm_generates_the_tokens_of_the_transformers_engine(model):
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.log_probs == pytest.approx(theirs.log_probs, abs=1e-4)
     assert isinstance(refused, EngineFault) and isinstance(refused_too, EngineFault)
+
+
+def test_a_very_long_context_is_cut_because_vllm_reserves_memory_for_one_such_sequence(tmp_path):
+    from tir.rollout.engines.vllm import longest_context
+
+    for own, given in ((262144, 32768), (32768, None), (2048, None), (None, None)):
+        write_json(tmp_path / "config.json", {"max_position_embeddings": own})
+        assert longest_context(tmp_path) == given

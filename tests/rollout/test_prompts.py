@@ -13,6 +13,9 @@ from support.qwen_like import qwen_like_tokenizer
 from support.rl_inputs import rows_file
 from support.rollouts import limits
 from support.sft_runs import sft_run
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from aspo import detect_structural_features
@@ -23,7 +26,7 @@ from tir.rl.data import prepare_rows
 from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Completion, Sampling
 from tir.rollout.loop import rollout
-from tir.rollout.prompts import end_of_turn, prompt_text, render_prompt
+from tir.rollout.prompts import check_keeps_text, end_of_turn, prompt_text, render_prompt
 from tir.rollout.protocol import (
     control_ids,
     encode_inside,
@@ -308,3 +311,17 @@ def test_chatml_prompts_equal_the_template_filled_by_hand(tiny):
         render_prompt(qwen_like_tokenizer(), SYSTEM, QUESTION)
         == (qwen_like_tokenizer()(chatml(SYSTEM, QUESTION), add_special_tokens=False)["input_ids"])
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokenizers_keep_spaces_and_line_breaks(family):
+    check_keeps_text(FAMILIES[family]())
+
+
+def test_a_tokenizer_that_loses_them_is_refused():
+    """As transformers 5.6 reads a byte-level tokenizer that declares Llama's class."""
+    words = WordLevel({"<think>": 0, "so": 1, "[UNK]": 2}, unk_token="[UNK]")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = Whitespace()
+    with pytest.raises(DataError, match="loses spaces or line breaks.*becomes.*\n.*PreTrainedTokenizerFast"):
+        check_keeps_text(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"))

@@ -20,17 +20,20 @@ from tir.common.model_files import (
     packaged_model,
     write_manifest,
 )
-from tir.common.records import digest
+from tir.common.records import digest, read_json, write_json
+from tir.common.trainable import check_trainable
 from tir.data import hub
 from tir.data.hub import from_hub
 
-# Mistral's models hold their weights twice. Beside the second copy, vLLM would read Mistral's own configuration and
-# tokenizer, while the trainer reads those of Hugging Face; and parameters would be counted twice.
-_SECOND_COPY = "consolidated*.safetensors"
-_IGNORED = ("*.bin", "*.pth", "*.gguf", _SECOND_COPY, "*/*")  # weights in other formats, and subfolders
+# Mistral's models hold their weights and tokenizer twice. Beside the second copies, libraries would read Mistral's own
+# configuration and tokenizer, while others read those of Hugging Face; and parameters would be counted twice.
+_SECOND_COPIES = ("consolidated*.safetensors", "tekken.json")
+_IGNORED = ("*.bin", "*.pth", "*.gguf", *_SECOND_COPIES, "*/*")  # weights in other formats, and subfolders
 
 
-def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike, *, chat: bool = False) -> None:
+def fetch_model(
+    name: str, source: dict[str, Any], output: str | os.PathLike, *, chat: bool = False, trained: bool = False
+) -> None:
     """Fetch a model directory and move it to `output` once it is complete.
 
     The files are collected in a directory beside `output` whose name depends on the source: an interrupted download
@@ -42,17 +45,19 @@ def fetch_model(name: str, source: dict[str, Any], output: str | os.PathLike, *,
         source: a `tir.config.ModelSource` as JSON.
         output: the model's final directory.
         chat: the model must have a chat template.
+        trained: the model must be one that can be trained.
 
     Raises:
+        ConfigError: the model cannot be trained.
         DataError: the model does not exist, is incomplete, or has no chat template.
         InfrastructureFault: the hub did not answer, or the download stopped early.
         OutputInUse: another process fetches this model.
     """
     with only_writer(output):
-        _fetch(name, {key: value for key, value in source.items() if value is not None}, Path(output), chat)
+        _fetch(name, {key: value for key, value in source.items() if value is not None}, Path(output), chat, trained)
 
 
-def _fetch(name: str, source: dict[str, Any], output: Path, chat: bool) -> None:
+def _fetch(name: str, source: dict[str, Any], output: Path, chat: bool, trained: bool) -> None:
     partial = output.with_name(f".{output.name}.{digest(source, 8)}")
     partial.mkdir(parents=True, exist_ok=True)
     if source["kind"] == "local":
@@ -66,6 +71,9 @@ def _fetch(name: str, source: dict[str, Any], output: Path, chat: bool) -> None:
         hub.pin(source, output, pinned["commit"])
     if chat and not has_chat_template(partial):
         raise no_chat_template(_origin(source))
+    if trained:
+        check_trainable(partial, _origin(source))
+    _name_tokenizer(partial)
     _check_and_write_manifest(name, source, partial, pinned)
     shutil.rmtree(output, ignore_errors=True)
     partial.rename(output)
@@ -84,7 +92,7 @@ def _copy_model(name: str, origin: Path, partial: Path) -> None:
     for file in partial.iterdir():  # left by a failed attempt; the source may have been corrected since
         file.unlink()
     for file in origin.iterdir():
-        if file.is_file() and file.name != MANIFEST and not fnmatch(file.name, _SECOND_COPY):
+        if file.is_file() and file.name != MANIFEST and not any(fnmatch(file.name, each) for each in _SECOND_COPIES):
             shutil.copy2(file, partial / file.name)
 
 
@@ -130,6 +138,22 @@ def _download_model(source: dict[str, Any], partial: Path, revision: str | None)
         if file.name not in names:
             file.unlink()
     return info.sha
+
+
+def _name_tokenizer(directory: Path) -> None:
+    """Name the general class for a byte-level tokenizer that declares Llama's, as DeepSeek-R1's distilled models do.
+
+    transformers 5 gives Llama's class a SentencePiece decoder and pre-tokenizer, whatever `tokenizer.json` says. Spaces
+    and line breaks then vanish without an error.
+    """
+    settings, tokenizer = directory / "tokenizer_config.json", directory / "tokenizer.json"
+    if not (settings.is_file() and tokenizer.is_file()):
+        return
+    declared, decoder = read_json(settings), read_json(tokenizer).get("decoder") or {}
+    parts = {decoder.get("type"), *(part.get("type") for part in decoder.get("decoders", ()))}
+    if "ByteLevel" in parts and declared.get("tokenizer_class") in ("LlamaTokenizer", "LlamaTokenizerFast"):
+        write_json(settings, declared | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        print("the byte-level tokenizer declares Llama's class: PreTrainedTokenizerFast is written instead")
 
 
 def _origin(source: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ from tir.common.keys import HELPER, HUB, JUDGE
 from tir.common.records import digest, file_digest, read_json, write_json, write_text
 from tir.common.subprocesses import StallLimit
 from tir.common.tracking import NOT_TRACKED, TrackedRun
+from tir.common.trainable import check_trainable
 from tir.config.tools import Tools
 from tir.rl import processes
 from tir.rl.collect import collect, verl_logs
@@ -110,9 +111,11 @@ def train(
     Raises:
         InfrastructureFault: a tool, the rollout engine or the machine failed; the same command resumes.
         TrainingFailed: verl failed for another reason, which the error contains.
+        ConfigError: the model cannot be trained (`tir.common.trainable`).
         CheckpointError: verl ended without error, but the last step's policy is missing.
         OutputInUse: another process trains in this directory.
     """
+    check_trainable(inputs.model, str(inputs.model), run.max_tokens)
     launcher = _Launcher(run, inputs, Path(directory).resolve(), stall_s, tracked)
     with only_writer(launcher.directory):
         launcher.open()

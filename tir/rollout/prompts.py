@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from tir.common.errors import DataError
 from tir.common.model_files import no_chat_template
-from tir.rollout.protocol import control_ids
+from tir.rollout.protocol import control_ids, decode, encode_inside
 
 _MARK = "d41d8cd98f"  # a message's content, used to find its place in the rendered template
 # Some templates (Llama 3.1) write the current date into the prompt. A fixed date keeps prompts the same every day.
@@ -143,3 +143,17 @@ def _render(tokenizer, template: str, messages: list[dict[str, str]], add_genera
             why=str(error),
             remedy="put another template into chat_template.jinja of the model's directory",
         ) from error
+
+
+def check_keeps_text(tokenizer) -> None:
+    """Check that spaces and line breaks remain when a text becomes tokens and text again; raises `DataError`."""
+    text = "<think>so 5 </think>\n<python>1 + 1\n</python>"
+    again = decode(tokenizer, encode_inside(tokenizer, [text])[0])
+    if any(again.count(space) != text.count(space) for space in " \n"):
+        raise DataError(
+            "the tokenizer loses spaces or line breaks",
+            where=str(tokenizer.name_or_path),
+            why=f"{text!r} becomes {again!r} with the class {type(tokenizer).__name__}",
+            remedy='a copy of the model (kind: local) whose tokenizer_config.json has "tokenizer_class": '
+            '"PreTrainedTokenizerFast"',
+        )

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tir.data.alpaca import read_alpaca
-from tir.rollout.prompts import EndOfTurn, end_of_turn, prompt_text, refuse_open_thought
+from tir.rollout.prompts import EndOfTurn, check_keeps_text, end_of_turn, prompt_text, refuse_open_thought
 from tir.rollout.protocol import encode_inside, encode_tool_text, render_result, split_output
 from tir.sft.run import SftRun
 
@@ -105,6 +105,7 @@ def write_tokenized(
     rows = read_alpaca(data, run.sft.max_rows)
     train, held = split_holdout(len(rows), run.sft.holdout, run.sft.seed)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_directory)
+    check_keeps_text(tokenizer)
     # NumPy arrays: as lists of Python integers the full data would take several gigabytes.
     rendered = [
         {name: np.asarray(ids, dtype=np.int32) for name, ids in row.items()}

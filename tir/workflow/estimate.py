@@ -118,7 +118,7 @@ _QWEN = {
 
 def parameters(source: ModelSource) -> float:
     """Number of parameters, parsed from the model's name (`Qwen2.5-3B`); 0 if the name does not contain it."""
-    found = re.search(r"(\d+(?:\.\d+)?)B\b", source.repo or source.path or "")
+    found = re.search(r"(\d+(?:\.\d+)?)B\b", source.repo or source.path or "", re.IGNORECASE)
     return float(found[1]) * 1e9 if found else 0.0
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from tir.common import linear
 from tir.common.errors import CheckpointError, EngineFault
 from tir.rollout.engines.base import Completion, Sampling
-from tir.rollout.prompts import end_of_turn
+from tir.rollout.prompts import check_keeps_text, end_of_turn
 from tir.rollout.protocol import decode
 
 _ALIGN = 64  # padding moves keys by multiples of this, so that each stays in the same lane of a vector
@@ -73,6 +73,7 @@ class TransformersEngine:
                 why=str(error).splitlines()[0],
                 remedy=f"rm -r {model}  # then run again to make it anew",
             ) from error
+        check_keeps_text(self.tokenizer)
         self.max_batch, self.collect_s, self.device = max_batch, collect_s, device
         eos = self.model.generation_config.eos_token_id
         self.end_ids = {*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id}

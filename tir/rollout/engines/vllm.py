@@ -6,10 +6,19 @@ import os
 from pathlib import Path
 
 from tir.common.errors import EngineFault
+from tir.common.records import read_json
 from tir.rollout.engines.base import Completion, Sampling
-from tir.rollout.prompts import end_of_turn
+from tir.rollout.prompts import check_keeps_text, end_of_turn
 
+# vLLM does not start if one sequence of the longest context does not fit: 39 GB for the 262,144 tokens of Qwen3-4B.
+LONGEST_CONTEXT = 32768  # tokens; Qwen2.5's
 _CPU_CACHE_BYTES = 1 << 30  # vLLM would reserve the same share of the machine's memory as of a GPU's
+
+
+def longest_context(model: str | Path) -> int | None:
+    """LONGEST_CONTEXT for a model whose own context is longer; None for the others, of which vLLM takes their own."""
+    own = read_json(Path(model, "config.json")).get("max_position_embeddings") or 0
+    return LONGEST_CONTEXT if own > LONGEST_CONTEXT else None
 
 
 class VllmEngine:
@@ -20,7 +29,7 @@ class VllmEngine:
         device: `cpu`, or the GPU's. On a GPU decoding replays CUDA graphs, which vLLM records when it starts; a small
             model then does not wait for its kernels to be launched one by one. A CPU gains nothing from compiling.
         dtype: precision; use `float32` on a CPU.
-        max_model_len: context length in tokens; None for the model's own.
+        max_model_len: context length in tokens; None for the model's own, at most LONGEST_CONTEXT.
         gpu_memory_utilization: share of GPU memory that vLLM may use; on a CPU the key-value cache has 1 GiB.
         tensor_parallel_size: number of GPUs that hold one copy of the model.
         batch_invariant: use vLLM's batch-invariant kernels (GPU only).
@@ -44,14 +53,14 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.tokenizer = AutoTokenizer.from_pretrained(str(model))
+        check_keeps_text(self.tokenizer)
         self._turn_end = end_of_turn(self.tokenizer).token_id
-        self.max_length = max_model_len
         try:
             self._engine = AsyncLLM.from_engine_args(
                 AsyncEngineArgs(
                     model=str(model),
                     dtype=dtype,
-                    max_model_len=max_model_len,
+                    max_model_len=max_model_len or longest_context(model),
                     enforce_eager=device == "cpu",
                     seed=0,
                     gpu_memory_utilization=gpu_memory_utilization,
