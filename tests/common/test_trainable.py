@@ -23,6 +23,7 @@ def check(tmp_path, config: dict, longest: int = 5632) -> None:
         QWEN,
         QWEN | {"sliding_window": 1024},
         QWEN | {"layer_types": ["full_attention"] * 28},
+        QWEN | {"layer_types": None},
         LLAMA,
         MISTRAL | {"sliding_window": None},
         LLAMA | {"logits_scaling": 1.0, "final_logit_softcapping": None},

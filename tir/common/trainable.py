@@ -16,7 +16,7 @@ from tir.common.records import read_json
 _CAPS = ("attn_logit_softcapping", "final_logit_softcapping")  # Gemma 2
 _SCALES = ("logits_scaling", "logit_scale")  # Granite, Cohere
 _RECURRENT = ("linear_", "mamba_", "ssm_")  # beginnings of keys: Qwen3-Next, Jamba, ...
-_ATTENTION = {"full_attention", "sliding_attention"}
+_ATTENTION = {"full_attention", "sliding_attention", "attention"}
 
 
 def check_trainable(model: str | Path, where: str, longest: int = 0) -> None:
@@ -52,7 +52,7 @@ def _reason(config: Mapping[str, Any], longest: int) -> str:
     for key in _SCALES:
         if config.get(key) not in (None, 1):
             return f"it scales its logits ({key}: {config[key]})"
-    layers = {*config.get("layer_types", ()), *config.get("layers_block_type", ())} - _ATTENTION - {"attention"}
+    layers = {*(config.get("layer_types") or ()), *(config.get("layers_block_type") or ())} - _ATTENTION
     layers |= {key for key, value in config.items() if key.startswith(_RECURRENT) and value}
     if layers:
         return f"some layers are not attention ({', '.join(sorted(layers))})"

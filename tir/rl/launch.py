@@ -199,9 +199,7 @@ class _Launcher:
             "validation": file_digest(inputs.validation),
             "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
             "answered_from": {file: file_digest(file) for file in answered_from},
-            "code": code_digest(
-                "tir.rl.agent_loop", "tir.rl.environment", "tir.rl.overrides", *self.run.shaping, *modules(route)
-            ),
+            "code": code_digest(*_VERL_CODE, *self.run.shaping, *modules(route)),
         }
 
     def _last_policy(self) -> Path:
@@ -303,8 +301,9 @@ class _Launcher:
 
     def _delete_other_checkpoints(self) -> None:
         """Delete all checkpoints but the last complete one; verl deletes only those that the same process has saved."""
+        last = f"global_step_{self._checkpoint()}"
         for path in (self.directory / "checkpoints").glob("global_step_*"):
-            if path.name != f"global_step_{self._checkpoint()}":
+            if path.name != last:
                 shutil.rmtree(path)
 
     def _watch(self, process, log: Path, start: int) -> int:
