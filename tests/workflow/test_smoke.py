@@ -40,8 +40,10 @@ def test_the_profile_keeps_its_machine_and_asks_for_two_gpus_at_most():
         "traces": "'gpu:a10g:1'",
         "judge": "'gpu:h100:2'",
     }
-    assert {resources["runtime"] for resources in made["set-resources"].values()} == {30}
-    for key in ("executor", "apptainer-args", "default-resources", "set-threads"):
+    jobs = [made["default-resources"] | resources for resources in made["set-resources"].values()]
+    assert {made["default-resources"]["runtime"], *(job["runtime"] for job in jobs)} == {30}
+    assert made["default-resources"] | {"runtime": 60} == paper["default-resources"]
+    for key in ("executor", "apptainer-args", "set-threads"):
         assert made[key] == paper[key]
     assert made["configfile"][-2:] == ["profiles/smoke/cuda.yaml", "profiles/slurm/site.yaml"]
     assert smoke_profile(shipped("workstation"), [], on_gpus=True)["resources"] == [
@@ -49,6 +51,10 @@ def test_the_profile_keeps_its_machine_and_asks_for_two_gpus_at_most():
         "mem_mb=500000",
         "downloads=100",
     ]
+    listed = {"default-resources": ["mem_mb=4000", "runtime=600"], "set-resources": {"rl": {"gpu": 8, "gres": "gpu:4"}}}
+    smaller = smoke_profile({"configfile": []} | listed, [], on_gpus=True)
+    assert smaller["default-resources"] == ["mem_mb=4000", "runtime=30"]
+    assert smaller["set-resources"] == {"rl": {"gpu": 2, "gres": "gpu:2"}}
     assert "profiles/smoke/cuda.yaml" not in smoke_profile(shipped("laptop"), [], on_gpus=False)["configfile"]
 
 

@@ -45,22 +45,29 @@ def smoke_profile(profile: Mapping[str, Any], site_files: Sequence[str], *, on_g
         "keep-going": True,  # independent stages get their verdict too
         "retries": 0,
     }
-    if "resources" in profile:
-        made["resources"] = [_fewer(str(each)) for each in profile["resources"]]
+    for key in ("resources", "default-resources"):
+        if key in profile:
+            made[key] = _smaller(profile[key])
     if "set-resources" in profile:
-        made["set-resources"] = {
-            rule: {
-                name: MINUTES if name == "runtime" else _fewer(value) if isinstance(value, str) else value
-                for name, value in resources.items()
-            }
-            for rule, resources in profile["set-resources"].items()
-        }
+        made["set-resources"] = {rule: _smaller(asked) for rule, asked in profile["set-resources"].items()}
     return made
 
 
-def _fewer(text: str) -> str:
-    """A request in a profile, with at most `GPUS` GPUs: `gpu:h100:8` or `gpu=8`."""
-    return re.sub(r"(gpu(?::[\w.-]+)?[:=])(\d+)", lambda found: f"{found[1]}{min(int(found[2]), GPUS)}", text)
+def _smaller(resources: Mapping[str, Any] | Sequence[str]) -> dict[str, Any] | list[str]:
+    """Resources of a profile, as a map or as a list of `name=value`: `GPUS` and `MINUTES` in place of larger limits."""
+    if not isinstance(resources, Mapping):
+        pairs = [str(each).partition("=") for each in resources]
+        return [f"{name}={value}" for name, value in _smaller({name: value for name, _, value in pairs}).items()]
+    return {name: MINUTES if name == "runtime" else _fewer(name, value) for name, value in resources.items()}
+
+
+def _fewer(name: str, value: Any) -> Any:
+    """The value of a resource, with at most `GPUS` GPUs: `gpu:h100:8`, or 8 of the resource `gpu`."""
+    if name == "gpu" and str(value).isdigit():
+        return min(int(value), GPUS)
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(gpu(?::[\w.-]+)?:)(\d+)", lambda found: f"{found[1]}{min(int(found[2]), GPUS)}", value)
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
