@@ -27,6 +27,7 @@ from tir.config.tools import Tools
 from tir.rl import launch, processes
 from tir.rl.collect import delivered
 from tir.rl.environment import environment
+from tir.rl.failures import StartFailed, TrainingFailed
 from tir.rl.metrics import NotFinite
 from tir.workflow.digests import code
 
@@ -121,7 +122,7 @@ def test_a_delivered_run_contains_metrics_policies_and_rollouts_only(run, capsys
 
 
 def test_a_failed_run_reports_the_error_and_resumes_from_its_last_checkpoint(run):
-    with pytest.raises(launch.TrainingFailed, match="SomeError: out of luck"):
+    with pytest.raises(TrainingFailed, match="SomeError: out of luck"):
         run(die_before=4)
     run()
     rows = read_jsonl(run.directory / "metrics.jsonl")
@@ -134,7 +135,7 @@ def test_a_failed_run_reports_the_error_and_resumes_from_its_last_checkpoint(run
 @pytest.mark.parametrize("step", [2, 3, 4])
 def test_a_run_killed_while_exporting_a_policy_loses_no_step(run, step):
     """At the first checkpoint, an extra one before a time limit, and the last: the launcher exports the policy."""
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(killed_in_export=step, save_also=[3])
     assert [path.name for path in run()] == ["step2", "step4"]
     assert (run.directory / "policies" / f"step{step}" / "model.safetensors").exists() or step == 3
@@ -147,7 +148,7 @@ def test_a_run_killed_while_exporting_a_policy_loses_no_step(run, step):
 
 
 def test_a_run_whose_checkpoint_lacks_weights_starts_from_step_0(run, capsys):
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(killed_in_export=2)
     shutil.rmtree(run.directory / "checkpoints" / "global_step_2")
     assert [path.name for path in run()] == ["step2", "step4"]
@@ -170,7 +171,7 @@ def test_a_job_that_fails_after_training_does_not_train_again(run):
 
 
 def test_a_step_killed_in_its_validation_keeps_its_score_and_is_reported(run, capsys):
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(killed_in_validation=2)
     run()
     row = read_jsonl(run.directory / "metrics.jsonl")[2]
@@ -198,7 +199,7 @@ def test_the_identity_of_a_run_includes_the_index_and_the_code_of_the_reward(run
 def test_a_run_resumes_with_another_time_out(run):
     """After a failed search, a user sets a longer time-out: the run resumes, and its tools use the new value."""
     patient = replace(SMALL, tools=Tools(**TOOLS.model_dump(exclude_unset=True) | {"search": {"timeout_s": 7.0}}))
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(die_before=4)
     run(patient)
     starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]
@@ -208,10 +209,10 @@ def test_a_run_resumes_with_another_time_out(run):
 
 def test_a_resumed_run_deletes_the_checkpoints_before_the_last(run):
     """verl deletes only those that the same process has saved; each takes 49 GB at the paper's scale."""
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(die_before=4, save_also=[1, 3])
     (run.directory / "checkpoints" / "global_step_4").mkdir()  # not complete
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(die_before=4)
     assert [path.name for path in (run.directory / "checkpoints").glob("global_step_*")] == ["global_step_3"]
 
@@ -238,7 +239,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(run):
 )
 def test_a_failed_start_is_retried(run, monkeypatch, error):
     monkeypatch.setattr(launch, "RETRY_WAIT_S", 0.0)
-    with pytest.raises(launch.StartFailed, match=re.escape(error)):
+    with pytest.raises(StartFailed, match=re.escape(error)):
         run(failed_starts=9, start_error=error)
     (run.directory / "failed_starts").unlink()
     run(failed_starts=2, start_error=error)
@@ -283,7 +284,7 @@ def test_a_launcher_leaves_a_living_one_alone_and_removes_what_a_killed_one_left
 
 
 def test_a_run_with_other_settings_or_deleted_metrics_starts_from_step_0(run):
-    with pytest.raises(launch.TrainingFailed):
+    with pytest.raises(TrainingFailed):
         run(die_before=4)
     run(replace(SMALL, rl=SMALL.rl.model_copy(update={"learning_rate": 0.5})))
     starts = [row["step"] for row in read_jsonl(run.directory / "wall_clock.jsonl") if row["event"] == "start"]

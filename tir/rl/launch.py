@@ -31,7 +31,7 @@ import tenacity
 from pydantic import BaseModel
 
 from tir.common.environment import job_threads
-from tir.common.errors import CheckpointError, InfrastructureFault, TirError
+from tir.common.errors import CheckpointError
 from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
 from tir.common.records import digest, file_digest, read_json, write_json, write_text
@@ -45,6 +45,7 @@ from tir.rl.cpu.forkserver import write_stand_in
 from tir.rl.data import prepare_rows
 from tir.rl.environment import environment
 from tir.rl.export import export_policy
+from tir.rl.failures import StartFailed, check_ended
 from tir.rl.metrics import check_finite, drop_records, read_log
 from tir.rl.overrides import overrides, rollout_dtype
 from tir.rl.run import RlRun, RunFiles
@@ -54,19 +55,10 @@ from tir.workflow.digests import code_digest
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
-_START_ERRORS = ("timed out during startup", "Address already in use")  # texts of Ray's and of the system's errors
 # Modules whose code and imports determine the results: not the launcher's, which only starts and monitors verl.
 _VERL_CODE = ("tir.rl.agent_loop", "tir.rl.environment", "tir.rl.overrides")
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker
 _LONGEST_SCRATCH = 36  # characters: Ray appends about 70, and the path of a socket may have 107
-
-
-class StartFailed(InfrastructureFault):
-    """verl did not start: Ray's limit of 30 s has passed, or another process took a port. No step was trained."""
-
-
-class TrainingFailed(TirError):
-    """verl ended with an error that is not an infrastructure fault."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +289,14 @@ class _Launcher:
         finally:
             processes.end(process, str(files.scratch), grace_s=2.0 if self.saved_step() == self.run.rl.steps else 15.0)
             self._event("end", step=self.saved_step())
-        self._check(status)
+        check_ended(self.directory, status)
+        if self.saved_step() != self.run.rl.steps:
+            raise CheckpointError(
+                "verl ended without the last step",
+                where=str(self.directory / "checkpoints"),
+                why=f"the last step is {self.run.rl.steps}, the last saved step is {self.saved_step()}",
+                remedy=f"fix the cause in {self.directory / 'verl.log'}, then run the same command again",
+            )
 
     def _delete_other_checkpoints(self) -> None:
         """Delete all checkpoints but the last complete one; verl deletes only those that the same process has saved."""
@@ -338,42 +337,6 @@ class _Launcher:
         parts += [f"validation {value:.3f}" for name, value in metrics.items() if name.startswith("val/test_score/")]
         return "  ".join([*parts, f"{seconds:.1f} s"])
 
-    def _check(self, status: int) -> None:
-        """Raise the cause if verl failed, or if it ended without error but without the last step."""
-        fault = self.directory / "fault.json"
-        if fault.exists():
-            cause = read_json(fault)
-            kind = InfrastructureFault if cause["infrastructure"] else TrainingFailed
-            raise kind(
-                "a trajectory failed",
-                where=str(fault),
-                why=f"{cause['type']}: {cause['text']}",
-                remedy="run the same command again; it continues from the last checkpoint",
-            )
-        if status:
-            log = self.directory / "verl.log"
-            error = _last_error(log)
-            if any(text in error for text in _START_ERRORS):
-                raise StartFailed(
-                    "verl did not start",
-                    where=str(log),
-                    why=error,
-                    remedy="run the same command again; if Ray's start timed out, on a less loaded machine",
-                )
-            raise TrainingFailed(
-                f"verl ended with status {status}",
-                where=str(log),
-                why=error,
-                remedy="fix the cause and run the same command again; it continues from the last checkpoint",
-            )
-        if self.saved_step() != self.run.rl.steps:
-            raise CheckpointError(
-                "verl ended without the last step",
-                where=str(self.directory / "checkpoints"),
-                why=f"the last step is {self.run.rl.steps}, the last saved step is {self.saved_step()}",
-                remedy=f"fix the cause in {self.directory / 'verl.log'}, then run the same command again",
-            )
-
     def _event(self, event: str, **facts: Any) -> None:
         row = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "unix": round(time.time(), 2), **facts}
         with open(self.directory / "wall_clock.jsonl", "a", encoding="utf-8") as file:
@@ -397,14 +360,3 @@ def _stated(parts: Mapping[str, Any]) -> dict[str, Any]:
         else part
         for name, part in parts.items()
     }
-
-
-def _last_error(log: Path) -> str:
-    """The last line of verl's output that starts with the name of an exception; if there is none, the last line."""
-    lines = [
-        line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-400:] if line.strip()
-    ]
-    named = [
-        line for line in lines if line.split(":")[0].rstrip().endswith(("Error", "Exception", "Fault", "Unavailable"))
-    ]
-    return (named or lines or ["no output"])[-1][:500]
