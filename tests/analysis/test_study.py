@@ -1,10 +1,13 @@
 """The tables and the figure of a study: differences to the baseline, planned power, the phase diagram."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 from support import made_up
 
+from tir.analysis.contrast import contrast
 from tir.analysis.figures import draw
 from tir.analysis.outcomes import measured, over_seeds
 from tir.analysis.tables import build
@@ -179,12 +182,12 @@ def test_variances_of_simulated_differences_are_found_again():
     seeds = rng.normal(size=(40, 1)) * 0.2
     found = variances([table + seeds for table in tables])
     assert found.items == pytest.approx(0.09, rel=0.1) and found.within == pytest.approx(0.25, rel=0.02)
-    assert found.seeds == pytest.approx(seeds.var(ddof=1), rel=0.1) and found.groups == 2
+    assert found.seeds == pytest.approx(seeds.var(ddof=1), rel=0.1) and found.sizes == (4000, 4000)
 
 
 def test_planned_seeds_find_the_effect_with_the_stated_power():
     """Simulated studies with the number of seeds that is planned: the t-test over seeds finds the effect in 4 of 5."""
-    known, effect = Variances(items=0.0, seeds=0.04, within=0.0, groups=1), 0.2
+    known, effect = Variances(items=0.0, seeds=0.04, within=0.0, sizes=(), typical=0.0), 0.2
     needed = smallest(lambda seeds: known.contrast(seeds, 0).detectable(0.95, 0.8) <= effect, 2, 1000)
     draws = np.random.default_rng(1).normal(effect, 0.2, size=(20_000, needed))
     found = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
@@ -192,8 +195,39 @@ def test_planned_seeds_find_the_effect_with_the_stated_power():
     assert fewer < 0.8 <= found + 0.01 and needed == 10
 
 
+def differences(rng, sizes, seeds, effect, changed, unstable):
+    """Tables of 0 and ±1: `changed` of the items differ, in each seed but with probability 1 - `unstable`."""
+    gained = max(changed / 2 + effect / (2 * (1 - unstable)), effect / (1 - unstable))
+    lost = max(changed - gained, 0.0)
+    draws = [rng.random((1, size)) for size in sizes]
+    items = [np.where(draw < gained, 1.0, np.where(draw < gained + lost, -1.0, 0.0)) for draw in draws]
+    return [table * (rng.random((seeds, table.shape[1])) >= unstable) for table in items]
+
+
+@pytest.mark.parametrize(("changed", "unstable"), [(0.02, 0.2), (0.1, 0.5), (0.3, 0.3)])
+@pytest.mark.parametrize("sizes", [(80, 80), (25, 100)])
+def test_planned_items_and_seeds_find_the_effect_in_the_paired_test(changed, unstable, sizes):
+    """Also where nearly nothing differs in the pilot, and benchmarks of different sizes."""
+    rng, effect, level = np.random.default_rng(2), 0.1, 1 - 0.05 / 6
+    pilot = variances(differences(rng, (4000, 4000), 2, 0.0, changed, unstable))
+    known = replace(pilot, sizes=sizes)
+
+    def share_found(seeds, items):
+        planned = [round(items * size / sum(sizes)) for size in sizes]
+        studies = (differences(rng, planned, seeds, effect, changed, unstable) for _ in range(600))
+        return np.mean([contrast(study, paired=True).p() < 1 - level for study in studies])
+
+    def detects(seeds, items):
+        return known.contrast(seeds, items, effect).detectable(level, 0.8) <= effect
+
+    items = smallest(lambda number: detects(5, number), 4, 10_000)
+    assert 0.77 < share_found(5, items) < 0.98
+    seeds = smallest(lambda number: detects(number, sum(sizes)), 2, 1000)
+    assert seeds is None or share_found(seeds, sum(sizes)) > 0.74  # two seeds: about 0.76
+
+
 def test_more_items_help_only_against_the_variance_of_items():
-    items, seeds = (Variances(0.25, 0.0, 0.1, 1), Variances(0.0, 0.04, 0.0, 1))
+    items, seeds = (Variances(0.25, 0.0, 0.1, (10,), 0.0), Variances(0.0, 0.04, 0.0, (10,), 0.0))
     enough = [
         smallest(lambda n: known.contrast(5, n).detectable(0.95, 0.8) <= 0.05, 2, 10_000) for known in (items, seeds)
     ]
@@ -215,8 +249,8 @@ def test_power_has_a_row_per_outcome_and_task(study):
     accuracy = rows["accuracy", "math"]
     assert (accuracy["smallest_effect"], accuracy["pilot_items"], accuracy["arms"]) == ("10.0000", 4, 1)
     assert accuracy["seeds_needed"] == "more" or accuracy["seeds_needed"] > 2
-    think = rows["python→think", "math"]  # the difference is 1 everywhere: one gained and one lost item are added
-    assert think["sd_seeds"] == think["sd_within"] == "0.0000" and think["sd_items"] == f"{(2 / 4) ** 0.5:.4f}"
+    think = rows["python→think", "math"]  # the difference is 1 everywhere, but one gained and one lost item are added
+    assert think["sd_items"] == think["sd_seeds"] == think["sd_within"] == "0.0000" and float(think["mde"]) > 1
 
 
 # --- the phase diagram ----------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ of three seeds covers 92 % if seeds dominate, with the c above 94 to 96 % (`make
 
 Few items differ between two similar models, and none that differs is not a proof that none would. So one gained and one
 lost item are added to the differences that were seen (Bonett & Price 2012, J. Educ. Behav. Stat. 37:479, recommended by
-Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850). For 0/1 scores the p-value then lies
-between that of McNemar's exact test and its mid-p value.
+Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850). Where few 0/1 scores differ, the p-value then lies about between
+that of McNemar's exact test and its mid-p value.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def contrast(tables: Sequence[np.ndarray], *, paired: bool = False, random_bench
         differences = np.concatenate([table.mean(axis=0) for table in tables])
         differing = differences[differences != 0]
         typical = float(np.sqrt(np.mean(differing**2))) if differing.size else 1.0
-        pseudo = 2 * (typical * weight / sizes.min()) ** 2
+        pseudo = added_items(typical, sizes)
     within = max(items - noise, 0.0)
     return Contrast(
         value=float(means.mean()),
@@ -137,6 +137,16 @@ def contrast(tables: Sequence[np.ndarray], *, paired: bool = False, random_bench
         seeds=seeds,
         typical=typical,
     )
+
+
+def added_items(size: float, sizes: np.ndarray) -> float:
+    """Variance of a mean over benchmarks due to one gained and one lost item, each a random one of all items.
+
+    Args:
+        size: difference of such an item.
+        sizes: number of items of each benchmark.
+    """
+    return 2 * (size / len(sizes)) ** 2 * float((1 / sizes).sum() / sizes.sum())
 
 
 def of_seeds(variance: float, seeds: int) -> tuple[float, int]:

@@ -1,13 +1,14 @@
 """Power of a study, planned from a pilot of few seeds: what varies, and the seeds and items that would be enough.
 
 The differences of an arm to the baseline vary between items, between seeds, and within both (single answers). With N
-items in all and S seeds, the variance of their mean is
+items, as many in each benchmark as in the pilot in proportion, and S seeds, the variance of their mean is
 
-    V(S, N) = items / N + within / (N S) + seeds / S
+    V(S, N) = items / M + within / (M S) + seeds / S + added
 
-The three variances are means over the arms, because two seeds of one arm say little. A pilot in which nothing differs
-does not prove that nothing would: one gained and one lost item are added to the variance of items. The quantiles are
-those of Student's t. Both is as in `tir.analysis.contrast`.
+M is the number of items of one benchmark with the same precision (N, if all benchmarks have equally many). The three
+variances are means over the arms, because two seeds of one arm say little. As in `tir.analysis.contrast`, whose
+quantiles and smallest detectable value are used: `added` is the variance of one gained and one lost item, because a
+pilot in which nothing differs does not prove that nothing would.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.contrast import Contrast, of_seeds, satterthwaite, variance_split
+from tir.analysis.contrast import (
+    NORMAL,
+    Contrast,
+    added_items,
+    contrast,
+    of_seeds,
+    satterthwaite,
+    variance_split,
+)
 from tir.analysis.numbers import fixed
 from tir.analysis.outcomes import UNITS, Measured, measured
 from tir.analysis.tables.effects import corrections, strictest
@@ -33,43 +42,64 @@ COLUMNS += ["pilot_items", "arms", "mde", "seeds_needed", "planned_seeds", "item
 
 @dataclass(frozen=True)
 class Variances:
-    """Variances of a difference: between items, between seeds, within both; `groups` is the number of benchmarks."""
+    """Variances of a difference.
+
+    Attributes:
+        items, seeds, within: between items, between seeds, within both.
+        sizes: number of items of each benchmark in the pilot; empty for a metric of training.
+        typical: size of an item's difference, as in `Contrast`.
+    """
 
     items: float
     seeds: float
     within: float
-    groups: int
+    sizes: tuple[int, ...]
+    typical: float
 
-    def contrast(self, seeds: int, items: int) -> Contrast:
-        """The mean of `items` items in all and `seeds` seeds, of which only the variance is known."""
-        of_items = self.items / items if items else 0.0
-        training = self.seeds / seeds + (self.within / (items * seeds) if items else 0.0)
-        freedom = satterthwaite([(of_items, max(items - self.groups, 1)), of_seeds(training, seeds)])
-        return Contrast(0.0, of_items, training, of_items + training, freedom, items, np.inf, seeds, 0.0)
+    def contrast(self, seeds: int, items: int, effect: float = 0.0) -> Contrast:
+        """The mean of `items` items in all and `seeds` seeds, of which only the variance is known.
+
+        An item's difference is at least `effect`, the true mean: no mean is larger than the differences that it is of.
+        """
+        if not self.sizes:
+            of_items, within, added, effective, typical = 0.0, 0.0, 0.0, np.inf, 0.0
+        else:
+            sizes, typical = items * np.array(self.sizes) / sum(self.sizes), max(self.typical, effect)
+            effective = len(sizes) ** 2 / float((1 / sizes).sum())
+            of_items, within = self.items / effective, self.within / effective
+            added = added_items(typical, sizes)
+        training = (self.seeds + within) / seeds
+        freedom = satterthwaite(
+            [(of_items, max(items - len(self.sizes), 1)), (added, NORMAL), of_seeds(training, seeds)]
+        )
+        variance = of_items + added + training
+        return Contrast(0.0, of_items, training, variance, freedom, items, effective, seeds, typical)
 
 
 def variances(differences: Sequence[np.ndarray]) -> Variances:
     """The variances of one arm, from (seeds, items) per benchmark with two or more seeds."""
     if len(differences[0][0]) == 1:  # a metric of training
-        return Variances(0.0, float(differences[0][:, 0].var(ddof=1)), 0.0, 1)
+        return Variances(0.0, float(differences[0][:, 0].var(ddof=1)), 0.0, (), 0.0)
     parts = [variance_split(table[:, :, None]) for table in differences]
-    total, within = sum(table.shape[1] for table in differences), float(np.mean([part["within"] for part in parts]))
+    found = contrast(differences, paired=True)
+    within = float(np.mean([part["within"] for part in parts]))
     means = np.mean([table.mean(axis=1) for table in differences], axis=0)
-    changed = np.concatenate([table.mean(axis=0) for table in differences])
-    changed = changed[changed != 0]
-    typical = float(np.mean(changed**2)) if changed.size else 1.0
     return Variances(
-        items=float(np.mean([part["items"] for part in parts])) + 2 * typical / total,
-        seeds=max(0.0, float(means.var(ddof=1)) - within / total),
+        items=float(np.mean([part["items"] for part in parts])),
+        seeds=max(0.0, float(means.var(ddof=1)) - within / found.effective_items),
         within=within,
-        groups=len(differences),
+        sizes=tuple(table.shape[1] for table in differences),
+        typical=found.typical,
     )
 
 
 def pooled(each: Sequence[Variances]) -> Variances:
-    """The mean over arms."""
-    fields = ([getattr(one, name) for one in each] for name in ("items", "seeds", "within"))
-    return Variances(*(float(np.mean(values)) for values in fields), max(one.groups for one in each))
+    """The mean over arms; the sizes are those of the arm with the fewest items."""
+    items, seeds, within = (
+        float(np.mean([getattr(one, name) for one in each])) for name in ("items", "seeds", "within")
+    )
+    fewest = min(each, key=lambda one: sum(one.sizes))
+    return Variances(items, seeds, within, fewest.sizes, float(np.mean([one.typical**2 for one in each]) ** 0.5))
 
 
 def smallest(enough: Callable[[int], bool], low: int, most: int) -> int | None:
@@ -105,11 +135,12 @@ def power(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
         f"Seeds and items with which a difference of smallest_effect to {params['baseline']['arm']} is found with "
         f"probability {params['power']:g}, after the correction for all comparisons of its family. seeds_needed: with "
         "the items of the pilot; items_needed: with planned_seeds, in all benchmarks of the task together. "
-        f'"more": not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough.',
+        f"'more': not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough, because more of the one do not "
+        "reduce the variance of the other.",
         "Standard deviations are those of the difference of an arm to the baseline: between items, between seeds, and "
-        "within (single answers). Their variances are means over the arms, with one gained and one lost item added. "
-        "Those over seeds are rough: they have one degree of freedom per arm and further seed. mde: what the pilot "
-        f"itself finds with probability {params['power']:g}.",
+        "within (single answers). Their variances are means over the arms, to which the plan adds one gained and one "
+        "lost item. Those over seeds are rough: they have one degree of freedom per arm and further seed. mde: what "
+        f"the pilot itself finds with probability {params['power']:g}.",
     ]
     if absent:
         notes.append(f"Fewer than two items can be compared, so without a row: {', '.join(absent)}.")
@@ -120,14 +151,14 @@ def _row(members: Sequence[Measured], level: float, params: Mapping[str, Any]) -
     first, effect = members[0], params["effects"][members[0].measure]
     found = pooled([variances(each.differences) for each in members])
     training = first.family == "training"
-    items = 0 if training else int(np.mean([sum(table.shape[1] for table in each.own) for each in members]))
-    planned = params["planned_seeds"]
+    items, planned = sum(found.sizes), params["planned_seeds"]
 
     def detects(seeds: int, items: int) -> bool:
-        return found.contrast(seeds, items).detectable(level, params["power"]) <= effect
+        return found.contrast(seeds, items, effect).detectable(level, params["power"]) <= effect
 
     seeds_needed = smallest(lambda seeds: detects(seeds, items), 2, MOST_SEEDS)
-    items_needed = None if training else smallest(lambda number: detects(planned, number), found.groups + 1, MOST_ITEMS)
+    fewest = 2 * len(found.sizes)  # a benchmark with one item has no variance between items
+    items_needed = None if training else smallest(lambda number: detects(planned, number), fewest, MOST_ITEMS)
     deviations = [_shown(first, variance**0.5) for variance in (found.items, found.seeds, found.within)]
     if training:
         deviations[0] = deviations[2] = ""
