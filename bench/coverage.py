@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
+from tir.analysis.numbers import fixed
 from tir.analysis.pages import fill
 from tir.analysis.statistics import study
 
@@ -96,8 +97,8 @@ def table(runs: int) -> str:
     for seeds in SEEDS:
         for noise in NOISE:
             shares = measure(seeds, noise, runs)
-            cells = [f"{100 * shares[name]:.1f}" for name in names]
-            lines.append(f"| {seeds} | {100 * noise:.0f} points | {' | '.join(cells)} |")
+            cells = [fixed(100 * shares[name], 1) for name in names]
+            lines.append(f"| {seeds} | {fixed(100 * noise, 0)} points | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)
 

@@ -335,6 +335,16 @@ def test_the_interval_of_a_ratio_includes_training_noise():
     assert covered >= 0.88 * tried
 
 
+def test_equal_models_do_not_have_an_exact_ratio_nor_equal_seeds_an_exact_change():
+    scores = {"x": (np.arange(40) < 20).astype(float).reshape(1, 40, 1)}
+    claim = {"id": "x", "a": "a", "b": "b", "column": "x", "stated": 0.96, "tolerance": 0.02}
+    found = EVALUATORS["ratio"](claim, FakeRun(scores=lambda model, column: scores))
+    assert found.measured == 1 and found.lo < 0.96 < found.hi and found.verdict == UNCLEAR
+    claim = {"arm": "aspo", "metric": "validation", "steps": [0, 10], "stated": -0.02}
+    found = EVALUATORS["metric_change"](claim, FakeRun(curve=lambda *_: np.array([[0.5, 0.484375]] * 3)))
+    assert (found.verdict, found.lo, found.hi) == (UNCLEAR, None, None)
+
+
 @pytest.mark.parametrize(
     ("won", "lost", "verdict"),
     [(5, 0, HOLDS), (5, 3, HOLDS), (2, 3, UNCLEAR), (4, 3, UNCLEAR), (0, 3, UNCLEAR), (0, 4, FAILS), (0, 0, UNCLEAR)],

@@ -61,13 +61,17 @@ def test_blocks_are_generated_from_results(tmp_path):
 def test_blocks_of_the_study_show_the_effects_on_accuracy(tmp_path):
     (tmp_path / "results/study").mkdir(parents=True)
     (tmp_path / "results/study/effects.csv").write_text(
-        "arm,outcome,task,baseline,value,difference,lo,hi,holm_p,seeds\naspo,accuracy,math,60,62.25,2.25,-1.5,6,0.4120,2\n"
-        "aspo,calls,math,1,1.1,0.1,0,1,0.5,2\naspo,forgotten,qa,,,,,,,2\n"
+        "arm,outcome,task,baseline,value,difference,lo,hi,holm_p,seeds,items\n"
+        "aspo,accuracy,math,60,62.25,2.25,-1.5,6,0.4120,2,80\naspo,accuracy,qa,60,70,10,9,11,0.00003,2,80\n"
+        "aspo,calls,math,1,1.1,0.1,0,1,0.5,2,80\naspo,forgotten,qa,,,,,,,2,0\n"
     )
     (tmp_path / "results/study/power.md").write_text("**Power**\n\n| outcome |\n| --- |\n| accuracy |\n\nA note.\n")
     built = study_blocks(tmp_path)
     rows = built["effects"]().splitlines()[2:]
-    assert rows == ["| aspo | accuracy | math | 60.0 | 62.3 | +2.3 | -1.5 to +6.0 | 0.4120 | 2 |"]
+    assert rows == [
+        "| aspo | accuracy | math | 60.0 | 62.3 | +2.3 | -1.5 to +6.0 | 0.412 | 2 | 80 |",
+        "| aspo | accuracy | qa | 60.0 | 70.0 | +10.0 | +9.0 to +11.0 | < 0.001 | 2 | 80 |",
+    ]
     assert built["power"]() == "| outcome |\n| --- |\n| accuracy |"
     with pytest.raises(DataError, match="make study"):
         study_blocks(tmp_path / "absent")["effects"]()

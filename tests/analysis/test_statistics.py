@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from support.shared_data import BENCHMARK_ROWS, BENCHMARK_TASKS
 
 from bench.coverage import ARMS, PAIRS, TRUTH, as_scores, measure, simulate
-from tir.analysis.bootstrap import clustered_difference, clustered_proportion, weighted_median
+from tir.analysis.clusters import clustered_difference, clustered_proportion, weighted_median
 from tir.analysis.contrast import NORMAL, contrast, distribution, of_seeds, satterthwaite, variance_split
 from tir.analysis.statistics import ONE_SEED, holm, study, wilson
 from tir.common.errors import DataError
@@ -357,12 +357,32 @@ def test_clusters_that_all_agree_get_wilsons_interval():
     none, twice, halves = np.zeros(20), np.full(20, 2.0), (np.arange(20) % 2.0, np.ones(20))
     assert clustered_proportion(none, twice) == wilson(0, 20)  # 20 trajectories, not 40 occurrences
     assert clustered_proportion(twice, twice) == wilson(20, 20)
+    assert clustered_proportion(twice, 2 * twice) == wilson(10, 20)  # half of the occurrences in each
+    rare = np.zeros(120)
+    rare[3] = 2.0
+    assert clustered_proportion(rare, 2 * rare) == wilson(0.5, 1)  # one item of 120 has the bigram
     lo, hi = clustered_difference((twice, twice), (none, twice))
     edge = wilson(0, 20)[1]
     assert hi == 1 and lo == pytest.approx(1 - np.sqrt(2) * edge)
     lo, hi = clustered_difference((none, twice), halves)
     low, high = clustered_proportion(*halves)
     assert lo == pytest.approx(-high, abs=0.05) and -0.5 < hi < -low + edge
+
+
+@pytest.mark.parametrize(("items", "share"), [(10, 0.8), (20, 0.9), (40, 0.95), (120, 0.5)])
+@pytest.mark.parametrize("equal", [0.5, 1.0])
+def test_intervals_of_clustered_shares_cover_the_truth(items, share, equal):
+    """Two occurrences per item, with equal outcomes in a part of the items; the second share is correlated with it."""
+    rng, covered = np.random.default_rng(3), []
+    for _ in range(2000):
+        alike = 2.0 * (rng.random(items) < share)
+        hits = np.where(rng.random(items) < equal, alike, rng.binomial(2, share, items))
+        others = np.where(rng.random(items) < 0.5, hits, rng.binomial(2, share, items))
+        twice = np.full(items, 2.0)
+        lo, hi = clustered_proportion(hits, twice)
+        below, above = clustered_difference((hits, twice), (others, twice))
+        covered.append((lo <= share <= hi, below <= 0 <= above))
+    assert (np.mean(covered, axis=0) > 0.94).all()
 
 
 @pytest.mark.parametrize(

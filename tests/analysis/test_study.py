@@ -173,6 +173,15 @@ def test_over_seeds_is_students_t():
     assert found.p() == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
+def test_seeds_that_are_all_equal_do_not_say_how_much_seeds_differ(study, tmp_path):
+    found = over_seeds(np.full(3, 0.25))
+    assert found.p() == 1.0 and found.interval() == (-np.inf, np.inf)
+    for seed in (1, 2):
+        metrics(tmp_path, "aspo", seed, 0.3)
+    row = rows_of(build("effects", *study)[""])["kl", "all"]
+    assert row["difference"] == "1.5000" and row["lo"] == row["hi"] == row["mde"] == "" and row["p"] == "1"
+
+
 # --- power ----------------------------------------------------------------------------------------------------------
 
 

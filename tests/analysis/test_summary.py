@@ -90,6 +90,8 @@ def test_the_summary_of_one_seed_draws_no_conclusion_about_training(root, tmp_pa
     assert found[RUN][0].startswith(f"This is a run of a {LABEL}.")
     text = " ".join(found[NOT_FOUND])
     assert "each arm has one seed" in text and "ASPO @ 30 − GRPO @ 30" in text
+    assert "One seed of GRPO @ 30, ASPO @ 30" in found[FOUND][0]
+    assert any(sentence.endswith("times (one seed of each arm).") for sentence in found[FOUND])
     assert not any("On average ASPO" in sentence or "On average GRPO" in sentence for sentence in found[FOUND])
 
 

@@ -12,7 +12,6 @@ import pytest
 from support.configuration import PAPER, fault, merged
 from support.paths import ROOT
 
-from tir.analysis.bootstrap import clustered_difference, clustered_proportion
 from tir.analysis.figures import FIGURES
 from tir.analysis.figures import STUDY as STUDY_FIGURES
 from tir.analysis.tables import STUDY as STUDY_TABLES
@@ -23,7 +22,6 @@ from tir.config.evaluation import Evaluation
 from tir.config.experiment import Config, load
 from tir.config.retrieval import Retrieval
 from tir.config.site import Site
-from tir.config.tables import Statistics
 from tir.retrieval.build import build_index
 from tir.retrieval.client import SearchClient
 from tir.retrieval.settings import EncoderSettings
@@ -168,8 +166,6 @@ def test_an_arm_has_the_coefficients_of_the_shaping_term():
         (SearchClient, SearchToolConfig, ("top_k", "timeout_s", "retry_budget_s")),
         (build_index, Retrieval, ("shard_rows",)),
         (score_traces, Evaluation, ("golds",)),
-        (clustered_proportion, Statistics, ("resamples", "seed")),
-        (clustered_difference, Statistics, ("resamples", "seed")),
     ],
 )
 def test_a_function_has_the_defaults_of_its_section(function, section, names):

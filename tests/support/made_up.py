@@ -144,7 +144,7 @@ def write_metrics(
                     }
                     if arm != "grpo":
                         row |= {"aspo/shift_share": 0.4, "aspo/phi_only_share": 0.2, "aspo/sign_flips": float(step % 3)}
-                        row |= {"aspo/variance_ratio/math": 0.9, "aspo/zero_variance_groups": 2.0}
+                        row |= {"aspo/variance_ratio/math": 0.89 + 0.005 * seed, "aspo/zero_variance_groups": 2.0}
                         row |= {"aspo/fire/closure/math/correct": 0.8, "aspo/fire/closure/qa/wrong": 0.0}
                 if step % 15 == 0:
                     row["val-core/grpo_mix/reward/mean@1"] = (

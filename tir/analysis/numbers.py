@@ -26,6 +26,12 @@ def significant(value: float, digits: int) -> str:
     return f"{float(rounded):.{digits}g}"
 
 
+def probability(value: float, digits: int = 3, *, equals: bool = False) -> str:
+    """A p-value for a reader: "0.012", or "< 0.001" where it would be 0; with `equals`, "= 0.012"."""
+    shown = fixed(value, digits)
+    return f"{'= ' if equals else ''}{shown}" if float(shown) else f"< {10**-digits:.{digits}f}"
+
+
 def points(fraction: float | None, digits: int = 1, *, sign: bool = False) -> str:
     """A fraction as percentage points ("36.7"); empty for None."""
     return "" if fraction is None else fixed(100 * fraction, digits, sign=sign)

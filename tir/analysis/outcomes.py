@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.contrast import Contrast, contrast, satterthwaite
+from tir.analysis.contrast import Contrast, contrast
 from tir.analysis.tables.behaviour import TASKS, measures
 from tir.analysis.tables.curves import curve
 from tir.analysis.tables.inputs import Inputs, same_items
@@ -97,15 +97,18 @@ class Measured:
 
 
 def over_seeds(values: np.ndarray) -> Contrast:
-    """The mean of one value per seed, (seeds,), with Student's interval over seeds."""
+    """The mean of one value per seed, (seeds,), with Student's interval over seeds.
+
+    One seed, or seeds that are all equal, do not show how much seeds differ: the variance is infinite.
+    """
     seeds = len(values)
-    variance = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    variance = float(values.var(ddof=1)) / seeds if np.ptp(values) else np.inf
     return Contrast(
         value=float(values.mean()),
         items=0.0,
         training=variance,
         variance=variance,
-        freedom=satterthwaite([(variance, max(seeds - 1, 1))]),
+        freedom=max(seeds - 1, 1),
         n=0,
         effective_items=np.inf,
         seeds=seeds,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from textwrap import indent, wrap
 
-from tir.analysis.numbers import fixed
+from tir.analysis.numbers import fixed, probability
 from tir.common.errors import DataError
 from tir.common.records import read_jsonl
 
@@ -93,15 +93,16 @@ def study_blocks(directory: Path) -> dict[str, Callable[[], str]]:
 
 def effects(path: Path) -> str:
     """The effects of each arm on accuracy, on what was forgotten, and on thinking again after a call of Python."""
-    head = ("arm", "outcome", "task", "baseline", "arm's value", "difference", "95 % interval", "p, corrected", "seeds")
-    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    head = ["arm", "outcome", "task", "baseline", "arm's value", "difference", "95 % interval", "p, corrected", "seeds"]
+    lines = [f"| {' | '.join([*head, 'items'])} |", f"| --- | --- | --- |{' ---: |' * 7}"]
     for row in csv.DictReader(_text(path).splitlines()):
         if row["outcome"] in SHOWN and row["difference"]:
             digits = SHOWN[row["outcome"]]
             values = [fixed(float(row[key]), digits) for key in ("baseline", "value")]
             difference, low, high = (fixed(float(row[key]), digits, sign=True) for key in ("difference", "lo", "hi"))
-            cells = [row["arm"], row["outcome"], row["task"], *values, difference, f"{low} to {high}", row["holm_p"]]
-            lines.append(f"| {' | '.join(cells)} | {row['seeds']} |")
+            p = row["holm_p"] and probability(float(row["holm_p"]))
+            cells = [row["arm"], row["outcome"], row["task"], *values, difference, f"{low} to {high}", p]
+            lines.append(f"| {' | '.join(cells)} | {row['seeds']} | {row['items']} |")
     return "\n".join(lines)
 
 

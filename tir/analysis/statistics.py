@@ -171,7 +171,7 @@ def _estimate(found: Contrast, arrays: list[np.ndarray], level: float, once: boo
 
 def _source(seeds: int, once: bool) -> str:
     """What an interval is over."""
-    return f"items and {seeds} seeds" if seeds > 1 else "items (one seed)" if once else "items"
+    return "items (one seed)" if once else f"items and {seeds} seeds" if seeds > 1 else "items"
 
 
 def _comparisons(tests: list[_Test], level: float, power: float) -> list[Comparison]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tir.analysis.claims.verdict import FAILS, HOLDS, UNCLEAR, UNMEASURED
-from tir.analysis.numbers import fixed, significant
+from tir.analysis.numbers import fixed, probability, significant
 from tir.analysis.statistics import ONE_SEED
 from tir.common.records import read_json
 
@@ -31,6 +31,8 @@ def sections(results: Path, params: Mapping[str, Any], origin: str) -> dict[str,
         origin: label of a generated run, or "".
     """
     rows = [row for name in params["tables"] for row in _rows(results / f"{name}_comparisons.csv")]
+    # The same pair may be in two tables; its correction over more comparisons is the stricter one.
+    rows.sort(key=lambda row: int(row["holm_over"] or 0))
     pairs = {(row["a"], row["b"]): row for row in rows if row["benchmark"] == "Avg"}
     cells = list({(row["a"], row["b"], row["benchmark"]): row for row in rows}.values())
     claims = read_json(results / "claims.json")
@@ -42,7 +44,7 @@ def sections(results: Path, params: Mapping[str, Any], origin: str) -> dict[str,
             *_clear_cells(cells),
             *_of_verdict(claims, HOLDS, "hold"),
             *_of_verdict(claims, FAILS, "do not hold"),
-            *_behaviour(results / "behaviour.csv"),
+            *_behaviour(results / "behaviour.csv", params["facts"]["seeds"]),
             *_shaping(results / "shaping.csv"),
         ],
         NOT_FOUND: [*_open_pairs(list(pairs.values())), *_open_claims(claims)],
@@ -75,13 +77,17 @@ def _run(facts: Mapping[str, Any], origin: str) -> list[str]:
 
 
 def _averages(results: Path, tables: Sequence[str]) -> str:
-    scores = {}
+    scores, once = {}, []
     for name in tables:
         for row in _rows(results / f"{name}_detail.csv"):
-            if row["benchmark"] == "Avg":
+            if row["benchmark"] == "Avg" and row["model"] not in scores:
                 score, lo, hi = (_points(row[key]) for key in ("score", "lo", "hi"))
-                scores.setdefault(row["model"], f"{row['model']} {score} [{lo}, {hi}]")
-    return f"Average scores with 95 % intervals: {'; '.join(scores.values())}."
+                scores[row["model"]] = f"{row['model']} {score} [{lo}, {hi}]"
+                once += [row["model"]] if "one seed" in row["method"] else []
+    note = (
+        f" One seed of {', '.join(once)}: the interval is over items, and another run may lie outside." if once else ""
+    )
+    return f"Average scores with 95 % intervals: {'; '.join(scores.values())}.{note}"
 
 
 def _points(cell: str) -> str:
@@ -99,7 +105,11 @@ def _difference(row: Mapping[str, str]) -> str:
 
 
 def _clear(row: Mapping[str, str]) -> str:
-    return f"On average {row['verdict']}: {_difference(row)}, p = {row['holm_p']} after correction."
+    return f"On average {row['verdict']}: {_difference(row)}, p {_p(row)} after correction."
+
+
+def _p(row: Mapping[str, str]) -> str:
+    return probability(float(row["holm_p"]), equals=True)
 
 
 def _clear_cells(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -121,13 +131,16 @@ def _measured(claim: Mapping[str, Any]) -> str:
     return f"{number} [{lo}, {hi}]" if lo else number
 
 
-def _behaviour(path: Path) -> list[str]:
+def _behaviour(path: Path, seeds: int) -> list[str]:
+    of = "one seed of each arm" if seeds == 1 else f"means of {seeds} seeds"
     rows = [row for row in _rows(path) if row["task"] == "math"]
     sentences = []
     for bigram, action in {"python→answer": "answered", "python→think": "thought again"}.items():
         if rows and bigram in rows[0]:
             rates = ", ".join(f"{row['model']} {row[bigram]}" for row in rows)
-            sentences.append(f"On math, a model {action} directly after calling Python, per trajectory: {rates} times.")
+            sentences.append(
+                f"On math, a model {action} directly after calling Python, per trajectory: {rates} times ({of})."
+            )
     return sentences
 
 

@@ -56,7 +56,7 @@ def compared(targets: Targets, a: str, b: str) -> Target:
     models = [cfg.model_ids(side) for side in (a, b)]
     benchmarks = [{"name": name, "label": each.label, "task": each.task} for name, each in _standard(cfg).items()]
     pairs = [(model, each["name"]) for model in dict.fromkeys(sum(models, [])) for each in benchmarks]
-    origin, counted = targets.labelled(pairs)
+    origin, counted = targets.labelled(pairs, seeds=max(map(len, models)))
     records = {kind: [record_path(kind, *pair) for pair in pairs] for kind in ("scores", "traces")}
     return Target(records | counted, params(names=[a, b], models=models, benchmarks=benchmarks, **origin))
 

@@ -70,12 +70,17 @@ class Target:
 
 @dataclass
 class Source:
-    """Source of a target: parameters, records by (model, benchmark), other input files, further options."""
+    """Source of a target: parameters, records by (model, benchmark), other input files, further options.
+
+    Attributes:
+        seeds: number of seeds that the target shows; None for all of the configuration.
+    """
 
     params: dict[str, Any] = field(default_factory=dict)
     pairs: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, list[str]] = field(default_factory=dict)
     options: str = ""
+    seeds: int | None = None
 
 
 class Targets:
@@ -109,7 +114,7 @@ class Targets:
         """One target; `size` is "" or "n500/", the folder of its records."""
         kind, source, inputs = _kind(name), self._source(name), self._inputs(name, size)
         printed = ["paper"] if name in PAPER_TABLES and not self.cfg.generated else []
-        origin = self._origin(source.pairs)
+        origin = self._origin(source.pairs, source.seeds)
         return Target(
             inputs | self._counted(origin),
             params(**source.params, **self._judge_params(inputs), **origin),
@@ -131,27 +136,30 @@ class Targets:
         except TirError:
             return describe(origin, [])
 
-    def _origin(self, pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    def _origin(self, pairs: Iterable[tuple[str, str]] = (), seeds: int | None = None) -> dict[str, Any]:
         """The parameter `origin`, which labels results of generated data or models; empty for real ones.
 
         Args:
             pairs: (model, benchmark) of the records of a target. If this workflow trains none of these models, the
                 first one's parameters are counted, else those of the model that training starts from.
+            seeds: number of seeds that a target shows; by default all of the configuration.
         """
         if not self.cfg.generated:
             return {}
         shown = dict.fromkeys(model.removeprefix(SAMPLED) for model, _ in pairs)
         trained = not shown or any(model not in self.cfg.models for model in shown)
         model = "base" if trained else next(iter(shown))
-        return {"origin": {"data": self.cfg.generated, "model": model, "seeds": len(self.cfg.rl.seeds)}}
+        return {"origin": {"data": self.cfg.generated, "model": model, "seeds": seeds or len(self.cfg.rl.seeds)}}
 
     def _counted(self, origin: dict[str, Any]) -> dict[str, list[str]]:
         """The manifest of the model whose parameters the label of a generated run counts."""
         return {"model": [f"models/{origin['origin']['model']}/manifest.json"]} if origin else {}
 
-    def labelled(self, pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    def labelled(
+        self, pairs: Iterable[tuple[str, str]], seeds: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """Parameter and input of the label of results of these records; both empty if nothing is generated."""
-        origin = self._origin(pairs)
+        origin = self._origin(pairs, seeds)
         return origin, self._counted(origin)
 
     def claims(self) -> Target:
@@ -304,7 +312,7 @@ class Targets:
         runs = [f"runs/rl/{arm['arm']}/seed{seed}/metrics.jsonl" for arm in (baseline, *arms) for seed in seeds]
         shown = {"baseline": baseline, "arms": arms, "seeds": seeds, "benchmarks": columns, "power": study.power}
         planned = {"effects": study.smallest_effects, "planned_seeds": study.planned_seeds} if name == "power" else {}
-        return Source(shown | planned | {"start": study.start}, pairs, {"metrics": runs})
+        return Source(shown | planned | {"start": study.start}, pairs, {"metrics": runs}, seeds=len(seeds))
 
     def _phase(self) -> Source:
         """Source of the phase diagram: the effects in each world, which a run of its own makes (docs/study.md)."""
@@ -312,7 +320,8 @@ class Targets:
         arms = {arm: self.cfg.arms[arm].lam for arm in phase.arms}
         files = [f"worlds/{world}/results/study/effects.csv" for world in phase.worlds]
         worlds = [*phase.worlds.values()]  # a list, because parameters do not keep the order of a mapping
-        return Source({"worlds": worlds, "arms": arms, "baseline": study.baseline}, files={"data": files})
+        shown = {"worlds": worlds, "arms": arms, "baseline": study.baseline}
+        return Source(shown, files={"data": files}, seeds=len(phase.seeds))
 
     def _data(self) -> Source:
         """Source of the leakage table: every training, validation and benchmark file."""

@@ -12,7 +12,7 @@ import numpy as np
 from tir.analysis.claims.run import Run
 from tir.analysis.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, direction, equivalence, value
 from tir.analysis.contrast import contrast
-from tir.analysis.numbers import fixed, points
+from tir.analysis.numbers import points, probability
 from tir.analysis.statistics import Comparison, study
 
 Claim = Mapping[str, Any]
@@ -25,7 +25,7 @@ def difference(claim: Claim, run: Run) -> Finding:
     if compared.p is None:
         return Finding(UNCLEAR, numbers[0], n=f"{compared.n} items")
     finding = direction(*numbers, claim["stated"], p=compared.p_holm, n=_size(compared))
-    tested = f"p = {fixed(compared.p, 3)}, {fixed(compared.p_holm, 3)} corrected for {compared.family}"
+    tested = f"p {probability(compared.p, equals=True)}, {probability(compared.p_holm)} corrected for {compared.family}"
     detectable = f"; smallest detectable difference {points(compared.minimum_detectable)}"
     needed = f", items needed for this one {compared.items_needed:,}" if compared.items_needed else ""
     return replace(finding, why=tested + detectable + needed)
@@ -51,7 +51,8 @@ def ratio(claim: Claim, run: Run) -> Finding:
         return Finding(UNCLEAR, n=n, why="one of the scores is 0, so the ratio is 0 or infinite")
     scaled = [pair[0][name] / means[0] - pair[1][name] / means[1] for name in pair[0]]
     measured = float(means[0] / means[1])
-    lo, hi = (measured * math.exp(edge) for edge in contrast([array.mean(axis=2) for array in scaled]).interval())
+    found = contrast([array.mean(axis=2) for array in scaled], paired=True)
+    lo, hi = (measured * math.exp(edge) for edge in found.interval())
     return value(measured, lo, hi, claim["stated"], claim["tolerance"], n)
 
 
@@ -83,7 +84,7 @@ def concentration(claim: Claim, run: Run) -> Finding:
     found = contrast(tables, paired=True)
     numbers = [100 * fraction for fraction in (found.value, *found.interval())]
     n = f"{found.n} items" + (f", {found.seeds} seeds" if found.seeds > 1 else "")
-    return direction(*numbers, claim["stated"], p=found.p(), n=n)
+    return direction(*numbers, claim["stated"], n=n)
 
 
 def score(claim: Claim, run: Run) -> Finding:

@@ -132,5 +132,8 @@ def _over_seeds(values: np.ndarray, stated: float, null: float = 0.0) -> Finding
     measured = float(values.mean())
     if len(values) < 2:
         return Finding(UNCLEAR, measured, n="1 seed", why="one run has no interval over runs")
+    if np.ptp(values) == 0:
+        why = "all seeds are equal, so their noise is unknown"
+        return Finding(UNCLEAR, measured, n=f"{len(values)} seeds", why=why)
     half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
     return direction(measured, measured - half, measured + half, stated, null=null, n=f"{len(values)} seeds")

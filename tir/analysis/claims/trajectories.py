@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.bootstrap import clustered_proportion, weighted_median
 from tir.analysis.claims.run import Run
 from tir.analysis.claims.verdict import FAILS, HOLDS, UNCLEAR, Finding, NotMeasured, direction, exact, value
+from tir.analysis.clusters import clustered_proportion, weighted_median
 from tir.analysis.contrast import contrast
 from tir.analysis.segments import segments_of
 from tir.analysis.statistics import wilson
@@ -51,8 +52,11 @@ def bigram_ratio(claim: Claim, run: Run) -> Finding:
         raise NotMeasured(f"{' or '.join('→'.join(bigram) for bigram in bigrams)} does not occur")
     if shares[1] == 0:
         return Finding(UNCLEAR, why="the second bigram never ends well, so the ratio is infinite")
-    lo, hi = _interval(np.minimum(draws[0] / np.maximum(draws[1], 1e-12), 1e6))
-    return direction(shares[0] / shares[1], lo, hi, claim["stated"], null=1.0, n=f"{len(trajectories)} trajectories")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lo, hi = _interval(draws[0] / draws[1])
+    n = f"{len(trajectories)} trajectories"
+    found = direction(shares[0] / shares[1], lo, min(hi, 1e9), claim["stated"], null=1.0, n=n)
+    return found if hi < 1e9 else replace(found, hi=None)
 
 
 def bigram_every_metric(claim: Claim, run: Run) -> Finding:
@@ -98,14 +102,14 @@ def offset_difference(claim: Claim, run: Run) -> Finding:
 
 
 def bigram_share(claim: Claim, run: Run) -> Finding:
-    """P(correct | bigram), items resampled; in the trace analysis, or for `models` on a `benchmark`."""
+    """P(correct | bigram), with the items as clusters; in the trace analysis, or for `models` on a `benchmark`."""
     bigram = tuple(claim["bigram"])
     models = claim.get("models")
     trajectories = run.evaluated(models, claim["benchmark"]) if models else run.trajectories(claim.get("task"))
     successes, trials = occurrences(trajectories, bigram)
     if not trials.sum():
         raise NotMeasured(f"{'→'.join(bigram)} does not occur")
-    interval = clustered_proportion(successes, trials, resamples=run.resamples)
+    interval = clustered_proportion(successes, trials)
     measured = float(successes.sum() / trials.sum())
     return value(measured, *interval, claim["stated"], claim["tolerance"], f"{int(trials.sum())} occurrences")
 
@@ -125,11 +129,9 @@ def well_formed_share(claim: Claim, run: Run) -> Finding:
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:
     """The central 95 % of resamples. NaN resamples (a bigram was not drawn) are ignored up to 2.5 %, the size of one
-    tail; above that the interval is NaN."""
-    if np.isnan(draws).mean() > 0.025:
-        return float("nan"), float("nan")
-    lo, hi = np.nanquantile(draws, (0.025, 0.975))
-    return float(lo), float(hi)
+    tail; above that, or if all resamples are equal, the interval is NaN."""
+    lo, hi = np.nanquantile(draws, (0.025, 0.975), method="nearest") if np.isfinite(draws).any() else (0.0, 0.0)
+    return (float(lo), float(hi)) if lo < hi and np.isnan(draws).mean() <= 0.025 else (math.nan, math.nan)
 
 
 def _drawn_items(items: np.ndarray, run: Run, name: str) -> np.ndarray:

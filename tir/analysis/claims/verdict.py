@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tir.analysis.numbers import fixed
+from tir.analysis.numbers import fixed, probability
 
 HOLDS, FAILS, UNCLEAR, UNMEASURED = "holds", "does not hold", "not distinguishable at this n", "not measured"
 
@@ -83,7 +83,7 @@ def direction(
     same_side = (measured > null) == (stated > null)
     verdict = UNCLEAR if not effect else HOLDS if same_side else FAILS
     why = (
-        f"corrected p = {fixed(p, 3)}"
+        f"corrected p {probability(p, equals=True)}"
         if p is not None
         else f"the interval {'excludes' if effect else 'holds'} {null:g}"
     )

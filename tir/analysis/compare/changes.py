@@ -35,7 +35,8 @@ class Counts:
     Attributes:
         both, only_a, only_b, neither: trajectories that are right in both models, one of them, or neither.
         difference, lo, hi: share of right answers of b minus that of a, and its 95 % interval.
-        p, p_holm: p-value of no difference; the same corrected for the number of benchmarks.
+        p, p_holm: p-value of no difference; the same corrected for the number of benchmarks. Both are None if a side is
+            an arm with one seed, because nothing follows about training then.
     """
 
     benchmark: str
@@ -46,8 +47,8 @@ class Counts:
     difference: float
     lo: float
     hi: float
-    p: float
-    p_holm: float = 1.0
+    p: float | None
+    p_holm: float | None = None
 
 
 def paired_models(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
@@ -57,8 +58,14 @@ def paired_models(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(*wide, strict=True))
 
 
-def counts(inputs: Inputs, pairs: Sequence[tuple[str, str]], benchmarks: Sequence[str]) -> list[Counts]:
-    """The table of each benchmark. Raises `DataError` if two models answered different items or samples."""
+def counts(
+    inputs: Inputs, pairs: Sequence[tuple[str, str]], benchmarks: Sequence[str], *, once: bool = False
+) -> list[Counts]:
+    """The table of each benchmark. Raises `DataError` if two models answered different items or samples.
+
+    Args:
+        once: one of the sides is an arm with one seed, so there is no test.
+    """
     found = []
     for benchmark in benchmarks:
         models = [model for side in zip(*pairs, strict=True) for model in side]
@@ -67,7 +74,9 @@ def counts(inputs: Inputs, pairs: Sequence[tuple[str, str]], benchmarks: Sequenc
         a, b = a.astype(bool), b.astype(bool)
         cells = [int(each.sum()) for each in (a & b, a & ~b, b & ~a, ~a & ~b)]
         interval = np.clip(same.interval(), -1, 1).tolist()
-        found.append(Counts(benchmark, *cells, same.value, *interval, same.p()))
+        found.append(Counts(benchmark, *cells, same.value, *interval, None if once else same.p()))
+    if once:
+        return found
     corrected = holm([each.p for each in found])
     return [Counts(**{**vars(each), "p_holm": p}) for each, p in zip(found, corrected, strict=True)]
 

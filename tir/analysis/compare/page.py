@@ -38,7 +38,8 @@ def page(inputs: Inputs, params: Mapping[str, Any], origin: str = "", limit: int
     """
     names, benchmarks = params["names"], params["benchmarks"]
     pairs = paired_models(*params["models"])
-    found = counts(inputs, pairs, [each["name"] for each in benchmarks])
+    once = any(is_arm(side) and len(side) == 1 for side in params["models"])
+    found = counts(inputs, pairs, [each["name"] for each in benchmarks], once=once)
     items = [
         each | {"benchmark": number}
         for number, benchmark in enumerate(benchmarks)
@@ -67,7 +68,7 @@ def page(inputs: Inputs, params: Mapping[str, Any], origin: str = "", limit: int
         title=f"{escape(names[0])} against {escape(names[1])}",
         notes=_paragraphs([*notes, cut]),
         counts=_counts_table(found, benchmarks, names),
-        below=_paragraphs(_test_notes(pairs, samples, params["models"])),
+        below=_paragraphs(_test_notes(len(pairs), samples, once)),
         index=json.dumps(index, separators=(",", ":")).replace("<", "\\u003c"),
         chunks="\n".join(chunks),
     )
@@ -143,7 +144,7 @@ def _counts_table(found: Sequence[Counts], benchmarks: Sequence[Mapping], names:
     for each, benchmark in zip(found, benchmarks, strict=True):
         cells = [str(each.both), str(each.only_a), str(each.only_b), str(each.neither)]
         cells += [points(each.difference, sign=True), f"[{points(each.lo)}, {points(each.hi)}]"]
-        cells += [significant(each.p, 2), significant(each.p_holm, 2)]
+        cells += ["" if p is None else significant(p, 2) for p in (each.p, each.p_holm)]
         tds = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         rows.append(f'<tr><th scope="row">{escape(benchmark["label"])}</th>{tds}</tr>')
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
@@ -154,19 +155,20 @@ def _counts_table(found: Sequence[Counts], benchmarks: Sequence[Mapping], names:
     )
 
 
-def _test_notes(pairs: Sequence[tuple[str, str]], samples: int, models: Sequence[Sequence[str]]) -> list[str]:
+def _test_notes(pairs: int, samples: int, once: bool) -> list[str]:
     """What the interval and the p-value say, and what they do not."""
-    notes = [
-        "The interval and p are those of a paired test of items"
-        + (" and training runs" if len(pairs) > 1 else "")
-        + "; for 0/1 answers of one run, p lies between McNemar's exact test and its mid-p value. "
-        "p (Holm) is corrected for the number of benchmarks.",
-    ]
-    if len(pairs) == 1 and any(is_arm(side) for side in models):
-        notes.append(
-            "These are single checkpoints: the test says whether they differ on such items, not whether the methods "
-            "do. A second training run can differ by as much."
-        )
+    if once:
+        notes = [
+            "The interval is over items alone. One side has one training run, and another run of the same arm could "
+            "differ as much, so nothing follows about the training methods and there is no p-value."
+        ]
+    else:
+        notes = [
+            "The interval and p are those of a paired test of items"
+            + (" and training runs" if pairs > 1 else "")
+            + "; where few 0/1 answers of one run differ, p lies about between McNemar's exact test and its mid-p "
+            "value. p (Holm) is corrected for the number of benchmarks."
+        ]
     if samples > 1:
         notes.append(f"Each item has {samples} trajectories; the numbers count all of them, the test counts items.")
     return notes

@@ -116,7 +116,7 @@ def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     sets, decoding, statistics, as for Table 3.
     """
     trajectories = behaviours(inputs, params["sets"])
-    rows = bigram_rows(trajectories, params.get("statistics", {}))
+    rows = bigram_rows(trajectories)
     rows.sort(key=lambda row: (-float(row[3]), row[0]))
     if not rows:
         return _empty_figure(f"no action bigram occurs in {len(trajectories)} trajectories")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tir.analysis.contrast import variance_split
-from tir.analysis.numbers import fixed, points
+from tir.analysis.numbers import fixed, points, probability, significant
 from tir.analysis.statistics import Comparison, Estimate, Study, study
 from tir.analysis.tables.inputs import Inputs, is_arm
 from tir.analysis.tables.layout import Table
@@ -196,8 +196,8 @@ def comparisons(name: str, result: Study, benchmarks: Sequence[Mapping]) -> Tabl
                 points(each.lo, 4),
                 points(each.hi, 4),
                 each.n,
-                "" if each.p is None else fixed(each.p, 4),
-                "" if each.p_holm is None else fixed(each.p_holm, 4),
+                "" if each.p is None else significant(each.p, 4),
+                "" if each.p_holm is None else significant(each.p_holm, 4),
                 each.family,
                 points(each.minimum_detectable, 2),
                 each.items_needed,
@@ -273,7 +273,8 @@ def _sentence(each: Comparison) -> str:
         return f"{difference}, over items alone {interval}; {each.verdict}."
     over = f" over items and {each.seeds} seeds" if each.seeds > 1 else ""
     return (
-        f"{difference} {interval}{over}, p = {fixed(each.p, 3)} ({fixed(each.p_holm, 3)} corrected for {each.family}), "
+        f"{difference} {interval}{over}, p {probability(each.p, equals=True)} "
+        f"({probability(each.p_holm)} corrected for {each.family}), "
         f"smallest detectable {points(each.minimum_detectable)}: {each.verdict}."
     )
 

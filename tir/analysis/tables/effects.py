@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tir.analysis.contrast import distribution
-from tir.analysis.numbers import fixed
+from tir.analysis.numbers import fixed, significant
 from tir.analysis.outcomes import TRAINING, UNITS, Measured, measured
 from tir.analysis.statistics import ONE_SEED, holm
 from tir.analysis.tables.inputs import Inputs
@@ -67,12 +67,11 @@ def _row(each: Measured, corrected: float | None, level: float, family: int, pow
         return [*place, *[""] * 9, 0, 0, each.left_out, "fewer than two items can be compared"]
     values = [np.mean([table.mean() for table in tables]) for tables in (each.baseline, each.own)]
     training, once = each.family == "training", each.seeds == 1
-    lo, hi = found.interval(LEVEL) if not (training and once) else (np.nan, np.nan)
-    shown = [_number(each.scale * value) for value in (*values, found.value, lo, hi)]
-    tests = [fixed(found.p(), 4), fixed(corrected, 4), family] if corrected is not None else ["", "", family]
+    shown = [_number(each.scale * value) for value in (*values, found.value, *found.interval(LEVEL))]
+    tests = ["" if corrected is None else significant(p, 4) for p in (found.p(), corrected)]
     mde = _number(each.scale * found.detectable(level, power)) if not once else ""
     items = "" if training else found.n
-    return [*place, *shown, *tests, mde, each.seeds, items, each.left_out, _method(each, found.freedom)]
+    return [*place, *shown, *tests, family, mde, each.seeds, items, each.left_out, _method(each, found.freedom)]
 
 
 def _method(each: Measured, freedom: float) -> str:
@@ -83,7 +82,7 @@ def _method(each: Measured, freedom: float) -> str:
 
 
 def _number(value: float) -> str:
-    return "" if np.isnan(value) else fixed(value, DIGITS)
+    return fixed(value, DIGITS) if np.isfinite(value) else ""
 
 
 def _not_logged(found: Sequence[Measured]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.bootstrap import clustered_difference, clustered_proportion
+from tir.analysis.clusters import clustered_difference, clustered_proportion
 from tir.analysis.numbers import fixed, points
 from tir.analysis.segments import segments_of
 from tir.analysis.statistics import wilson
@@ -144,16 +144,17 @@ def tool_categories(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dic
 def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Table 3: accuracy given each action bigram that occurs, with two intervals, and python→answer - python→think.
 
-    The unit is an occurrence. Wilson's interval treats occurrences as independent. The clustered interval resamples
-    items with all their trajectories: occurrences in one trajectory share its verdict, and samples of one item are
-    correlated. Tasks differ in metric and difficulty; the companion `by_task` has separate rows for each task. Params:
-    sets (see `behaviours`), decoding: {temperature, samples}, statistics: {resamples, seed}.
+    The unit is an occurrence. Wilson's interval treats occurrences as independent. The clustered interval has the items
+    as clusters: occurrences in one trajectory share its verdict, and samples of one item are correlated. Tasks differ
+    in metric and difficulty; the companion `by_task` has separate rows for each task.
+
+    Params: sets (see `behaviours`), decoding: {temperature, samples}.
     """
-    trajectories, statistics = behaviours(inputs, params["sets"]), params.get("statistics", {})
+    trajectories = behaviours(inputs, params["sets"])
     by_task = []
     for task in dict.fromkeys(each.task for each in trajectories):
         members = [each for each in trajectories if each.task == task]
-        by_task += [[task, *row] for row in bigram_rows(members, statistics)]
+        by_task += [[task, *row] for row in bigram_rows(members)]
     columns = [
         "bigram",
         "n_correct",
@@ -166,15 +167,15 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         "trajectories",
         "note",
     ]
-    tests = _contrasts(trajectories, statistics)
+    tests = _contrasts(trajectories)
     unmeasured = "The paper's contrast of python→answer and python→think is not measured: one of them does not occur."
     table = Table(
         f"Accuracy given an action bigram; {sampled(trajectories, params)}",
         columns,
-        bigram_rows(trajectories, statistics),
+        bigram_rows(trajectories),
         notes=[
             "lo and hi: Wilson's interval, which treats occurrences as independent. lo_clustered and hi_clustered: "
-            "items are resampled with all their trajectories.",
+            "the occurrences of one item are not independent.",
             criterion(inputs, params["sets"]),
             *(
                 f"{first} against {second}: difference {difference} [{lo}, {hi}] (clustered)."
@@ -225,14 +226,14 @@ def first_tool_offsets(name: str, inputs: Inputs, params: Mapping[str, Any]) -> 
     }
 
 
-def bigram_rows(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any]) -> list[list[Any]]:
+def bigram_rows(trajectories: Sequence[Behaviour]) -> list[list[Any]]:
     """Rows of Table 3: the paper's bigrams, then the others, each group from most to least successful."""
     occurring = {bigram for each in trajectories for bigram in each.bigrams}
     rows = []
     for bigram in sorted(occurring, key=lambda each: (each not in BIGRAMS, -_share(trajectories, each), each)):
         successes, trials = occurrences(trajectories, bigram)
         lo, hi = wilson(successes.sum(), int(trials.sum()))
-        clustered = clustered_proportion(successes, trials, **_resampling(statistics))
+        clustered = clustered_proportion(successes, trials)
         edges = [fixed(edge, 3) for edge in (lo, hi, *clustered)]
         rows.append(
             [
@@ -253,7 +254,7 @@ def arrow(bigram: tuple[str, str]) -> str:
     return "→".join(bigram)
 
 
-def _contrasts(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any]) -> list[list[str]]:
+def _contrasts(trajectories: Sequence[Behaviour]) -> list[list[str]]:
     """The paper's contrast, in all trajectories and within math: [first, second, difference, lo, hi].
 
     No test of independence: occurrences of one trajectory share its verdict, so it would find too much.
@@ -267,7 +268,7 @@ def _contrasts(trajectories: Sequence[Behaviour], statistics: Mapping[str, Any])
         left, right = occurrences(members, first), occurrences(members, second)
         if not (left[1].sum() and right[1].sum()):
             continue
-        lo, hi = clustered_difference(left, right, **_resampling(statistics))
+        lo, hi = clustered_difference(left, right)
         shares = [hit.sum() / total.sum() for hit, total in (left, right)]
         rows.append(
             [
@@ -291,10 +292,6 @@ def occurrences(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> t
 def _share(trajectories: Sequence[Behaviour], bigram: tuple[str, str]) -> float:
     successes, trials = occurrences(trajectories, bigram)
     return float(successes.sum() / trials.sum())
-
-
-def _resampling(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: statistics[key] for key in ("resamples", "seed", "level") if key in statistics}
 
 
 def text_category(row: Mapping[str, Any], where: str) -> str:
