@@ -161,6 +161,11 @@ def _units(job: Job, config: Config) -> int:
             return min(items, config.benchmarks[name].source.rows or items) * samples
 
 
+def _fullest(*moments: dict[str, float]) -> dict[str, float]:
+    """Of the moments of a job, each by what then fills a GPU, the one that needs most."""
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
 def memory_gb(job: Job, config: Config) -> dict[str, float]:
     """GB that a job needs on each of its GPUs, by what fills them; empty for a job that needs none."""
     number, base = job.gpu[1] or 1, shape(config.models["base"])
@@ -169,9 +174,8 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             sft = config.pilot(job.wildcards["run"])
             gpu = GPUS.get(job.gpu[0].partition("-")[0], GPUS[estimate.UNKNOWN])
             model, (tokens, recompute) = base.detailed, _passes(sft, base, gpu, number)
-            states = memory.state_bytes(model.parameters, number, _stage(sft))
             activations = tokens * memory.activation_bytes(model, recompute)
-            parts = states | {"activations": activations, "buffers": memory.OVERHEAD_BYTES}
+            parts = _fullest(*memory.moments(model.parameters, number, _stage(sft), activations))
             return {name: size / 1e9 for name, size in parts.items()}
         case "rl" | "rl_after_dpo":
             rl = config.rl
@@ -181,7 +185,7 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             rollout = {name: update[name] for name in ("weights", "optimizer")} | {
                 f"rollout {name}": size for name, size in estimate.serving_gb(base, 1, 8, longest).items()
             }
-            return max(update, rollout, key=lambda parts: sum(parts.values()))  # one at a time
+            return _fullest(update, rollout)
         case "dpo":
             dpo, rl = config.dpo, config.rl
             longest = min(dpo.pairs.cutoff_tokens, rl.max_prompt_tokens + rl.max_response_tokens)
@@ -241,7 +245,7 @@ def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
         hours = number * sum(minutes(job, config) for job in some) / 60
         rate = PAPER_MINUTES.get(rule, (0, "", 0, ""))
         paper = rate[2] * sum(paper_minutes(job, config) or 0.0 for job in some) / 60
-        parts = max((memory_gb(job, config) for job in some), key=lambda parts: sum(parts.values()))
+        parts = _fullest(*(memory_gb(job, config) for job in some))
         need, card = sum(parts.values()), GPUS.get(kind.partition("-")[0])
         total, at_paper = total + hours, at_paper + paper
         shown = f"{paper:,.1f}  {rate[3]}" if rate[3] else "-"
