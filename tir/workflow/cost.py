@@ -24,6 +24,7 @@ from tir.workflow.estimate import GPUS, PAPER_MINUTES, parameters, shape
 CPU_MINUTES = 2.0  # any other job; most of it is start-up
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master weights, Adam moments, weights
 CHECKPOINTS_KEPT, RUNS_AT_ONCE = 2, 6  # checkpoints of an RL run; RL runs side by side: those of Table 5
+VERL_UTILIZATION = 0.5  # verl's default for vLLM's `gpu_memory_utilization`
 IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
 
 
@@ -182,9 +183,11 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             longest = rl.max_prompt_tokens + rl.max_response_tokens
             micro = rl.micro_batch_tokens or 2 * longest
             update = estimate.training_gb(base, number, micro, stage=3, fp32_weights=True, chunk_tokens=512)
-            rollout = {name: update[name] for name in ("weights", "optimizer")} | {
-                f"rollout {name}": size for name, size in estimate.serving_gb(base, 1, 8, longest).items()
-            }
+            served = sum(estimate.serving_gb(base, 1, 8, longest).values())
+            if card := GPUS.get(job.gpu[0].partition("-")[0]):  # vLLM takes this share of it whatever the load
+                served = max(served, float(rl.engine.get("gpu_memory_utilization", VERL_UTILIZATION)) * card.memory)
+            rollout = {name: update[name] for name in ("weights", "optimizer")} | {"vLLM": served, "contexts": 1.0}
+            update["vLLM, asleep"] = 2.0  # its CUDA context and graphs
             return _fullest(update, rollout)
         case "dpo":
             dpo, rl = config.dpo, config.rl
@@ -252,7 +255,11 @@ def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
         rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours:,.1f}", f"{need:,.0f}", shown))
         notes.append(f"  {rule}: {', '.join(f'{name} {size:,.1f}' for name, size in parts.items() if size >= 0.05)}")
         if card and need > card.memory:
-            notes.append(f"  {rule} needs more than the {card.memory:,.0f} GB of one {kind}: use more or larger GPUs")
+            share = (
+                ", or a smaller share for vLLM: rl: {engine: {gpu_memory_utilization: ...}}" if "vLLM" in parts else ""
+            )
+            advice = f"use more or larger GPUs{share}"
+            notes.append(f"  {rule} needs more than the {card.memory:,.0f} GB of one {kind}: {advice}")
     others = sum(not job.gpu[1] for job in jobs)
     rows += [
         ("without a GPU", str(others), "-", "-", "-", ""),
