@@ -142,6 +142,20 @@ def test_on_a_workstation_training_takes_all_gpus_and_the_other_stages_one():
     )
 
 
+def test_a_judge_that_needs_more_gpus_than_the_machine_has_is_refused_only_if_a_target_needs_it():
+    def plan(target: str, *config: str) -> subprocess.CompletedProcess[str]:
+        command = [SNAKEMAKE, "--profile", "workstation", "--resources", "gpu=2", "-n", "--quiet", "host"]
+        more = ["--config", *config] if config else []
+        return subprocess.run([*command, *more, "--", target], cwd=ROOT, text=True, capture_output=True)
+
+    verdicts = "judge/published/gsm8k.jsonl"
+    refused = plan(verdicts)
+    assert refused.returncode != 0
+    assert re.search(r"judge.gpus: .*: 4; .*gpu=2\.\n +try: judge: {gpus: 2}", refused.stdout + refused.stderr)
+    for accepted in (plan("results/table5.csv"), plan(verdicts, "judge={gpus: 2}")):
+        assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+
+
 @pytest.mark.parametrize(
     "model, files",
     [("a100", ["one-gpu.yaml"]), ("a10g", ["one-gpu.yaml", "one-gpu-24gb.yaml"])],

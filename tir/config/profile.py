@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from tir.common.errors import ConfigError
 from tir.config.experiment import Config
 from tir.config.faults import nearest
+from tir.config.judge import Judge
 
 
 def require_rules(named: Mapping[str, Iterable[str]], known: Iterable[str]) -> None:
@@ -63,3 +64,20 @@ def require_divisors(gres: Mapping[str, str], config: Config, machine: int = 0) 
             faults.append("  try: " + (paste if stage in gres else f"resources: [gpu={fits}]"))
     if faults:
         raise ConfigError("\n".join(["GPUs of the profile do not fit the configuration", *faults]), where="profile")
+
+
+def require_judge_gpus(judge: Judge, machine: int) -> None:
+    """Raise a `ConfigError` if a job's judge server needs more GPUs than a machine without Slurm has.
+
+    Args:
+        judge: the section `judge`.
+        machine: GPUs of the machine; 0 on a cluster.
+    """
+    if judge.engine == "vllm" and 0 < machine < judge.gpus:
+        fits = 1 << machine.bit_length() - 1  # a power of two, which divides the heads of most models
+        raise ConfigError(
+            "fewer GPUs than the judge is split over",
+            where="judge.gpus",
+            why=f"{judge.gpus}; the profile states gpu={machine}",
+            remedy=f"judge: {{gpus: {fits}}}  # if the model fits there; or judge: {{kind: rules}}, without a judge",
+        )
