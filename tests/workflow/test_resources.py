@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import yaml
+from support.configuration import merged
 from support.paths import ROOT
 
 from tir.common.errors import ConfigError
@@ -116,6 +117,13 @@ def test_vllm_takes_its_share_of_the_gpu_beside_the_weights_and_the_optimizer(pa
     assert "needs more" not in plan([job], config(gpu_memory_utilization=0.35), "cuda")
 
 
+def test_on_a_workstation_with_24_gb_dpo_fits_too():
+    files = ["config.yaml", *(f"profiles/workstation/one-gpu{name}.yaml" for name in ("", "-24gb"))]
+    reduced = load(merged(*files), files)
+    job = Job("dpo", {"trained": "grpo-step15-dpo1-seed1"}, "gpu:a10g:1")
+    assert sum(memory_gb(job, reduced).values()) < 24
+
+
 def test_stages_that_compute_on_a_gpu(paper_config):
     stages = ("index", "sft", "rl", "dpo", "dpo_samples", "rl_after_dpo", "traces", "judge", "scores", "dpo_pairs")
     assert [needs_gpu(name, paper_config) for name in stages] == [True] * 8 + [False] * 2
@@ -160,6 +168,11 @@ def test_the_plan_has_hours_and_memory_of_dpo(paper_config):
     full = paper_config.model_copy(update={"dpo": section})
     assert memory_gb(dpo, full)["reference"] == pytest.approx(6.2, abs=0.1) and "reference" not in memory_gb(
         dpo, paper_config
+    )
+    assert (
+        memory_gb(dpo, full)["gradients of one pass"]
+        == memory_gb(dpo, full)["gradients"]
+        == pytest.approx(6.2 / 8, abs=0.1)
     )
     assert minutes(dpo, full) > minutes(dpo, paper_config)
     assert disk_gb([dpo], paper_config, "cuda")["models"] == pytest.approx(6)
