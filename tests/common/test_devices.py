@@ -66,6 +66,20 @@ def test_a_job_without_gpus_sees_none(run):
     assert run(0, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))").communicate()[0] == "''\n"
 
 
+def test_a_job_without_gpus_does_not_queue_behind_one_that_waits_for_gpus(run):
+    first = run(4, "import time; print('started', flush=True); time.sleep(600)")
+    assert first.stdout.readline() == "started\n"
+    waiting = run(1)
+    time.sleep(1.0)
+    try:
+        run(0, "pass").communicate(timeout=20)
+        assert waiting.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+        waiting.communicate()
+
+
 def test_more_gpus_than_the_machine_has_are_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"resources: \[gpu=2\]"):
         claim(3, ["0", "1"], tmp_path)

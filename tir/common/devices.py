@@ -67,6 +67,8 @@ def claim(count: int, devices: Sequence[str], directory: Path, poll_s: float = 0
             why=f"the job asks for {count}; this machine shows {len(devices)}",
             remedy=f"resources: [gpu={len(devices)}]",
         )
+    if not count:
+        return {}
     directory.mkdir(mode=0o700, exist_ok=True)
     held: dict[str, int] = {}
     turn = _open(directory / "turn")
