@@ -164,6 +164,16 @@ def test_a_judge_that_needs_more_gpus_than_the_machine_has_is_refused_only_if_a_
         assert accepted.returncode == 0, accepted.stdout + accepted.stderr
 
 
+@pytest.mark.parametrize("gpus, accepted", [(None, False), ("GPU-c3", True)])
+def test_a_plan_whose_retrieval_server_would_use_the_gpus_of_the_jobs_is_refused(gpus, accepted):
+    server = json.dumps({"retrieval_server": {"runs_on": "local", "gpus": gpus}})
+    command = [SNAKEMAKE, "--profile", "workstation", "--resources", "gpu=4", "-n", "--quiet", "host"]
+    command += ["--config", f"site={server}", "--", "results/table5.csv"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode == 0) is accepted, done.stdout + done.stderr
+    assert accepted or "site.retrieval_server.gpus: the retrieval server would use" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "model, files",
     [("a100", ["one-gpu.yaml"]), ("a10g", ["one-gpu.yaml", "one-gpu-24gb.yaml"])],

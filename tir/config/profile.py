@@ -12,6 +12,7 @@ from tir.common.errors import ConfigError
 from tir.config.experiment import Config
 from tir.config.faults import nearest
 from tir.config.judge import Judge
+from tir.config.site import RetrievalServer
 
 
 def require_rules(named: Mapping[str, Iterable[str]], known: Iterable[str]) -> None:
@@ -80,4 +81,22 @@ def require_judge_gpus(judge: Judge, machine: int) -> None:
             where="judge.gpus",
             why=f"{judge.gpus}; the profile states gpu={machine}",
             remedy=f"judge: {{gpus: {fits}}}  # if the model fits there; or judge: {{kind: rules}}, without a judge",
+        )
+
+
+def require_server_gpus(server: RetrievalServer, machine: int) -> None:
+    """Raise a `ConfigError` if a retrieval server on this machine would use the GPUs of the jobs.
+
+    Args:
+        server: the section `site.retrieval_server`.
+        machine: GPUs for jobs on this machine; 0 if they run elsewhere or on its processor.
+    """
+    if server.runs_on == "local" and server.gpus is None and machine:
+        last = machine - 1
+        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={last}, ...]; or gpus: "" for the processor'
+        raise ConfigError(
+            "the retrieval server would use the GPUs of the jobs",
+            where="site.retrieval_server.gpus",
+            why=f"null, which means all of this machine; the profile has gpu={machine} for jobs",
+            remedy="site: {retrieval_server: {" + (one if last else 'gpus: ""}}  # it then uses the processor'),
         )
