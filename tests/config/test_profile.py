@@ -52,7 +52,7 @@ def test_a_judge_that_fits_a_cluster_or_an_engine_without_tensor_parallelism_is_
 @pytest.mark.parametrize(
     "machine, paste",
     [
-        (4, 'site: {retrieval_server: {gpus: "3"}}  # and in the profile, resources: [gpu=3, ...]; or gpus: "" for'),
+        (4, 'site: {retrieval_server: {gpus: "3"}}  # and in the profile, resources: [gpu=2, ...]; or gpus: "" for'),
         (1, 'site: {retrieval_server: {gpus: ""}}  # it then uses the processor'),
     ],
 )

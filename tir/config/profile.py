@@ -93,7 +93,8 @@ def require_server_gpus(server: RetrievalServer, machine: int) -> None:
     """
     if server.runs_on == "local" and server.gpus is None and machine:
         last = machine - 1
-        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={last}, ...]; or gpus: "" for the processor'
+        fewer = 1 << last.bit_length() - 1 if last else 0  # a power of two, which divides most effective batches
+        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={fewer}, ...]; or gpus: "" for the processor'
         raise ConfigError(
             "the retrieval server would use the GPUs of the jobs",
             where="site.retrieval_server.gpus",
