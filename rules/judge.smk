@@ -1,9 +1,18 @@
 # Verdicts of the judge. The cache of verdicts is not an output, so Snakemake keeps it and a rerun repeats no request.
 
+from tir.config.profile import require_judge_gpus
+
 JUDGE_ENDPOINT = SITE.judge_endpoint
 JUDGE_OPERATIONAL = operational_params(judge=cfg.judge)
 # With a judge server that already runs, no weights are fetched; the model's source is then a parameter of the rule.
 JUDGE_STANDS = JUDGE_ENDPOINT != "none" and cfg.judge.model in cfg.models
+
+
+def judge_model(wildcards):
+    """The judge's weights. They are asked for only if a target needs verdicts, as are the GPUs of its server."""
+    if JUDGE_ENDPOINT == "none" and cfg.device == "cuda":
+        require_judge_gpus(cfg.judge, GPUS)
+    return [] if JUDGE_STANDS else f"models/{cfg.judge.model}/manifest.json"
 
 
 rule judge:
@@ -11,7 +20,7 @@ rule judge:
     input:
         image=image("eval"),
         words="tir/scoring/judge/calibration.yaml",
-        model=[] if JUDGE_STANDS else f"models/{cfg.judge.model}/manifest.json",
+        model=judge_model,
         traces="{size}traces/{model}/{benchmark}.jsonl",
     output:
         "{size}judge/{model}/{benchmark}.jsonl",

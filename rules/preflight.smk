@@ -4,12 +4,11 @@
 from pathlib import Path
 
 from tir.common.records import write_json
-from tir.config.profile import require_divisors, require_rules
+from tir.config.profile import require_divisors, require_rules, require_server_gpus
 from tir.config.references import TAKEN
 from tir.workflow.cost import disk_gb, needs_gpu
 from tir.workflow.engine import (
     gpus_of_profile,
-    machine_gpus,
     planned_jobs,
     requests,
     rules_of_profile,
@@ -34,7 +33,9 @@ try:
         rules_of_profile(workflow),
         TAKEN | {rule_name(name, size) for name, size in MADE},
     )
-    require_divisors(gpus_of_profile(workflow), cfg, machine_gpus(workflow))
+    require_divisors(gpus_of_profile(workflow), cfg, GPUS)
+    if SHARED:
+        require_server_gpus(SERVER, GPUS)
 except ConfigError as error:
     raise WorkflowError(str(error))
 
@@ -75,6 +76,8 @@ def write_preflight(jobs):
             "tokens": SITE.tokens,
             "endpoint": ENDPOINT,
             "sbatch": SERVER.sbatch if SHARED and SERVER.runs_on == "slurm" else None,
+            "gpus": GPUS,
+            "server_gpus": SERVER_GPUS or "",
         },
     )
 

@@ -10,6 +10,9 @@ ENCODER = f"models/{cfg.retrieval.encoder.model}"
 ENDPOINT = SITE.retrieval_endpoint
 SERVER = SITE.retrieval_server
 SHARED = SERVER.runs_on != "none" and ENDPOINT == "none"
+SERVER_GPUS = SERVER.gpus if SHARED and SERVER.runs_on == "local" else None
+# The jobs leave these to the server. In the environment, because the command of a rule must not depend on the site.
+os.environ["TIR_SERVER_GPUS"] = SERVER_GPUS or ""
 RUN_FOLDER = standing.run_folder() if SHARED else "none"
 # How a job finds its server. Nothing of this determines a result.
 RETRIEVAL = params(
@@ -45,7 +48,7 @@ def start_retrieval_server(jobs):
             SERVER.idle_s,
             host,
             inside=container_command(workflow, image) if image else "",
-            gpus=SERVER.gpus if SERVER.runs_on == "local" else None,
+            gpus=SERVER_GPUS,
         )
         standing.start(
             RUN_FOLDER,

@@ -8,9 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.nvidia_smi import UUIDS, fake_nvidia_smi
 from support.paths import ROOT
 
-from tir.common.devices import claim, visible_devices
+from tir.common.devices import claim, visible_devices, without
 from tir.common.errors import ConfigError, InfrastructureFault
 
 # Writes its devices and the time when it starts, then the time when it ends.
@@ -64,6 +65,38 @@ def test_the_devices_of_a_killed_job_are_free_again(run):
 
 def test_a_job_without_gpus_sees_none(run):
     assert run(0, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))").communicate()[0] == "''\n"
+
+
+def test_a_job_without_gpus_does_not_queue_behind_one_that_waits_for_gpus(run):
+    first = run(4, "import time; print('started', flush=True); time.sleep(600)")
+    assert first.stdout.readline() == "started\n"
+    waiting = run(1)
+    time.sleep(1.0)
+    try:
+        run(0, "pass").communicate(timeout=20)
+        assert waiting.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+        waiting.communicate()
+
+
+@pytest.mark.parametrize("devices", [["0", "1", "2", "3"], list(UUIDS)], ids=["indices", "UUIDs"])
+@pytest.mark.parametrize(
+    "taken, left",
+    [("", [0, 1, 2, 3]), ("0", [1, 2, 3]), ("GPU-b2, 3", [0, 2]), ("GPU-c", [0, 1, 3]), ("7", [0, 1, 2, 3])],
+)
+def test_the_devices_of_the_retrieval_server_are_left_out_by_index_or_uuid(tmp_path, monkeypatch, devices, taken, left):
+    monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
+    assert without(devices, taken) == [devices[number] for number in left]
+
+
+def test_a_job_gets_no_device_of_the_retrieval_server(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
+    monkeypatch.setenv("TIR_SERVER_GPUS", "GPU-a1,2")
+    show = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert run(2, show).communicate()[0] == "1,3\n"
+    assert "fewer GPUs than a job asks for" in run(3, show).communicate()[1]
 
 
 def test_more_gpus_than_the_machine_has_are_an_error(tmp_path):

@@ -5,8 +5,10 @@ from support.configuration import PAPER
 
 from tir.common.errors import ConfigError
 from tir.config.experiment import load
+from tir.config.judge import Judge
 from tir.config.params import params
-from tir.config.profile import require_divisors
+from tir.config.profile import require_divisors, require_judge_gpus, require_server_gpus
+from tir.config.site import RetrievalServer
 
 CONFIG = load(PAPER, ["config.yaml"])
 
@@ -32,6 +34,38 @@ def test_gpus_of_one_machine_are_checked_too():
     require_divisors({}, CONFIG, 8)
     with pytest.raises(ConfigError, match=r"6 GPUs do not divide a step: sft.batch_rows is 128.*\n  try: .*gpu=4\]"):
         require_divisors({}, CONFIG, 6)
+
+
+@pytest.mark.parametrize("machine, fits", [(1, 1), (2, 2), (3, 2)])
+def test_a_judge_that_is_split_over_more_gpus_than_the_machine_has_is_refused(machine, fits):
+    with pytest.raises(
+        ConfigError, match=rf"^judge.gpus: .*: 4; .*gpu={machine}\.\n  try: judge: {{gpus: {fits}}}.*rules}}"
+    ):
+        require_judge_gpus(CONFIG.judge, machine)
+
+
+def test_a_judge_that_fits_a_cluster_or_an_engine_without_tensor_parallelism_is_accepted():
+    for judge, machine in ((CONFIG.judge, 4), (CONFIG.judge, 0), (Judge(engine="transformers"), 1)):
+        require_judge_gpus(judge, machine)
+
+
+@pytest.mark.parametrize(
+    "machine, paste",
+    [
+        (4, 'site: {retrieval_server: {gpus: "3"}}  # and in the profile, resources: [gpu=2, ...]; or gpus: "" for'),
+        (1, 'site: {retrieval_server: {gpus: ""}}  # it then uses the processor'),
+    ],
+)
+def test_a_retrieval_server_on_all_gpus_of_the_jobs_is_refused(machine, paste):
+    with pytest.raises(ConfigError) as caught:
+        require_server_gpus(RetrievalServer(runs_on="local"), machine)
+    assert str(caught.value).startswith("site.retrieval_server.gpus: ") and f"\n  try: {paste}" in str(caught.value)
+
+
+def test_a_retrieval_server_elsewhere_or_on_gpus_of_its_own_is_accepted():
+    require_server_gpus(RetrievalServer(runs_on="local"), 0)
+    for server in ({"runs_on": "slurm"}, {"runs_on": "local", "gpus": "3"}, {"runs_on": "local", "gpus": ""}):
+        require_server_gpus(RetrievalServer(**server), 4)
 
 
 def test_the_number_of_gpus_is_no_parameter_of_a_rule():

@@ -97,11 +97,45 @@ def test_the_states_of_3b_parameters_take_sixteen_bytes_each_and_zero_divides_th
 
 @pytest.mark.parametrize(
     "gigabytes, processes, least, recompute",
-    [(85, 8, 16_000, False), (85, 4, 15_000, False), (85, 1, 6_000, False), (42, 4, 4096, False), (25, 8, 8192, True)],
+    [
+        (85, 8, 16_000, False),
+        (85, 4, 15_000, False),
+        (85, 1, 4_900, False),
+        (42.5, 4, 4096, False),
+        (25, 8, 8192, True),
+    ],
 )
 def test_activations_are_recomputed_only_where_memory_requires_it(gigabytes, processes, least, recompute):
     tokens, found = memory.plan_passes(QWEN_3B, gigabytes * 1e9, processes, 2, 4096)
     assert tokens >= least and found == recompute
+
+
+QWEN3_4B = memory.Shape(4.02e9, 36, 2560, 4096, 9728)
+QWEN_7B = memory.Shape(7.62e9, 28, 3584, 3584, 18944)
+QWEN_05B = memory.Shape(0.494e9, 24, 896, 896, 4864)
+
+
+@pytest.mark.parametrize("shape, gigabytes, processes", [(QWEN3_4B, 85, 1), (QWEN_7B, 85, 2), (QWEN3_4B, 51, 2)])
+def test_the_copies_of_the_gradients_have_to_fit_too(shape, gigabytes, processes):
+    """Of these only the weights, gradients, optimizer and activations fit: the second step would run out of memory."""
+    with pytest.raises(InfrastructureFault, match=r"GB while the optimizer updates the weights.*\n.*zero3"):
+        memory.plan_passes(shape, gigabytes * 1e9, processes, 2, 4096)
+
+
+@pytest.mark.parametrize("shape, gigabytes", [(QWEN_3B, 85), (QWEN_05B, 23.7)])
+def test_smaller_models_fit_with_the_copies_of_the_gradients(shape, gigabytes):
+    assert memory.plan_passes(shape, gigabytes * 1e9, 1, 2, 4096)[0] >= 4096
+
+
+def test_zero_2_and_3_keep_copies_of_the_gradients_of_their_part():
+    def copied(stage: int, processes: int) -> list[float]:
+        whole = [sum(parts.values()) for parts in memory.moments(4e9, processes, stage)]
+        states = sum(memory.state_bytes(4e9, processes, stage).values())
+        return [(whole[0] - states - memory.OVERHEAD_BYTES) / 4e9, (whole[1] - states - 1e9) / 4e9]
+
+    assert copied(2, 1) == pytest.approx([2, 6]) and copied(2, 8) == pytest.approx([2 / 8, 6 / 8])
+    assert copied(1, 8) == pytest.approx([0, 6 / 8]) and copied(0, 1) == pytest.approx([0, 0])
+    assert copied(3, 8) == pytest.approx([0, 6 / 8]) and copied(3, 1) == pytest.approx([0, 6 / 4])  # 1e9 at a time
 
 
 def test_a_model_that_does_not_fit_is_refused_with_its_figures():

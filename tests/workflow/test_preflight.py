@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from support.nvidia_smi import fake_nvidia_smi
 
 from tir.common.errors import InfrastructureFault
 from tir.workflow import findings, gpu_checks, preflight
@@ -124,6 +125,34 @@ def test_the_driver_of_this_machine(tmp_path, monkeypatch):
     file.write_text(NVRM.format("", 550))
     assert found(gpu_checks.drivers([stage], [str(lock)], False))["driver"].found.startswith("550;")
     assert list(gpu_checks.drivers([SFT | {"gres": ""}], [str(lock)], False)) == []
+
+
+@pytest.mark.parametrize(
+    "stated, server, good", [(4, "", True), (2, "", True), (8, "", False), (4, "3", False), (3, "GPU-d4", True)]
+)
+def test_the_gpus_of_the_profile_are_compared_with_those_of_this_machine(tmp_path, monkeypatch, stated, server, good):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", fake_nvidia_smi(tmp_path))
+    finding = found(gpu_checks.devices(stated, server))["GPUs"]
+    number = 3 if server else 4
+    assert finding.ok is good and f"the profile states {stated}, this machine has {number}" in finding.found
+    assert f"resources: [gpu={number}, ...]" in finding.remedy
+
+
+def test_a_machine_that_lists_no_gpus_is_reported(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    finding = found(gpu_checks.devices(8, ""))["GPUs"]
+    assert not finding.ok and "nvidia-smi" in finding.remedy
+
+
+@pytest.mark.parametrize("gpus, gres, checked", [(8, "gpu:any:8", True), (8, "", False), (0, "gpu:any:8", False)])
+def test_the_gpus_are_counted_only_where_jobs_use_those_of_this_machine(monkeypatch, tmp_path, gpus, gres, checked):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    required = {"slurm": False, "stages": [SFT | {"gres": gres}], "containers": False, "hardware": "cpu"}
+    required |= {"disk_gb": 0, "sources": [], "tokens": [], "endpoint": "none", "locks": [], "sbatch": None}
+    checks = found(preflight.preflight(required | {"gpus": gpus, "server_gpus": ""}, tmp_path))
+    assert ("GPUs" in checks) is checked and (not checked or not checks["GPUs"].ok)
 
 
 def test_a_branch_on_the_hub_is_reported_with_the_line_that_pins_it(tmp_path, monkeypatch):

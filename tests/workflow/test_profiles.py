@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 from support.paths import ROOT, SNAKEMAKE
 
 pytestmark = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="no .venv/workflow: run `make environments`")
@@ -125,7 +126,14 @@ def plan_of(*arguments: str) -> str:
 
 def workstation(model: str, number: int, *files: str) -> list[str]:
     configuration = [f"profiles/workstation/{name}" for name in ("site.yaml", *files)]
-    resources = ["--resources", f"gpu={number}", "--default-resources", f"gpu_model='{model}'"]
+    resources = [
+        "--resources",
+        f"gpu={number}",
+        "mem_mb=200000",
+        "downloads=100",
+        "--default-resources",
+        f"gpu_model='{model}'",
+    ]
     return ["--profile", "workstation", *resources, "--configfile", *configuration]
 
 
@@ -142,14 +150,56 @@ def test_on_a_workstation_training_takes_all_gpus_and_the_other_stages_one():
     )
 
 
+def test_a_judge_that_needs_more_gpus_than_the_machine_has_is_refused_only_if_a_target_needs_it():
+    def plan(target: str, *config: str) -> subprocess.CompletedProcess[str]:
+        command = [SNAKEMAKE, "--profile", "workstation", "--resources", "gpu=2", "-n", "--quiet", "host"]
+        more = ["--config", *config] if config else []
+        return subprocess.run([*command, *more, "--", target], cwd=ROOT, text=True, capture_output=True)
+
+    verdicts = "judge/published/gsm8k.jsonl"
+    refused = plan(verdicts)
+    assert refused.returncode != 0
+    assert re.search(r"judge.gpus: .*: 4; .*gpu=2\.\n +try: judge: {gpus: 2}", refused.stdout + refused.stderr)
+    for accepted in (plan("results/table5.csv"), plan(verdicts, "judge={gpus: 2}")):
+        assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+
+
+@pytest.mark.parametrize("gpus, accepted", [(None, False), ("GPU-c3", True)])
+def test_a_plan_whose_retrieval_server_would_use_the_gpus_of_the_jobs_is_refused(gpus, accepted):
+    server = json.dumps({"retrieval_server": {"runs_on": "local", "gpus": gpus}})
+    command = [SNAKEMAKE, "--profile", "workstation", "--resources", "gpu=4", "-n", "--quiet", "host"]
+    command += ["--config", f"site={server}", "--", "results/table5.csv"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode == 0) is accepted, done.stdout + done.stderr
+    assert accepted or "site.retrieval_server.gpus: the retrieval server would use" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "model, files",
     [("a100", ["one-gpu.yaml"]), ("a10g", ["one-gpu.yaml", "one-gpu-24gb.yaml"])],
 )
 def test_the_reduction_for_one_gpu_fits_into_its_memory_and_a_day(model, files):
+    """The page states the memory and the hours of the plan."""
     text = plan_of(*workstation(model, 1, *files))
     assert "needs more than" not in text
-    assert float(re.search(r"^total +\d+ +([\d.]+)", text, re.M)[1]) < 24
+    hours = float(re.search(r"^total +\d+ +([\d.]+)", text, re.M)[1])
+    assert hours < 24
+    needed = max(int(each) for each in re.findall(r"^\w+ +\d+ +1 x \w+ +[\d.]+ +(\d+)", text, re.M))
+    named = re.escape(" ".join(files))
+    stated = re.search(rf"\| `{named}`[^|]*\| (\d+) \| (\d+) \|", (ROOT / "docs/first-run.md").read_text())
+    assert [int(each) for each in stated.groups()] == [needed, round(hours)]
+
+
+@pytest.mark.parametrize("file", ["docs/first-run.md", "profiles/workstation/one-gpu.yaml"])
+def test_a_stated_command_that_replaces_the_resources_of_the_profile_names_all_of_them(file):
+    text = re.sub(r"\\\n[# ]*", "", (ROOT / file).read_text())
+    (command,) = re.findall(r"^#?\s*(snakemake --profile workstation --resources .*)$", text, re.M)
+    stated = re.search(r"--resources ([^-]*) --", command)[1].split()
+    profile = yaml.safe_load((ROOT / "profiles/workstation/config.yaml").read_text())["resources"]
+    names = lambda resources: [each.partition("=")[0] for each in resources]  # noqa: E731
+    assert names(stated) == names(profile)
+    done = subprocess.run([SNAKEMAKE, "-n", *command.split()[1:]], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_plan_says_that_the_papers_model_does_not_fit_on_a_small_gpu():

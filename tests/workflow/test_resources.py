@@ -1,14 +1,16 @@
 """Resources that a run used, and the plan's estimates before it."""
 
 import csv
+import re
 import subprocess
 
 import pytest
 import yaml
+from support.configuration import merged
 from support.paths import ROOT
 
 from tir.common.errors import ConfigError
-from tir.config.experiment import load
+from tir.config.experiment import Config, load
 from tir.config.profile import require_rules
 from tir.workflow.cost import Job, disk_gb, memory_gb, minutes, needs_gpu, paper_minutes, plan
 from tir.workflow.resources import collect, write
@@ -98,6 +100,30 @@ def test_the_plan_says_where_a_job_does_not_fit_on_its_gpus(paper_config):
     assert "needs more" not in text("gpu:h100:8") and "needs more" not in text("gpu:8")  # of a type that is not known
 
 
+def test_vllm_takes_its_share_of_the_gpu_beside_the_weights_and_the_optimizer(paper_config):
+    """12 bytes per parameter on one GPU, and half of it for vLLM by default: 48 + 40 GB for 4B parameters."""
+    job = Job("rl", {"arm": "grpo", "seed": "1"}, "gpu:a100:1")
+    base = paper_config.models["base"].model_copy(update={"repo": "someone/Other-4B"})
+
+    def config(**engine: float) -> Config:
+        models, rl = paper_config.models | {"base": base}, paper_config.rl.model_copy(update={"engine": engine})
+        return paper_config.model_copy(update={"models": models, "rl": rl})
+
+    assert sum(memory_gb(job, config()).values()) == pytest.approx(48 + 40 + 1)
+    assert sum(memory_gb(job, config(gpu_memory_utilization=0.35)).values()) < 80
+    assert re.search(
+        r"rl needs more than the 80 GB of one a100: .*gpu_memory_utilization", plan([job], config(), "cuda")
+    )
+    assert "needs more" not in plan([job], config(gpu_memory_utilization=0.35), "cuda")
+
+
+def test_on_a_workstation_with_24_gb_dpo_fits_too():
+    files = ["config.yaml", *(f"profiles/workstation/one-gpu{name}.yaml" for name in ("", "-24gb"))]
+    reduced = load(merged(*files), files)
+    job = Job("dpo", {"trained": "grpo-step15-dpo1-seed1"}, "gpu:a10g:1")
+    assert sum(memory_gb(job, reduced).values()) < 24
+
+
 def test_stages_that_compute_on_a_gpu(paper_config):
     stages = ("index", "sft", "rl", "dpo", "dpo_samples", "rl_after_dpo", "traces", "judge", "scores", "dpo_pairs")
     assert [needs_gpu(name, paper_config) for name in stages] == [True] * 8 + [False] * 2
@@ -142,6 +168,11 @@ def test_the_plan_has_hours_and_memory_of_dpo(paper_config):
     full = paper_config.model_copy(update={"dpo": section})
     assert memory_gb(dpo, full)["reference"] == pytest.approx(6.2, abs=0.1) and "reference" not in memory_gb(
         dpo, paper_config
+    )
+    assert (
+        memory_gb(dpo, full)["gradients of one pass"]
+        == memory_gb(dpo, full)["gradients"]
+        == pytest.approx(6.2 / 8, abs=0.1)
     )
     assert minutes(dpo, full) > minutes(dpo, paper_config)
     assert disk_gb([dpo], paper_config, "cuda")["models"] == pytest.approx(6)

@@ -23,7 +23,26 @@ def visible_devices() -> list[str]:
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:
         return [name.strip() for name in stated.split(",") if name.strip()]
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return [uuid for _, uuid in _listed()]
+
+
+def without(devices: Sequence[str], taken: str) -> list[str]:
+    """The devices that are not in `taken`, a value of `CUDA_VISIBLE_DEVICES`; either may state an index or a UUID."""
+    names = {name.strip() for name in taken.split(",") if name.strip()}
+    if not names:
+        return list(devices)
+    listed = _listed()
+
+    def uuid(name: str) -> str:  # CUDA also takes the beginning of a UUID
+        return next((uuid for index, uuid in listed if name == index or uuid.startswith(name)), name)
+
+    used = {uuid(name) for name in names}
+    return [name for name in devices if uuid(name) not in used]
+
+
+def _listed() -> list[tuple[str, str]]:
+    """Index and UUID of each GPU of the machine."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -34,7 +53,8 @@ def visible_devices() -> list[str]:
             why=why.strip(),
             remedy="nvidia-smi  # must list the GPUs; otherwise install the driver, or use --profile profiles/laptop",
         ) from None
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    rows = (line.partition(",") for line in done.stdout.splitlines() if line.strip())
+    return [(index.strip(), uuid.strip()) for index, _, uuid in rows]
 
 
 def lock_directory() -> Path:
@@ -67,6 +87,8 @@ def claim(count: int, devices: Sequence[str], directory: Path, poll_s: float = 0
             why=f"the job asks for {count}; this machine shows {len(devices)}",
             remedy=f"resources: [gpu={len(devices)}]",
         )
+    if not count:
+        return {}
     directory.mkdir(mode=0o700, exist_ok=True)
     held: dict[str, int] = {}
     turn = _open(directory / "turn")

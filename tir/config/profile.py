@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from tir.common.errors import ConfigError
 from tir.config.experiment import Config
 from tir.config.faults import nearest
+from tir.config.judge import Judge
+from tir.config.site import RetrievalServer
 
 
 def require_rules(named: Mapping[str, Iterable[str]], known: Iterable[str]) -> None:
@@ -63,3 +65,39 @@ def require_divisors(gres: Mapping[str, str], config: Config, machine: int = 0) 
             faults.append("  try: " + (paste if stage in gres else f"resources: [gpu={fits}]"))
     if faults:
         raise ConfigError("\n".join(["GPUs of the profile do not fit the configuration", *faults]), where="profile")
+
+
+def require_judge_gpus(judge: Judge, machine: int) -> None:
+    """Raise a `ConfigError` if a job's judge server needs more GPUs than a machine without Slurm has.
+
+    Args:
+        judge: the section `judge`.
+        machine: GPUs of the machine; 0 on a cluster.
+    """
+    if judge.engine == "vllm" and 0 < machine < judge.gpus:
+        fits = 1 << machine.bit_length() - 1  # a power of two, which divides the heads of most models
+        raise ConfigError(
+            "fewer GPUs than the judge is split over",
+            where="judge.gpus",
+            why=f"{judge.gpus}; the profile states gpu={machine}",
+            remedy=f"judge: {{gpus: {fits}}}  # if the model fits there; or judge: {{kind: rules}}, without a judge",
+        )
+
+
+def require_server_gpus(server: RetrievalServer, machine: int) -> None:
+    """Raise a `ConfigError` if a retrieval server on this machine would use the GPUs of the jobs.
+
+    Args:
+        server: the section `site.retrieval_server`.
+        machine: GPUs for jobs on this machine; 0 if they run elsewhere or on its processor.
+    """
+    if server.runs_on == "local" and server.gpus is None and machine:
+        last = machine - 1
+        fewer = 1 << last.bit_length() - 1 if last else 0  # a power of two, which divides most effective batches
+        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={fewer}, ...]; or gpus: "" for the processor'
+        raise ConfigError(
+            "the retrieval server would use the GPUs of the jobs",
+            where="site.retrieval_server.gpus",
+            why=f"null, which means all of this machine; the profile has gpu={machine} for jobs",
+            remedy="site: {retrieval_server: {" + (one if last else 'gpus: ""}}  # it then uses the processor'),
+        )

@@ -65,7 +65,11 @@ class RetrievalServer(Model):
     sbatch: list[str] = Field(
         [], description="slurm: options of sbatch, with the partition, GPU, CPUs, memory and time limit of the job"
     )
-    gpus: str | None = Field(None, description="local: the server's GPUs, as in CUDA_VISIBLE_DEVICES; null: all")
+    gpus: str | None = Field(
+        None,
+        description="local: the server's GPUs, as in CUDA_VISIBLE_DEVICES; jobs leave them to it; null: all, only "
+        "where no job has a GPU of this machine",
+    )
     queue_s: float = Field(
         120.0, ge=0, description="jobs wait so many seconds until it gets its GPU; then each starts its own"
     )

@@ -1,8 +1,8 @@
 """GPU memory of fine-tuning, and how many tokens fit into a forward pass.
 
 Computed, not measured: bf16 weights and gradients, an fp32 copy of the weights and AdamW's two moments in fp32 (16
-bytes per parameter, divided by ZeRO), and the tensors that a forward pass keeps for the backward pass. Liger's kernels
-compute the loss in chunks, so logits take next to nothing.
+bytes per parameter, divided by ZeRO), DeepSpeed's copies of the gradients, and the tensors that a forward pass keeps
+for the backward pass. Liger's kernels compute the loss in chunks, so logits take next to nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tir.common.errors import InfrastructureFault
 
 # Bytes that are not computed: CUDA and NCCL contexts, workspaces, DeepSpeed's buckets, one chunk of logits.
 OVERHEAD_BYTES = 6e9
+STEP_OVERHEAD_BYTES = 1e9  # the same while the optimizer updates the weights: contexts only
+SUB_GROUP = 1e9  # parameters that ZeRO 3 updates at a time: DeepSpeed's default for `sub_group_size`
 USABLE = 0.94  # share of a GPU's memory; the rest is lost to fragments
 
 
@@ -52,6 +54,25 @@ def state_bytes(parameters: float, processes: int, stage: int) -> dict[str, floa
     }
 
 
+def moments(parameters: float, processes: int, stage: int, activations: float = 0.0) -> tuple[dict[str, float], ...]:
+    """Bytes on each GPU, by what fills them, in a pass and while the optimizer updates the weights.
+
+    ZeRO 2 computes the gradients of each pass beside those of the earlier passes of the step. For the update, DeepSpeed
+    copies a GPU's gradients into one bf16 tensor and this into fp32, and frees the others after that.
+    """
+    states, part = state_bytes(parameters, processes, stage), parameters / processes
+    copied = 6 * (min(part, SUB_GROUP) if stage == 3 else part) if stage else 0.0
+    return (
+        states
+        | {
+            "gradients of one pass": 2 * part if stage == 2 else 0.0,
+            "activations": activations,
+            "buffers": OVERHEAD_BYTES,
+        },
+        states | {"copies of the gradients": copied, "buffers": STEP_OVERHEAD_BYTES},
+    )
+
+
 def activation_bytes(shape: Shape, recompute: bool) -> float:
     """Bytes per token that a forward pass keeps and the backward pass of one layer needs.
 
@@ -77,17 +98,25 @@ def plan_passes(
         recompute: whether activations are recomputed; None: only if memory requires it.
 
     Raises:
-        InfrastructureFault: the model's states and one row do not fit.
+        InfrastructureFault: the model's states and one row, or the update of the weights, do not fit.
     """
-    free = USABLE * memory - OVERHEAD_BYTES - sum(state_bytes(shape.parameters, processes, stage).values())
-    for each in (False, True) if recompute is None else (recompute,):
-        tokens = int(free / activation_bytes(shape, each))
-        if tokens >= longest:
-            return tokens, each
+    usable = USABLE * memory
+    in_pass, at_update = (sum(parts.values()) for parts in moments(shape.parameters, processes, stage))
+    free = usable - in_pass
+    if at_update > usable:
+        lacks = f"need {at_update / 1e9:.1f} GB while the optimizer updates the weights, of {usable / 1e9:.1f} GB"
+    else:
+        for each in (False, True) if recompute is None else (recompute,):
+            tokens = int(free / activation_bytes(shape, each))
+            if tokens >= longest:
+                return tokens, each
+        row = longest * activation_bytes(shape, each)
+        lacks = (
+            f"leave {max(0.0, free) / 1e9:.1f} GB for activations, a row of {longest} tokens needs {row / 1e9:.1f} GB"
+        )
     raise InfrastructureFault(
         "the model does not fit into the GPUs' memory",
         where=f"{processes} x {memory / 1e9:.0f} GB",
-        why=f"{shape.parameters / 1e9:.2f} B parameters with ZeRO {stage} leave {max(0.0, free) / 1e9:.1f} GB for "
-        f"activations, a row of {longest} tokens needs {longest * activation_bytes(shape, True) / 1e9:.1f} GB",
+        why=f"{shape.parameters / 1e9:.2f} B parameters with ZeRO {stage} {lacks}",
         remedy="more GPUs in the profile (set-resources: {sft: {gres: ...}}), or sft: {deepspeed: zero3}",
     )

@@ -24,6 +24,7 @@ from tir.workflow.estimate import GPUS, PAPER_MINUTES, parameters, shape
 CPU_MINUTES = 2.0  # any other job; most of it is start-up
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master weights, Adam moments, weights
 CHECKPOINTS_KEPT, RUNS_AT_ONCE = 2, 6  # checkpoints of an RL run; RL runs side by side: those of Table 5
+VERL_UTILIZATION = 0.5  # verl's default for vLLM's `gpu_memory_utilization`
 IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
 
 
@@ -161,6 +162,11 @@ def _units(job: Job, config: Config) -> int:
             return min(items, config.benchmarks[name].source.rows or items) * samples
 
 
+def _fullest(*moments: dict[str, float]) -> dict[str, float]:
+    """Of the moments of a job, each by what then fills a GPU, the one that needs most."""
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
 def memory_gb(job: Job, config: Config) -> dict[str, float]:
     """GB that a job needs on each of its GPUs, by what fills them; empty for a job that needs none."""
     number, base = job.gpu[1] or 1, shape(config.models["base"])
@@ -169,19 +175,20 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             sft = config.pilot(job.wildcards["run"])
             gpu = GPUS.get(job.gpu[0].partition("-")[0], GPUS[estimate.UNKNOWN])
             model, (tokens, recompute) = base.detailed, _passes(sft, base, gpu, number)
-            states = memory.state_bytes(model.parameters, number, _stage(sft))
             activations = tokens * memory.activation_bytes(model, recompute)
-            parts = states | {"activations": activations, "buffers": memory.OVERHEAD_BYTES}
+            parts = _fullest(*memory.moments(model.parameters, number, _stage(sft), activations))
             return {name: size / 1e9 for name, size in parts.items()}
         case "rl" | "rl_after_dpo":
             rl = config.rl
             longest = rl.max_prompt_tokens + rl.max_response_tokens
             micro = rl.micro_batch_tokens or 2 * longest
             update = estimate.training_gb(base, number, micro, stage=3, fp32_weights=True, chunk_tokens=512)
-            rollout = {name: update[name] for name in ("weights", "optimizer")} | {
-                f"rollout {name}": size for name, size in estimate.serving_gb(base, 1, 8, longest).items()
-            }
-            return max(update, rollout, key=lambda parts: sum(parts.values()))  # one at a time
+            served = sum(estimate.serving_gb(base, 1, 8, longest).values())
+            if card := GPUS.get(job.gpu[0].partition("-")[0]):  # vLLM takes this share of it whatever the load
+                served = max(served, float(rl.engine.get("gpu_memory_utilization", VERL_UTILIZATION)) * card.memory)
+            rollout = {name: update[name] for name in ("weights", "optimizer")} | {"vLLM": served, "contexts": 1.0}
+            update["vLLM, asleep"] = 2.0  # its CUDA context and graphs
+            return _fullest(update, rollout)
         case "dpo":
             dpo, rl = config.dpo, config.rl
             longest = min(dpo.pairs.cutoff_tokens, rl.max_prompt_tokens + rl.max_response_tokens)
@@ -241,14 +248,18 @@ def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
         hours = number * sum(minutes(job, config) for job in some) / 60
         rate = PAPER_MINUTES.get(rule, (0, "", 0, ""))
         paper = rate[2] * sum(paper_minutes(job, config) or 0.0 for job in some) / 60
-        parts = max((memory_gb(job, config) for job in some), key=lambda parts: sum(parts.values()))
+        parts = _fullest(*(memory_gb(job, config) for job in some))
         need, card = sum(parts.values()), GPUS.get(kind.partition("-")[0])
         total, at_paper = total + hours, at_paper + paper
         shown = f"{paper:,.1f}  {rate[3]}" if rate[3] else "-"
         rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours:,.1f}", f"{need:,.0f}", shown))
         notes.append(f"  {rule}: {', '.join(f'{name} {size:,.1f}' for name, size in parts.items() if size >= 0.05)}")
         if card and need > card.memory:
-            notes.append(f"  {rule} needs more than the {card.memory:,.0f} GB of one {kind}: use more or larger GPUs")
+            share = (
+                ", or a smaller share for vLLM: rl: {engine: {gpu_memory_utilization: ...}}" if "vLLM" in parts else ""
+            )
+            advice = f"use more or larger GPUs{share}"
+            notes.append(f"  {rule} needs more than the {card.memory:,.0f} GB of one {kind}: {advice}")
     others = sum(not job.gpu[1] for job in jobs)
     rows += [
         ("without a GPU", str(others), "-", "-", "-", ""),

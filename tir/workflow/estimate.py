@@ -318,7 +318,10 @@ def dpo_gb(model: Shape, number: int, pair_tokens: int, *, full: bool, stage: in
         parts |= {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
     # Of each logit: bf16, fp32, their log-softmax, and the gradients of the last two.
     logits = pair_tokens * model.vocabulary * (2 + 4 + 4 + 4 + 4) / 1e9
-    return parts | {"logits": logits} | ({"reference": weights} if full else {})
+    if full:
+        one_pass = memory.moments(model.parameters, number, stage)[0]["gradients of one pass"] / 1e9
+        parts |= {"gradients of one pass": one_pass, "reference": weights}
+    return parts | {"logits": logits}
 
 
 def serving_gb(model: Shape, number: int, sequences: int, tokens: int) -> dict[str, float]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tir.common.devices import visible_devices, without
+from tir.common.errors import InfrastructureFault
 from tir.workflow.findings import Finding, run
 
 CAPABILITY = {
@@ -49,6 +51,29 @@ def architectures(stages: list[dict[str, Any]], locks: list[str]) -> Iterable[Fi
             f"compute capability {capability}; PyTorch's wheels ({cuda}) need at least {LOWEST[cuda]}",
             "request a newer GPU type in the profile: set-resources, gres",
         )
+
+
+def devices(stated: int, server: str) -> Iterable[Finding]:
+    """This machine has the GPUs that the profile states for jobs, beside those of the run's retrieval server.
+
+    Args:
+        stated: GPUs of the profile.
+        server: GPUs of the server, as in CUDA_VISIBLE_DEVICES.
+    """
+    try:
+        number = len(without(visible_devices(), server))
+    except InfrastructureFault as error:
+        yield Finding("GPUs", False, f"{error.what}: {error.why}", error.remedy)
+        return
+    besides = f" beside {server} of the retrieval server" if server else ""
+    yield Finding(
+        "GPUs",
+        number >= stated,
+        f"the profile states {stated}, this machine has {number}{besides}",
+        f"in the profile, resources: [gpu={number}, ...]"
+        if number
+        else "nvidia-smi  # lists the GPUs; without one use --profile profiles/laptop",
+    )
 
 
 def drivers(stages: list[dict[str, Any]], locks: list[str], slurm: bool) -> Iterable[Finding]:

@@ -20,7 +20,7 @@ from tir.common.http import ask_once, json_object
 from tir.common.keys import HUB, Redaction, read_key
 from tir.common.records import file_digest
 from tir.workflow.findings import TIMEOUT_S, Finding, run
-from tir.workflow.gpu_checks import architectures, drivers
+from tir.workflow.gpu_checks import architectures, devices, drivers
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -33,7 +33,8 @@ def preflight(requirements: dict[str, Any], directory: str | os.PathLike = ".") 
             `containers`, `disk_gb`,
             `sources` [{name, path (in the workflow), kind, repo, revision, url, sha256, origin}], `tokens` [names of
             environment variables], `endpoint` (URL of the retrieval server, or "none"), `hardware`, `locks` [paths],
-            `sbatch` (options of `sbatch` for the run's retrieval server, or None).
+            `sbatch` (options of `sbatch` for the run's retrieval server, or None), `gpus` (of this machine, for jobs; 0
+            on a cluster), `server_gpus` (those of a retrieval server here, as in CUDA_VISIBLE_DEVICES).
         directory: the workflow's directory.
     """
     checks: list[Callable[[], Iterable[Finding]]] = [
@@ -51,6 +52,8 @@ def preflight(requirements: dict[str, Any], directory: str | os.PathLike = ".") 
     if requirements["hardware"] == "cuda":
         checks.append(lambda: architectures(requirements["stages"], requirements["locks"]))
         checks.append(lambda: drivers(requirements["stages"], requirements["locks"], requirements["slurm"]))
+    if requirements["gpus"] and any(stage["gres"] for stage in requirements["stages"]):
+        checks.append(lambda: devices(requirements["gpus"], requirements["server_gpus"]))
     with ThreadPoolExecutor(len(checks)) as pool:
         return [finding for found in pool.map(lambda check: list(check()), checks) for finding in found]
 
