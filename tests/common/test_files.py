@@ -120,7 +120,10 @@ def test_a_partial_file_or_lock_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write file: Not a directory"):
         writer(tmp_path / "file/below")
-    with pytest.raises(DataError, match="cannot write file: Not a directory"), only_writer(tmp_path / "file/below/made"):
+    with (
+        pytest.raises(DataError, match="cannot write file: Not a directory"),
+        only_writer(tmp_path / "file/below/made"),
+    ):
         pass
     (tmp_path / "y.jsonl.partial").symlink_to("x")
     with pytest.raises(DataError, match=r"y\.jsonl\.partial: cannot write file"):

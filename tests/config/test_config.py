@@ -130,6 +130,27 @@ def test_runs_of_arms_without_newer_coefficients_keep_their_parameters():
             ["arms.q", "delta -2 replaces phi, so permuted has no effect"],
         ),
         (lambda c: c["data"]["sft"].update(repo=None), ["kind hub needs `repo`"]),
+        (lambda c: c["data"]["sft"].update(kind=["hub"]), ["data.sft.kind: ['hub']: should be 'hub', 'url'"]),
+        (lambda c: c["models"]["base"].update(kind={"hub": 1}), ["models.base.kind: should be 'hub', 'local'"]),
+        (
+            lambda c: c["benchmarks"]["gsm8k"]["source"].update(kind=5),
+            ["benchmarks.gsm8k.source.kind: 5: should be 'hub', 'url'"],
+        ),
+        *(
+            (
+                lambda c, url=url: c["data"].update(sft={"kind": "url", "url": url}),
+                [f"data.sft.url: '{url}': should be"],
+            )
+            for url in ("http://HOST:PORT/x", "https://[::1/x", "http://host:99999", "https:///x", "ftp://host/x")
+        ),
+        (
+            lambda c: c.update(synthesis={"teacher": {"endpoint": "http://host:port/v1"}}),
+            ["synthesis.teacher.endpoint: 'http://host:port/v1': should be an address", "as 'port'"],
+        ),
+        (
+            lambda c: c["arms"]["aspo"].update({"lambda": True}),
+            ["arms.aspo.lambda: true: should be a valid number", "lambda: 0.5"],
+        ),
         (lambda c: c["data"]["corpus"].update(kind="world"), ["needs a `world:` section"]),
         (
             lambda c: (
