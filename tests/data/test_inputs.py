@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from support.shared_data import BENCHMARK_ROWS, SHARED, needs_shared
 
-from tir.common.errors import DataError, InfrastructureFault
+from tir.common.errors import ConfigError, DataError, InfrastructureFault
 from tir.common.records import read_jsonl
 from tir.config.params import params
 from tir.data.alpaca import read_alpaca
@@ -471,6 +471,12 @@ def test_unreachable_url_raises_infrastructure_fault(tmp_path, monkeypatch):
     monkeypatch.setattr("tir.data.sources._download.retry.sleep", lambda seconds: None)
     with pytest.raises(InfrastructureFault, match="kind: local"):
         fetch_file("x.jsonl", {"kind": "url", "url": "http://127.0.0.1:9/x"}, tmp_path / "x.jsonl")
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+    with pytest.raises(ConfigError, match="(?s)Unknown scheme for proxy URL.*ALL_PROXY"):
+        fetch_file("x.jsonl", {"kind": "url", "url": "http://127.0.0.1:9/x"}, tmp_path / "x.jsonl")
+    hub = {"kind": "hub", "repo": "a/b", "file": "x.jsonl", "revision": "main"}
+    with pytest.raises(InfrastructureFault, match="(?s)cannot fetch from the hub.*ALL_PROXY"):
+        fetch_file("x.jsonl", hub, tmp_path / "x.jsonl")
 
 
 @pytest.mark.parametrize(

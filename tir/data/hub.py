@@ -76,6 +76,8 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
         RevisionNotFoundError,
     )
 
+    from tir.common.http import UNSENDABLE
+
     repo, key = source["repo"], read_key(HUB)
 
     def first_line(error: Exception) -> str:  # the hub's answer is part of it
@@ -115,10 +117,11 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
             why=f"{source.get('file')} at revision {revision or 'main'}",
             remedy="correct file of this source in config.yaml",
         ) from None
-    except (HTTPError, OSError) as error:
+    except (HTTPError, *UNSENDABLE) as error:
         raise InfrastructureFault(
             "cannot fetch from the hub",
             where=repo,
             why=first_line(error),
-            remedy="check the network, or download by hand and use `kind: local` with `path:` in config.yaml",
+            remedy="check the network, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE, or download by hand and use "
+            "`kind: local` with `path:` in config.yaml",
         ) from None  # its traceback has the request's headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from tir.common.errors import DataError, InfrastructureFault
+from tir.common.errors import ConfigError, DataError, InfrastructureFault
 from tir.common.files import Scratch, atomic_path
 from tir.common.records import file_digest
 from tir.data.archive import extract
@@ -30,6 +31,7 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
     Raises:
         DataError: the file is missing, corrupt, or differs from the source's checksum or row count.
         InfrastructureFault: the hub or the URL did not answer.
+        ConfigError: the URL, a proxy or the file of certificates is invalid.
     """
     with atomic_path(output) as temporary:
         member = source.get("member")
@@ -105,8 +107,13 @@ def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
 def _download(url: str, target: Path) -> None:
     import httpx
 
+    from tir.common.http import Unsendable, sending
+
     try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as answer:
+        with contextlib.ExitStack() as opened:
+            with sending():
+                timeout = httpx.Timeout(60, connect=10)
+                answer = opened.enter_context(httpx.stream("GET", url, follow_redirects=True, timeout=timeout))
             if answer.status_code in (401, 403, 404, 410):
                 raise DataError(
                     "no file at this URL",
@@ -118,6 +125,8 @@ def _download(url: str, target: Path) -> None:
             with open(target, "wb") as file:
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
+    except Unsendable as error:
+        raise ConfigError("cannot download", where=url, why=str(error), remedy=error.remedy) from None
     except httpx.HTTPError as error:
         raise InfrastructureFault(
             "cannot download",
