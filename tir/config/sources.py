@@ -35,7 +35,7 @@ class Origin(Model):
     @model_validator(mode="after")
     def _complete(self) -> Origin:
         required = self.keys_of[self.kind][:1]
-        if required and getattr(self, required[0]) is None:
+        if required and not getattr(self, required[0]):
             raise ValueError(f"a source of kind {self.kind} needs `{required[0]}`")
         return self
 
