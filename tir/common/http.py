@@ -46,17 +46,16 @@ class Unsendable(httpx.RequestError):
     remedy = "env | grep -i -e _proxy -e SSL_CERT  # correct HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE, or the address"
 
 
-# What httpx raises, and no `httpx.HTTPError`, for: an invalid address; a proxy of an unknown kind; a SOCKS proxy without
-# the package for it; unreadable certificates; a port above 65535 (OverflowError, alone or in a group).
-UNSENDABLE = (httpx.InvalidURL, ValueError, ImportError, OSError, OverflowError, ExceptionGroup)
-
-
 @contextlib.contextmanager
 def sending() -> Iterator[None]:
     """Raise `Unsendable` if the client cannot be made, or the request in this context not be sent, as configured."""
     try:
         yield
-    except UNSENDABLE as error:
+    except httpx.HTTPError:
+        raise
+    except (
+        Exception
+    ) as error:  # InvalidURL, ValueError (proxy), ImportError (SOCKS), OSError (certificates), a group ...
         raise Unsendable(f"{type(error).__name__}: {error}") from None
 
 

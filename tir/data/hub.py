@@ -67,6 +67,7 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
         InfrastructureFault: the hub did not answer.
     """
     # HTTPError is the base class of the network errors of huggingface_hub's HTTP client, which are not OSErrors.
+    from httpx import InvalidURL
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -75,8 +76,6 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-
-    from tir.common.http import UNSENDABLE
 
     repo, key = source["repo"], read_key(HUB)
 
@@ -117,7 +116,7 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
             why=f"{source.get('file')} at revision {revision or 'main'}",
             remedy="correct file of this source in config.yaml",
         ) from None
-    except (HTTPError, *UNSENDABLE) as error:
+    except (HTTPError, OSError, InvalidURL, ValueError, ImportError) as error:
         raise InfrastructureFault(
             "cannot fetch from the hub",
             where=repo,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from tir.data.formats import is_parquet
 from tir.data.hub import hub_file
 from tir.data.rows import count_rows
 from tir.data.text import to_utf8
+
+_CHUNK = 1 << 20
 
 
 def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
@@ -84,16 +88,25 @@ def _origin(source: dict[str, Any]) -> str:
 
 
 def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
+    with open(target, "wb") as file:
+        for block in _blocks(source, where):
+            file.write(block)
+
+
+def _blocks(source: str | os.PathLike, where: str) -> Iterator[bytes]:
+    """The content of a file, whose faults must not be taken for those of the file that is written."""
     try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        if str(error.filename) != str(source):  # the target could not be written
-            raise
+        mode = os.stat(source).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        with open(source, "rb") as file:
+            yield from iter(lambda: file.read(_CHUNK), b"")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         what = "no such file" if isinstance(error, FileNotFoundError) else "cannot read file"
         raise DataError(
             what,
             where=where,
-            why=f"{source}: {error.strerror}",
+            why=f"{source!s}: {getattr(error, 'strerror', None) or error}",
             remedy="correct the path of this source in config.yaml",
         ) from None
 
