@@ -53,9 +53,11 @@ def sending() -> Iterator[None]:
         yield
     except httpx.HTTPError:
         raise
-    except (
-        Exception
-    ) as error:  # InvalidURL, ValueError (proxy), ImportError (SOCKS), OSError (certificates), a group ...
+    except Exception as error:
+        # Of httpx and below it: InvalidURL; ValueError for an unknown kind of proxy; ImportError for a SOCKS proxy; OSError
+        # for certificates; a group with OverflowError for a port.
+        while inner := getattr(error, "exceptions", None):
+            error = inner[0]
         raise Unsendable(f"{type(error).__name__}: {error}") from None
 
 
