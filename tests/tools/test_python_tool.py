@@ -96,7 +96,8 @@ def test_faulty_code_returns_an_error_text(tool, code, text):
         # what was printed before
         ("x = input('Enter: ')", "Enter:\nEOFError: EOF when reading a line"),
         ("try:\n    1/0\nfinally:\n    print('end')", "end\nZeroDivisionError: division by zero"),
-        ("print('a')\n```python\n1/0\n```", "ZeroDivisionError: division by zero"),
+        ("Divide:\n```python\nprint('a')\n1/0\n```", "a\nZeroDivisionError: division by zero"),
+        ("print('a')\n```python\n1/0\n```", "SyntaxError: invalid syntax (<string>, line 2)"),
         ("print('step'); 1/0", "step\nZeroDivisionError: division by zero"),
         ("print('step')\nimport sys\nsys.exit(3)", "step\nSystemExit: 3"),
         ("print('step', flush=True)\nimport os\nos._exit(3)", "step\nexited with status 3"),

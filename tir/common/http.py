@@ -54,8 +54,8 @@ def sending() -> Iterator[None]:
     except httpx.HTTPError:
         raise
     except Exception as error:
-        # Of httpx and below it: InvalidURL; ValueError for an unknown kind of proxy; ImportError for a SOCKS proxy; OSError
-        # for certificates; a group with OverflowError for a port.
+        # InvalidURL; ValueError for an unknown kind of proxy; ImportError for a SOCKS proxy; OSError for certificates;
+        # a group with OverflowError for a port.
         while inner := getattr(error, "exceptions", None):
             error = inner[0]
         raise Unsendable(f"{type(error).__name__}: {error}") from None

@@ -25,10 +25,8 @@ def replace_surrogates_in_json(value: Any) -> Any:
     """A copy of a JSON value with `replace_surrogates` applied to all its texts, including keys."""
     top = [value]
     places: list[tuple[Any, Any]] = [(top, 0)]
-    for (
-        holder,
-        key,
-    ) in places:  # the loop appends to this list; recursion would end at half the depth that JSON may have
+    # The loop appends to its list. Recursion would end at half the depth that the JSON parser accepts.
+    for holder, key in places:
         item = holder[key]
         if isinstance(item, str):
             holder[key] = replace_surrogates(item)
