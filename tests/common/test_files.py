@@ -101,6 +101,39 @@ def test_a_partial_file_killed_in_its_first_line_is_begun_again(tmp_path, conten
     assert files_in(tmp_path) == ["x.jsonl"]
 
 
+def test_each_work_continues_its_own_partial_file(tmp_path):
+    for work, added in [("a", ROWS[:4]), ("b", ROWS[:1]), ("a", ROWS[4:]), ("b", []), ("c", [])]:
+        with ResumableWriter(tmp_path / "x.jsonl", work=work, key=("id",)) as unfinished:
+            for row in added:
+                unfinished.add(row)
+    for work, rows in [("a", ROWS), ("b", ROWS[:1]), ("c", [])]:
+        with ResumableWriter(tmp_path / "x.jsonl", work=work, key=("id",)) as resumed:
+            assert list(resumed.done.values()) == rows
+            resumed.finish(resumed.done)
+    assert files_in(tmp_path) == ["x.jsonl"]
+
+
+def test_a_partial_file_or_lock_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "x.jsonl.partial").mkdir()
+    with pytest.raises(DataError, match=r"x\.jsonl\.partial: cannot write file: Is a directory"):
+        writer(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write file: Not a directory"):
+        writer(tmp_path / "file/below")
+    with (
+        pytest.raises(DataError, match="cannot write file: Not a directory"),
+        only_writer(tmp_path / "file/below/made"),
+    ):
+        pass
+    (tmp_path / "y.jsonl.partial").symlink_to("x")
+    with pytest.raises(DataError, match=r"y\.jsonl\.partial: cannot write file"):
+        ResumableWriter(tmp_path / "y.jsonl", work=1, key=("id",))
+    full = ResumableWriter(tmp_path / "z.jsonl", work=1, key=("id",))
+    full._file = open("/dev/full", "r+b", buffering=0)
+    with pytest.raises(DataError, match=r"z\.jsonl\.partial: cannot write file: No space left"), full:
+        full.add(ROWS[0])
+
+
 def test_the_second_writer_of_one_output_gets_an_error(tmp_path):
     with writer(tmp_path) as first:
         first.add(ROWS[0])

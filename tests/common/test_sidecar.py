@@ -11,6 +11,7 @@ import pytest
 from support.fake_services import FakeService, dripping
 
 from tir.common.errors import InfrastructureFault
+from tir.common.http import Service, Unsendable, ask_once
 from tir.common.sidecar import Sidecar, is_healthy
 
 SLOW = "import http.server, sys, time; time.sleep(0.5); http.server.test(http.server.SimpleHTTPRequestHandler, port={})"
@@ -50,6 +51,30 @@ def test_server_that_ends_raises_at_once_with_the_end_of_its_log(tmp_path):
         server.wait(time.monotonic() + 60)
     assert time.monotonic() - started < 10
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "why"),
+    [
+        ("http://host:port", {}, "InvalidURL: Invalid port: 'port'"),
+        ("http://127.0.0.1:99999", {}, "OverflowError: .*0-65535"),
+        ("http://host", {"ALL_PROXY": "socks://127.0.0.1:1"}, "ValueError: Unknown scheme for proxy URL"),
+        ("http://host", {"HTTP_PROXY": "http://[::1"}, "InvalidURL|ValueError"),
+        ("https://host", {"SSL_CERT_FILE": "/nowhere"}, "FileNotFoundError"),
+    ],
+)
+def test_a_request_that_cannot_be_sent_is_a_typed_error_with_the_variables_to_correct(
+    url, environment, why, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Unsendable, match=why):
+        ask_once("GET", url, 5.0)
+    service = Service(url, InfrastructureFault, "the server")
+    with pytest.raises(InfrastructureFault, match=why) as caught:
+        asyncio.run(service.post("/x", {}, lambda answer: answer))
+    assert "ALL_PROXY, SSL_CERT_FILE" in caught.value.remedy
+    assert environment or not is_healthy(url, 5.0)
 
 
 @pytest.mark.parametrize("head", [True, False])

@@ -130,6 +130,28 @@ def test_runs_of_arms_without_newer_coefficients_keep_their_parameters():
             ["arms.q", "delta -2 replaces phi, so permuted has no effect"],
         ),
         (lambda c: c["data"]["sft"].update(repo=None), ["kind hub needs `repo`"]),
+        (lambda c: c["data"].update(sft={"kind": "local", "path": ""}), ["kind local needs `path`"]),
+        (lambda c: c["data"]["sft"].update(kind=["hub"]), ["data.sft.kind: ['hub']: should be 'hub', 'url'"]),
+        (lambda c: c["models"]["base"].update(kind={"hub": 1}), ["models.base.kind: should be 'hub', 'local'"]),
+        (
+            lambda c: c["benchmarks"]["gsm8k"]["source"].update(kind=5),
+            ["benchmarks.gsm8k.source.kind: 5: should be 'hub', 'url'"],
+        ),
+        *(
+            (
+                lambda c, url=url: c["data"].update(sft={"kind": "url", "url": url}),
+                [f"data.sft.url: '{url}': should be"],
+            )
+            for url in ("http://HOST:PORT/x", "https://[::1/x", "http://host:99999", "https:///x", "ftp://host/x")
+        ),
+        (
+            lambda c: c.update(synthesis={"teacher": {"endpoint": "http://host:port/v1"}}),
+            ["synthesis.teacher.endpoint: 'http://host:port/v1': should be an address", "as 'port'"],
+        ),
+        (
+            lambda c: c["arms"]["aspo"].update({"lambda": True}),
+            ["arms.aspo.lambda: true: should be a valid number", "lambda: 0.5"],
+        ),
         (lambda c: c["data"]["corpus"].update(kind="world"), ["needs a `world:` section"]),
         (
             lambda c: (
@@ -167,6 +189,10 @@ def test_an_inherited_fault_is_reported_once():
         (
             lambda c: c["benchmarks"].update({2024: c["benchmarks"]["gsm8k"]}),
             ["benchmarks.2024: a name is text", "'2024':\n        label"],
+        ),
+        (
+            lambda c: c["arms"].update({None: {"base": "aspo"}}),
+            ["arms.null: a name is text; put it in quotes", "'null':\n        base: aspo"],
         ),
         (
             lambda c: c["sft_pilots"].update({"5K-rows": {"max_rows": 5000}}),
@@ -535,6 +561,18 @@ def test_a_key_that_is_written_twice_is_refused_with_both_lines(tmp_path):
         refuse_repeated_keys([*shipped, str(file)])
     assert caught.value.where == f"{file}:8"
     assert f"{file}: rl in lines 1 and 8; {file}: arms.a in lines 3 and 7" in caught.value.why
+    for text, words in (
+        ("yes: 1\ntrue: 2\n", "true in lines 1 and 2"),
+        ("a: {1: a, 0x1: b}\n", "a.0x1 in lines 1 and 1"),
+        ("null: 1\n~: 2\n", "~ in lines 1 and 2"),
+        ('3: 1\n"3": 2\n3.5: 3\n? !unknown x\n: 4\n', ""),
+    ):
+        file.write_text(text)
+        if not words:
+            refuse_repeated_keys([str(file)])
+            continue
+        with pytest.raises(ConfigError, match=words):
+            refuse_repeated_keys([str(file)])
     file.write_text("tables:\n  mine:\n    rows:\n    - {label: a, model: b, label: c}\n")
     with pytest.raises(ConfigError, match="tables.mine.rows.0.label in lines 4 and 4"):
         refuse_repeated_keys([str(file)])
@@ -547,6 +585,9 @@ def test_a_key_that_is_written_twice_is_refused_with_both_lines(tmp_path):
         (["--config", "rl={steps: 5, steps: 6}", "x=1"], "a key is written twice: rl.steps:"),
         (["--config", "a=1", "-n", "-C", "b=2"], "the option is written twice: a b:"),
         (["--config=a=1", "--config=b=2"], "the option is written twice: a b:"),
+        (["-Ca=1", "-Cb=2"], "the option is written twice: a b:"),
+        (["-Ca={b: 1}", "a=2"], "a key is written twice: a:"),
+        (["-Ca={b: 1}", "-n"], ""),
         (["-C", "a=1", "b={c: [1, 2]}", "-n", "a=1"], ""),
         (["results/table5.csv"], ""),
     ],

@@ -136,6 +136,19 @@ def test_errors_name_unknown_presets_and_conflicting_tools():
     assert "same tag" in both
 
 
+@pytest.mark.parametrize("preset", ["fixed", "upstream_rl", "upstream_eval", "upstream"])
+@pytest.mark.parametrize("key", ["evaluation", "evaluation.tools", "tools", "tools.routes"])
+@pytest.mark.parametrize("value", [5, [], "x"])
+def test_a_value_in_place_of_a_section_is_an_error_with_every_preset(preset, key, value):
+    *above, last = key.split(".")
+
+    def change(config):
+        config.update(preset=preset)
+        (config.setdefault(above[0], {}) if above else config)[last] = value
+
+    assert f"{key}: {value!r}: should be a mapping" in fault(change)
+
+
 def documented(language: str) -> list[str]:
     """Code blocks of docs/tools.md in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "docs/tools.md").read_text(encoding="utf-8"), re.M | re.S)

@@ -23,6 +23,13 @@ from tir.workflow.images import RECIPES
             ["here.yaml: site.retrieval_endpoint: 'localhost:1243'", "http://host:port"],
         ),
         (
+            {"judge_endpoint": "http://host:99999/v1"},
+            ["site.judge_endpoint: 'http://host:99999/v1': should be an address", "Port out of range"],
+        ),
+        ({"retrieval_server": {"queue_s": True}}, ["site.retrieval_server.queue_s: true: should be a valid number"]),
+        ([], ["here.yaml: site: should be a mapping"]),
+        (0, ["here.yaml: site: should be a mapping"]),
+        (
             {"images": {"same": {"evl": "rl"}}},
             ["site.images.same.evl", "did you mean `eval`", "same:\n          eval: rl"],
         ),

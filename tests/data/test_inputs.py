@@ -4,6 +4,7 @@ import datetime
 import decimal
 import gzip
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,13 +13,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from support.shared_data import BENCHMARK_ROWS, SHARED, needs_shared
 
-from tir.common.errors import DataError, InfrastructureFault
-from tir.common.records import read_jsonl
+from tir.common.errors import ConfigError, DataError, InfrastructureFault
+from tir.common.records import read_json, read_jsonl
 from tir.config.params import params
 from tir.data.alpaca import read_alpaca
+from tir.data.archive import extract
 from tir.data.benchmarks import load_items
 from tir.data.rl_rows import read_rl_rows
 from tir.data.sources import fetch_file
@@ -136,9 +140,13 @@ def test_unexpected_file_raises_and_leaves_no_output(tmp_path, changes, messages
 
 def test_error_names_unreadable_source_and_not_the_temporary_output(tmp_path):
     (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "bad.json").write_text('[{"instruction": "a"}')
     for path, message in (
         ("directory", "data source of sft.json: path: cannot read file"),
+        ("pipe", "pipe: it is a pipe or a device, not a file"),
+        ("/proc/self/mem", "/proc/self/mem: Input/output error"),
+        ("a\0b", "embedded null byte"),
         ("bad.json", "sft.json:1: not a valid JSON list"),
     ):
         with pytest.raises(DataError) as caught:
@@ -163,7 +171,7 @@ SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
         (
             "benchmarks/x.jsonl",
             '{"question": "q", "answer": ["a", null]}\n',
-            "benchmarks/x.jsonl:1: an answer is neither a text nor a number",
+            "benchmarks/x.jsonl: row 0: an answer is neither a text nor a number",
         ),
         ("corpus.jsonl", "", "corpus.jsonl: no rows"),
         ("corpus.jsonl", "<html>\n", "corpus.jsonl:1: not a corpus row"),
@@ -172,6 +180,10 @@ SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
             '{"id": 0, "contents": "a"}\n{"id": 1, "text": "b"}\n',
             "corpus.jsonl:2: not a corpus row: a row lacks a key: it has no contents",
         ),
+        ("corpus.jsonl", '{"id": null, "contents": "a"}', "corpus.jsonl:1: the id is neither a text nor a number"),
+        ("corpus.jsonl", '{"id": {"a": 1}, "contents": "a"}', "corpus.jsonl:1: the id is neither a text nor a number"),
+        ("corpus.jsonl", '{"id": 0, "contents": " \\n"}', "corpus.jsonl:1: contents is blank"),
+        ("rl_train.parquet", "", "rl_train.parquet: no rows: the file is empty"),
         ("sft.json", "[]", "sft.json: not a list of rows: the list is empty"),
         ("sft.json", json.dumps([SFT, {"input": "q"}]), "sft.json: row 1: not an Alpaca row"),
         ("sft.json", json.dumps([SFT, SFT | {"output": " \n"}]), "sft.json: row 1: not an Alpaca row"),
@@ -180,14 +192,18 @@ SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
         *(
             (
                 "benchmarks/x.jsonl",
-                f'{{"question": "q", "answer": "a"}}\n{{"question": "q", "answer": {answer}}}\n',
-                "benchmarks/x.jsonl:2: no answer can equal this one: the gold answer is ",
+                f'{{"question": "q", "answer": "a"}}\n\n{{"question": "q", "answer": {answer}}}\n',
+                "benchmarks/x.jsonl: row 1: no answer can equal this one: the gold answer is ",
             )
             for answer in ('""', '" \\n"', "NaN", "Infinity", '["a", ""]', '"so #### "')
         ),
-        ("benchmarks/x.jsonl", '[{"question": "q", "answer": ""}]', "benchmarks/x.jsonl:1: no answer can equal"),
-        ("benchmarks/x.jsonl", '[{"question": "q", "answer": "a"}, 3]', "benchmarks/x.jsonl:2: not a JSON object"),
-        ("benchmarks/x.jsonl", '{"question": " ", "answer": "a"}', "benchmarks/x.jsonl:1: an item has no question"),
+        ("benchmarks/x.jsonl", '[{"question": "q", "answer": ""}]', "benchmarks/x.jsonl: row 0: no answer can equal"),
+        ("benchmarks/x.jsonl", '[{"question": "q", "answer": "a"}, 3]', "benchmarks/x.jsonl: row 1: not a JSON object"),
+        (
+            "benchmarks/x.jsonl",
+            '{"question": " ", "answer": "a"}',
+            "benchmarks/x.jsonl: row 0: an item has no question",
+        ),
         ("sft.json", json.dumps(SFT | {"instruction": "", "input": " "}), "sft.json: row 0: not an Alpaca row"),
         ("rl_train.parquet", "<html>", "rl_train.parquet:1: not valid JSON Lines"),
         ("rl_train.parquet", "PAR1<html>", "rl_train.parquet: cannot read Parquet file"),
@@ -206,6 +222,7 @@ def test_invalid_rows_fail_the_fetch(tmp_path, name, content, message):
     [
         ({"ability": "chess"}, "row 1: ability: no reward rule for this ability: the value is 'chess'"),
         ({"ability": None}, "row 1: ability"),
+        ({"data_source": None}, "row 1: data_source: no data source: the value is None"),
         ({"question": None}, "row 1: question: no question"),
         ({"reward_model": {"ground_truth": None}}, "row 1: reward_model.ground_truth: no gold answer"),
         ({"reward_model": None}, "row 1: reward_model.ground_truth"),
@@ -322,6 +339,14 @@ def test_other_values_of_parquet_become_texts_or_are_named(tmp_path):
     assert item.gold == ["1.50"]
     with pytest.raises(DataError, match=r"x.jsonl: row 0: image: a value is no text, number, list or mapping"):
         fetched(tmp_path, "benchmarks/x.jsonl", [row | {"image": b"\xff"}], None, "parquet")
+    for seconds, zone in ((10**15, None), (0, "Foo/Bar")):
+        times = pyarrow.array([seconds], pyarrow.timestamp("s", zone))
+        table = pyarrow.table({"question": ["q"], "answer": ["a"], "seen": times})
+        pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+        with pytest.raises(DataError, match="x.jsonl: cannot read Parquet file"):
+            fetch_file(
+                "benchmarks/x.jsonl", {"kind": "local", "path": str(tmp_path / "in.parquet")}, tmp_path / "x.jsonl"
+            )
 
 
 @pytest.mark.parametrize(
@@ -433,6 +458,13 @@ def test_lone_surrogates_are_replaced_when_read(tmp_path):
     assert (item.question, item.gold) == ("q\ufffd", ["a\ufffd"])
     (tmp_path / "sft.json").write_text(json.dumps([SFT | {"output": "a\ud83d"}]))
     assert read_alpaca(tmp_path / "sft.json") == [SFT | {"output": "a\ufffd"}]
+    deep = json.dumps(SFT | {"output": "a\ud83d"})[:-1] + ', "x": ' + "[" * 700 + '"\\ud83d"' + "]" * 700 + "}"
+    (tmp_path / "sft.json").write_text(deep)
+    [row] = read_alpaca(tmp_path / "sft.json")
+    value = row.pop("x")
+    while isinstance(value, list):
+        [value] = value
+    assert row == SFT | {"output": "a\ufffd"} and value == "\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -471,12 +503,18 @@ def test_unreachable_url_raises_infrastructure_fault(tmp_path, monkeypatch):
     monkeypatch.setattr("tir.data.sources._download.retry.sleep", lambda seconds: None)
     with pytest.raises(InfrastructureFault, match="kind: local"):
         fetch_file("x.jsonl", {"kind": "url", "url": "http://127.0.0.1:9/x"}, tmp_path / "x.jsonl")
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+    with pytest.raises(ConfigError, match="(?s)Unknown scheme for proxy URL.*ALL_PROXY"):
+        fetch_file("x.jsonl", {"kind": "url", "url": "http://127.0.0.1:9/x"}, tmp_path / "x.jsonl")
+    hub = {"kind": "hub", "repo": "a/b", "file": "x.jsonl", "revision": "main"}
+    with pytest.raises(InfrastructureFault, match="(?s)cannot fetch from the hub.*ALL_PROXY"):
+        fetch_file("x.jsonl", hub, tmp_path / "x.jsonl")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.jsonl", '{"question": "q"}\n', "x.jsonl:1"),
+        ("x.jsonl", '{"question": "q"}\n', "x.jsonl: row 0"),
         ("x.jsonl", '{"answer": "a"}\n', "no question"),
         ("x.jsonl", '{"question": "q", "answer": "a"}\n{"quest', "x.jsonl:2"),
         ("x.jsonl", "", "empty"),
@@ -507,6 +545,12 @@ def test_error_names_line_that_is_not_a_json_object(tmp_path, content, message):
     with pytest.raises(DataError) as caught:
         read_jsonl(tmp_path / "x.jsonl")
     assert message in str(caught.value), str(caught.value)
+
+
+def test_json_that_is_nested_too_deeply_is_a_data_error(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="x.json: not valid JSON"):
+        read_json(tmp_path / "x.json")
 
 
 def test_records_are_separated_by_line_feeds_only(tmp_path):
@@ -569,6 +613,30 @@ def test_file_is_extracted_from_zip_archive(tmp_path, web_server):
         with pytest.raises(DataError, match=message):
             fetch_file("corpus.jsonl", source, tmp_path / "data/corpus.jsonl")
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["corpus.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("method", "edit", "message"),
+    [
+        (zipfile.ZIP_DEFLATED, {6: 1}, "cannot extract this zip archive: .*encrypted"),
+        (zipfile.ZIP_DEFLATED, {8: 9}, "cannot extract this zip archive: .*not supported"),  # deflate64
+        (zipfile.ZIP_DEFLATED, {8: 93}, "cannot extract this zip archive: .*not supported"),  # zstandard
+        (zipfile.ZIP_BZIP2, {60: 0x55, 61: 0x55, 62: 0x55}, "damaged zip archive"),
+        (zipfile.ZIP_LZMA, {place: 0x55 for place in range(60, 100)}, "damaged zip archive"),
+    ],
+)
+def test_a_zip_archive_that_cannot_be_read_is_a_data_error(tmp_path, method, edit, message):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("wiki.jsonl", "hello world " * 5000)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    central = content.index(b"PK\x01\x02") + 2  # where the fields of the header are repeated
+    for place, value in edit.items():
+        content[place] = value
+        if place < 10:
+            content[central + place] = value
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        extract(tmp_path / "x.zip", "wiki.jsonl", tmp_path / "out", "x.zip")
 
 
 def test_provenance_records_image_and_its_checksum(tmp_path, monkeypatch):

@@ -215,6 +215,26 @@ def test_killed_build_resumes(tmp_path, model_directory):
     assert not any(line.endswith("kept") for line in lines)
 
 
+def test_each_unfinished_build_is_continued(tmp_path, corpus, model_directory):
+    output, lines = tmp_path / "index", []
+
+    def build(prefix, log):
+        build_index(corpus, output, encoder_config(model_directory, passage_prefix=prefix), shard_rows=100, log=log)
+
+    def stop(line):
+        if line.startswith("shard 2/3"):
+            raise KeyboardInterrupt
+
+    for prefix in ("a", "b", "c"):
+        with pytest.raises(KeyboardInterrupt):
+            build(prefix, stop)
+    for prefix in ("a", "b", "c"):
+        lines.clear()
+        build(prefix, lines.append)
+        assert sum(line.endswith("kept") for line in lines) == 2, prefix
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
+
+
 def test_missing_and_corrupt_files_are_named_and_rebuilt(tmp_path, corpus, model_directory):
     output = tmp_path / "index"
 

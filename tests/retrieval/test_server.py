@@ -343,9 +343,10 @@ def test_lone_surrogates_are_replaced(dense_directory):
         ('{"query": "a", "top_n": 1e400}', 422),
         ('{"query": NaN}', 422),
         ('{"query": ["\\ud800", 1e400]}', 422),
+        ('{"query": "a", "\\ud800": 1}', 422),
         ('{"query": ' + "[" * 100_000, 400),
     ],
-    ids=["nan", "infinity", "1e400", "query", "list", "deep"],
+    ids=["nan", "infinity", "1e400", "query", "list", "field", "deep"],
 )
 def test_invalid_json_is_refused(body, status):
     with serving(FakeIndex()) as (url, _):

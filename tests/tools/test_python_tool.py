@@ -26,6 +26,7 @@ def tool():
         ("print(np.arange(3))", "[0 1 2]"),
         ("import scipy; print(scipy.__name__)", "scipy"),
         ("# a comment with input( in it\nprint(3)", "3"),
+        ("import sys; print(sys.stdin.buffer.read(), sys.stdin.fileno(), list(sys.stdin))", "b'' 0 []"),
     ],
 )
 def test_correct_code_returns_its_output(tool, code, text):
@@ -41,6 +42,7 @@ def test_correct_code_returns_its_output(tool, code, text):
         ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
         ("a = ' ' * 10**11", "out of memory"),
         ("print(input())", "EOF"),
+        ("import sys; sys.stdin.readline(); input('x')", "EOF"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("import os; os.abort()", "killed by SIG"),
         ("def f(): f()\nf()", "recursion"),
@@ -94,7 +96,8 @@ def test_faulty_code_returns_an_error_text(tool, code, text):
         # what was printed before
         ("x = input('Enter: ')", "Enter:\nEOFError: EOF when reading a line"),
         ("try:\n    1/0\nfinally:\n    print('end')", "end\nZeroDivisionError: division by zero"),
-        ("print('a')\n```python\n1/0\n```", "ZeroDivisionError: division by zero"),
+        ("Divide:\n```python\nprint('a')\n1/0\n```", "a\nZeroDivisionError: division by zero"),
+        ("print('a')\n```python\n1/0\n```", "SyntaxError: invalid syntax (<string>, line 2)"),
         ("print('step'); 1/0", "step\nZeroDivisionError: division by zero"),
         ("print('step')\nimport sys\nsys.exit(3)", "step\nSystemExit: 3"),
         ("print('step', flush=True)\nimport os\nos._exit(3)", "step\nexited with status 3"),
@@ -198,6 +201,17 @@ WRAPPED = [
     (">>> for i in range(2):\n...     print(i)\n...\n0\n1\n>>> print('end')", "0\n1\nend"),
     ("```python\n>>> print(4)\n4\n```", "4"),
     ("    >>> print(4)\n    4", "4"),
+    (">>>print(4)\n4\n>>>print(5)", "4\n5"),
+    ("Let me try:\n>>> print(4)\n4", "4"),
+    ("print(3)\n```\n", "3"),
+    ("# Solution\n\n```python\nprint(3)\n```", "3"),
+    ("Answer\n```python\nprint(3)\n```", "3"),
+    ("\ufeff```python\nprint(3)\n```", "3"),
+    ('```python title="a.py"\nprint(3)\n```', "3"),
+    ("```{.python .numberLines}\nprint(3)\n```", "3"),
+    ("```text\nno code\n```\n```python:a.py {.numberLines}\nprint(3)\n```", "3"),
+    ("```python print(3)\n```", "3"),
+    ("```python\n'''\n>>> f()\n'''\nprint(3)\n```", "3"),
 ]
 
 
@@ -220,7 +234,21 @@ def test_valid_code_runs_as_written(tool, code, text):
 
 
 @pytest.mark.parametrize(
-    "code", ["print(1)\n  print(2)", "```python\nx = = 1\n```", "    x = = 1", "Just words, no code."]
+    "code",
+    [
+        "print(1)\n  print(2)",
+        "```python\nx = = 1\n```",
+        "    x = = 1",
+        "Just words, no code.",
+        "print(1\n>>>",
+        "<<<<<<< HEAD\nprint(1)\n=======\nprint(2)\n>>>>>>> b",
+        "x = 8\nx\n>>> 1\nprint(x",
+        "```python\n```\nprint(1)",
+        "```\n```",
+        "def f(x):\n    '''\n>>> print('from doc')\n'''\n    retrun x\n",
+        "s='''\n```python\nprint('from string')\n```\n'''\nprint(s",
+        "x = 5\n```python\nprint(x)\n```",
+    ],
 )
 def test_code_that_is_no_python_without_its_wrapping_is_an_error(tool, code):
     result = tool.run(code)

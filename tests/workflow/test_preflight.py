@@ -81,6 +81,9 @@ def test_disk_tokens_files_and_endpoint(tmp_path, monkeypatch):
     assert not found(preflight.sources([source]))["file a"].ok
     absent = source | {"path": str(tmp_path / "b")}
     assert "ConnectError" in found(preflight.sources([absent]))["127.0.0.1:9"].found
+    with monkeypatch.context() as proxy:
+        proxy.setenv("ALL_PROXY", "socks://127.0.0.1:1")
+        assert "ALL_PROXY" in found(preflight.sources([absent]))["127.0.0.1:9"].remedy
     assert not found(preflight.ports("http://127.0.0.1:9"))["retrieval server"].ok
     assert found(preflight.ports("none"))["ports"].ok
 

@@ -47,6 +47,20 @@ def open_alone(path: str | os.PathLike) -> BinaryIO:
 
 
 @contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Raise `DataError` with the path if writing it in this context fails."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            "cannot write file",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="free space or fix permissions, then run the same command again",
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike, *, private: bool = False) -> Iterator[Path]:
     """Yield the path of an empty file beside `path`; on success rename it to `path`, on failure remove it.
 
@@ -57,7 +71,7 @@ def atomic_path(path: str | os.PathLike, *, private: bool = False) -> Iterator[P
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_alone(temporary) as file:
             try:
@@ -70,25 +84,21 @@ def atomic_path(path: str | os.PathLike, *, private: bool = False) -> Iterator[P
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-    except OSError as error:
-        raise DataError(
-            "cannot write file",
-            where=str(path),
-            why=error.strerror or str(error),
-            remedy="free space or fix permissions, then run the same command again",
-        ) from error
 
 
 @contextlib.contextmanager
 def only_writer(directory: str | os.PathLike) -> Iterator[None]:
     """Be the only process that writes an output directory, by a lock on `.NAME.lock` beside it, removed at the end.
 
-    Raises `OutputInUse` if another process writes it. The lock of a killed process is taken over.
+    Raises `OutputInUse` if another process writes it, `DataError` if the lock cannot be made. The lock of a killed
+    process is taken over.
     """
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     path = directory.with_name(f".{directory.name}.lock")
-    with open_alone(path):
+    with writing(path):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        file = open_alone(path)
+    with file:
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ everything that the service answers, so it reaches no error, log, record or cach
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -37,6 +38,27 @@ class Refused(Exception):
     def __init__(self, status: int, text: str):
         self.status, self.text = status, text
         super().__init__(f"status {status}: {text}")
+
+
+class Unsendable(httpx.RequestError):
+    """A request that cannot be sent: its address, a proxy or the file of certificates is invalid."""
+
+    remedy = "env | grep -i -e _proxy -e SSL_CERT  # correct HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE, or the address"
+
+
+@contextlib.contextmanager
+def sending() -> Iterator[None]:
+    """Raise `Unsendable` if the client cannot be made, or the request in this context not be sent, as configured."""
+    try:
+        yield
+    except httpx.HTTPError:
+        raise
+    except Exception as error:
+        # InvalidURL; ValueError for an unknown kind of proxy; ImportError for a SOCKS proxy; OSError for certificates;
+        # a group with OverflowError for a port.
+        while inner := getattr(error, "exceptions", None):
+            error = inner[0]
+        raise Unsendable(f"{type(error).__name__}: {error}") from None
 
 
 class _TransientFailure(Exception):
@@ -151,15 +173,22 @@ class Service:
         return self._fault(what, where=self.url, why=self._redaction.in_error(why), remedy=remedy or self._remedy)
 
     async def _once(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Answer]) -> Answer:
-        client, slots = self._client()
+        try:
+            with sending():
+                client, slots = self._client()
+        except Unsendable as error:
+            raise self.fault(str(error), error.remedy) from None
         async with slots:
             try:
-                with anyio.fail_after(self._timeout_s):  # httpx's read timeout restarts with every byte
+                # httpx's read timeout restarts with every byte.
+                with anyio.fail_after(self._timeout_s), sending():
                     response = await client.post(f"{self.url}{path}", json=replace_surrogates_in_json(dict(body)))
             except TimeoutError:
                 raise _TransientFailure(f"Timeout: no whole answer in {self._timeout_s:g} s") from None
             except httpx.LocalProtocolError:  # its message shows the headers of the request
                 raise self.fault("the request cannot be sent: a header is invalid") from None
+            except Unsendable as error:
+                raise self.fault(str(error), error.remedy) from None
             except httpx.HTTPError as error:
                 raise _TransientFailure(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code in _TRANSIENT:
@@ -203,13 +232,13 @@ def ask_once(
         proxies: see `Service`.
         redirects: follow them.
 
-    Raises `httpx.HTTPError` or `httpx.InvalidURL`.
+    Raises `httpx.HTTPError`; `Unsendable`, which is one, if no request could be sent with these settings.
     """
 
     async def ask() -> httpx.Response:
         verify = redirects or url.startswith("https://")
         try:
-            with anyio.fail_after(timeout_s):
+            with anyio.fail_after(timeout_s), sending():
                 async with httpx.AsyncClient(timeout=timeout_s, trust_env=proxies, verify=verify) as client:
                     return await client.request(method, url, headers=headers, follow_redirects=redirects)
         except TimeoutError:

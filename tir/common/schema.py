@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,7 +17,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     model_serializer,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticKnownError
 
 _NAME, _RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.]*$", r"^[a-z]\w*$"
 # Descriptions of the patterns, for errors.
@@ -28,6 +31,21 @@ RunName = Annotated[str, Field(pattern=_RUN_NAME)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Device = Literal["cuda", "cpu"]
 Task = Literal["math", "qa", "web"]
+
+
+def valid_address(text: str) -> str:
+    """The text, if it is `none` or an address with a host and with a valid port, if it has one; else `ValueError`."""
+    try:
+        parts = urlsplit(text)
+        if text == "none" or (parts.hostname and parts.port != 0 and not re.search(r"\s", parts.netloc)):
+            return text
+        why = "there is no valid host" if parts.port != 0 else "the port is 0"
+    except ValueError as error:
+        why = str(error)
+    raise ValueError(f"should be an address http://host:port/...: {why}")
+
+
+Address = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(valid_address)]
 
 
 def drop_nulls(value: Any) -> Any:
@@ -49,11 +67,30 @@ def operational_fields(kind: type[BaseModel]) -> set[str]:
     }
 
 
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+_NO_BOOLEAN = {"type": "no-info", "function": _no_boolean}
+
+
 def _make_strict(schema: Any) -> None:
-    """Make all integers and booleans of a pydantic core schema strict, also inside lists and mappings."""
+    """Make all numbers and booleans of a pydantic core schema strict, also inside lists and mappings.
+
+    A strict float would accept no text; so a float only refuses booleans.
+    """
     if isinstance(schema, dict):
         if schema.get("type") in ("int", "bool"):
             schema["strict"] = True
+        if schema.get("function") == _NO_BOOLEAN:  # a float of a section that is part of another one
+            return
+        if schema.get("type") == "float":
+            number = schema.copy()
+            schema.clear()
+            schema.update(type="function-before", function=_NO_BOOLEAN, schema=number)
+            return
         for value in schema.values():
             _make_strict(value)
     elif isinstance(schema, list | tuple):

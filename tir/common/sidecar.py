@@ -88,5 +88,5 @@ def is_healthy(url: str, timeout_s: float) -> bool:
 
     try:
         return ask_once("GET", f"{url}/health", timeout_s, proxies=False).is_success
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except httpx.HTTPError:
         return False

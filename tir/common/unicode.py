@@ -22,11 +22,18 @@ def replace_surrogates(text: str) -> str:
 
 
 def replace_surrogates_in_json(value: Any) -> Any:
-    """A JSON value with `replace_surrogates` applied to all its texts, including keys."""
-    if isinstance(value, str):
-        return replace_surrogates(value)
-    if isinstance(value, list):
-        return [replace_surrogates_in_json(item) for item in value]
-    if isinstance(value, dict):
-        return {replace_surrogates(key): replace_surrogates_in_json(item) for key, item in value.items()}
-    return value
+    """A copy of a JSON value with `replace_surrogates` applied to all its texts, including keys."""
+    top = [value]
+    places: list[tuple[Any, Any]] = [(top, 0)]
+    # The loop appends to its list. Recursion would end at half the depth that the JSON parser accepts.
+    for holder, key in places:
+        item = holder[key]
+        if isinstance(item, str):
+            holder[key] = replace_surrogates(item)
+        elif isinstance(item, list):
+            holder[key] = item = list(item)
+            places += [(item, number) for number in range(len(item))]
+        elif isinstance(item, dict):
+            holder[key] = item = {replace_surrogates(name): each for name, each in item.items()}
+            places += [(item, name) for name in item]
+    return top[0]

@@ -44,6 +44,8 @@ def refuse_repeated_values(arguments: Sequence[str]) -> None:
     takes = False
     for argument in arguments:
         option, _, first = argument.partition("=")
+        if argument[:2] == "-C" != option:  # -Ca=1
+            option, first = "-C", argument[2:]
         if option in (OPTION, "-C"):
             options.append([first] if first else [])
             takes = True

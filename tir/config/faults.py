@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import NoneType, UnionType
@@ -152,7 +153,9 @@ def _spelled_out(annotation: Any, value: Any) -> Any:
 
 def _name(error: Any, path: Path, given: Any) -> Fault:
     """The fault of an invalid key of a mapping; the correction has the same value under a valid key."""
-    name, pattern = str(error["input"]), error.get("ctx", {}).get("pattern")
+    stated, pattern = error["input"], error.get("ctx", {}).get("pattern")
+    name = json.dumps(stated) if stated is None or isinstance(stated, bool) else str(stated)
+    path, value = (*path[:-1], name), value_at(given, (*path[:-1], stated))
     if pattern:
         plain = re.sub(r"[^A-Za-z0-9_.]+" if "." in pattern else r"\W+", "_", name)
         near = plain if re.match(pattern, plain) else None
@@ -161,7 +164,7 @@ def _name(error: Any, path: Path, given: Any) -> Fault:
         near, reason = nearest(name, _choices(error)), _reason(error["msg"])
         if error["type"] == "string_type":
             near, reason = name, "a name is text; put it in quotes"
-    return Fault(path, reason, None if pattern else near, ((*path[:-1], near), value_at(given, path)) if near else None)
+    return Fault(path, reason, None if pattern else near, ((*path[:-1], near), value) if near else None)
 
 
 def value_at(given: Any, path: Path) -> Any:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tir.config.faults import value_at
+
 _UPSTREAM_PYTHON = {
     "timeout_s": 5.0,
     "output_chars": 400,
@@ -66,16 +68,14 @@ def with_preset(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     preset = PRESETS.get(str(config.get("preset", "fixed")), {})
     merged = overlay(preset, config)
-    apart = [
-        value["evaluation"]["tools"]
-        for value in (preset, config)
-        if isinstance(value.get("evaluation"), Mapping) and value["evaluation"].get("tools")
-    ]
-    if apart and isinstance(merged["evaluation"], dict):
-        base = apart[0] if "tools" in preset.get("evaluation", {}) else preset.get("tools", {})
-        merged["evaluation"]["tools"] = overlay(
-            overlay(base, config.get("tools") or {}), (config.get("evaluation") or {}).get("tools") or {}
-        )
+    own = preset.get("evaluation", {}).get("tools")
+    stated = [config.get("tools"), value_at(config, ("evaluation", "tools"))]
+    # Anything but a mapping or null stays as it is: validation reports it.
+    if (own or stated[1]) and all(
+        value is None or isinstance(value, Mapping) for value in (*stated, merged["evaluation"])
+    ):
+        both = overlay(own or preset.get("tools", {}), stated[0] or {})
+        merged["evaluation"] = {**(merged["evaluation"] or {}), "tools": overlay(both, stated[1] or {})}
     return merged
 
 

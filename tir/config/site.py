@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from tir.common.errors import ConfigError
-from tir.common.schema import Model
+from tir.common.schema import Model, valid_address
 from tir.config.errors import render_errors
 
-Address = Annotated[str, Field(pattern=r"^(none|https?://\S+)$")]
+Address = Annotated[str, Field(pattern=r"^(none|https?://\S+)$"), AfterValidator(valid_address)]
 Environment = Literal["workflow", "sft", "rl", "inspect"]
 ImageName = Literal["sft", "rl", "eval", "retrieval", "analysis"]
 
@@ -144,6 +144,6 @@ def load_site(
             remedy=f"--configfile profiles/slurm/site.yaml {' '.join(files[1:])}   # or the list of another profile",
         )
     try:
-        return Site.model_validate(section or {})
+        return Site.model_validate({} if section is None else section)
     except ValidationError as error:
         raise ConfigError(render_errors(error, Site, section, files, stated, "site")) from None

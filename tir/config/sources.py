@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tir.common.schema import Model
+from tir.common.schema import Address, Model
 from tir.config.faults import Fault, value_at
 
 
@@ -26,16 +26,16 @@ class Origin(Model):
     @classmethod
     def _drop_keys_of_other_kinds(cls, value: Any) -> Any:
         # Overlays are merged key by key: after an overlay changes `kind`, the keys of the old kind are still there.
-        if isinstance(value, Mapping) and value.get("kind") in cls.keys_of:
+        own = cls.keys_of.get(str(value.get("kind"))) if isinstance(value, Mapping) else None
+        if own is not None:
             known = {key for keys in cls.keys_of.values() for key in keys}
-            own = cls.keys_of[value["kind"]]
             return {key: item for key, item in value.items() if key == "kind" or key in own or key not in known}
         return value
 
     @model_validator(mode="after")
     def _complete(self) -> Origin:
         required = self.keys_of[self.kind][:1]
-        if required and getattr(self, required[0]) is None:
+        if required and not getattr(self, required[0]):
             raise ValueError(f"a source of kind {self.kind} needs `{required[0]}`")
         return self
 
@@ -76,7 +76,7 @@ class Source(Origin):
     repo: str | None = Field(None, description="hub: owner/name", pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(None, description="hub: commit, tag or branch; only a commit is reproducible")
     file: str | None = Field(None, description="hub: file in the repository")
-    url: str | None = Field(None, description="url: address of the file", pattern=r"^https?://")
+    url: Address | None = Field(None, description="url: address of the file")
     path: str | None = Field(None, description="local: path of the file")
     member: str | None = Field(None, description="hub, url: name of the file inside a zip archive")
     format: Literal["sharegpt", "search_r1"] | None = Field(
@@ -122,7 +122,7 @@ def unread_keys(layers: Sequence[Any]) -> Iterator[Fault]:
     for place, model in _sources(layers).items():
         stated = [value if isinstance(value := value_at(layer, place), Mapping) else {} for layer in layers]
         first = max((number for number, each in enumerate(stated) if each.get("kind")), default=0)
-        kind = stated[first].get("kind")
+        kind = str(stated[first].get("kind"))
         if kind not in model.keys_of:
             continue
         known = {key for keys in model.keys_of.values() for key in keys}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tir.common.schema import Model, Share, Task, operational
+from tir.common.schema import Address, Model, Share, Task, operational
 from tir.config.faults import Fault
 from tir.config.sources import Source
 from tir.config.tools import ToolName, require_one_per_tag
@@ -21,9 +21,8 @@ class Teacher(Model):
     model: str = Field(
         "base", description="a name under `models`, or `sft`; with `endpoint`, the model's name on that server"
     )
-    endpoint: str | None = operational(
+    endpoint: Address | None = operational(
         None,
-        pattern=r"^https?://\S+$",
         description="address of an OpenAI-compatible server, with /v1; null: the job loads the model. Its key is read "
         "from TIR_HELPER_KEY",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def _text(file: str) -> str:
 def repeated_keys(text: str) -> Iterator[tuple[str, int, int]]:
     """Each key that a mapping in a YAML text has twice: the path to it, and both line numbers."""
     try:
-        root = yaml.compose(text, _Loader)
+        loader = _Loader(text)
+        root = loader.get_single_node()
     except yaml.YAMLError:
         return
     nodes: list[tuple[str, Any]] = [("", root)]
@@ -61,7 +63,10 @@ def repeated_keys(text: str) -> Iterator[tuple[str, int, int]]:
             for key, value in node.value:
                 line = key.start_mark.line + 1
                 if isinstance(key, yaml.ScalarNode):
-                    if key.value in lines:
-                        yield f"{path}{key.value}", lines[key.value], line
-                    lines[key.value] = line
+                    read = key.value  # of `<<` and of invalid keys
+                    with contextlib.suppress(yaml.YAMLError, ValueError):
+                        read = loader.construct_object(key)  # `yes` and `true` are the same key, as are 1 and 0x1
+                    if read in lines:
+                        yield f"{path}{key.value}", lines[read], line
+                    lines[read] = line
                     nodes.append((f"{path}{key.value}.", value))

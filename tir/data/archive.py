@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import zipfile
@@ -22,7 +23,8 @@ def extract(archive: str | os.PathLike, member: str, target: Path, where: str) -
         target: path to write to.
         where: source of the archive, for errors.
 
-    Raises `DataError` if it is not a zip archive, lacks the member, or is damaged.
+    Raises `DataError` if it is not a zip archive, lacks the member, is damaged, or cannot be read without a password or
+    with Python's methods of compression.
     """
     if not zipfile.is_zipfile(archive):
         raise DataError(
@@ -41,9 +43,19 @@ def extract(archive: str | os.PathLike, member: str, target: Path, where: str) -
                     why=f"{member} is missing; the archive contains {', '.join(names[:10]) or 'no files'}",
                     remedy=f"member: {names[0]}" if names else "",
                 )
+            # Writing the target fails with an errno, reading damaged bzip2 data without.
             with files.open(member) as source, open(target, "wb") as file:
                 shutil.copyfileobj(source, file, _CHUNK)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except RuntimeError as error:  # encrypted, or compressed by a method that Python does not have
+        raise DataError(
+            "cannot extract this zip archive",
+            where=where,
+            why=str(error),
+            remedy="extract it by hand and use `kind: local` with `path:` in config.yaml",
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         raise DataError(
             "damaged zip archive", where=where, why=str(error), remedy="download the archive again"
         ) from None

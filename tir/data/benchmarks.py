@@ -28,7 +28,10 @@ class Item:
 
 
 def load_items(path: str | os.PathLike, n: int | None = None) -> list[Item]:
-    """The first `n` items of a benchmark file, in order; raises `DataError` for an item without question or answer."""
+    """The first `n` items of a benchmark file, in order.
+
+    Raises `DataError` with the row (from 0) of an item without question or answer.
+    """
     rows = read_rows(path)
     if not rows:
         raise DataError("no items", where=str(path), why="the file is empty")
@@ -36,32 +39,31 @@ def load_items(path: str | os.PathLike, n: int | None = None) -> list[Item]:
 
 
 def _item(row: Any, number: int, path: str | os.PathLike) -> Item:
+    where = f"{path}: row {number}"
     if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=f"{path}:{number + 1}", why=f"{row!r}"[:80])
+        raise DataError("not a JSON object", where=where, why=f"{row!r}"[:80])
     question = next((row[key] for key in _QUESTION_KEYS if row.get(key)), None)
     if not isinstance(question, str) or not question.strip():
         raise DataError(
             "an item has no question",
-            where=f"{path}:{number + 1}",
+            where=where,
             why=f"its keys are {', '.join(row)}; expected a text in one of {', '.join(_QUESTION_KEYS)}",
         )
     answer = row.get("answer", row.get("Answer"))
     if answer is None or answer == []:
         raise DataError(
             "an item has no answer",
-            where=f"{path}:{number + 1}",
+            where=where,
             why=f"its keys are {', '.join(row)}; expected answer or Answer",
         )
     golds = answer if isinstance(answer, list) else [answer]
     for gold in golds:
         if not isinstance(gold, str | int | float) or isinstance(gold, bool):
-            raise DataError(
-                "an answer is neither a text nor a number", where=f"{path}:{number + 1}", why=f"{answer!r}"[:80]
-            )
+            raise DataError("an answer is neither a text nor a number", where=where, why=f"{answer!r}"[:80])
         if not _gold_text(gold).strip() or isinstance(gold, float) and not math.isfinite(gold):
             raise DataError(
                 "no answer can equal this one",
-                where=f"{path}:{number + 1}",
+                where=where,
                 why=f"the gold answer is {gold!r}" + (f", one of {answer!r}"[:80] if answer != gold else ""),
             )
     # The id is the row number: ids in upstream's files are missing or repeated.

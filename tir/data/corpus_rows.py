@@ -22,12 +22,18 @@ def corpus_row(line: bytes, where: str) -> tuple[str, str]:
         row = parse_row(line, ("id", "contents"))
     except ValueError as error:
         raise DataError("not a corpus row", where=where, why=str(error), remedy=_EXPECTED_LINE) from None
-    contents = row["contents"]
+    name, contents = row["id"], row["contents"]
+    if not isinstance(name, str | int | float) or isinstance(name, bool):
+        raise DataError(
+            "the id is neither a text nor a number", where=where, why=f"it is {name!r:.80}", remedy=_EXPECTED_LINE
+        )
     if not isinstance(contents, str):
         raise DataError(
             "contents is not text", where=where, why=f"it is {type(contents).__name__}", remedy=_EXPECTED_LINE
         )
-    return replace_surrogates(str(row["id"])), replace_surrogates(contents)
+    if not contents.strip():
+        raise DataError("contents is blank", where=where, why="no query can find it", remedy=_EXPECTED_LINE)
+    return replace_surrogates(str(name)), replace_surrogates(contents)
 
 
 def count_corpus_rows(path: str | os.PathLike) -> int:

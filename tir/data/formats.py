@@ -23,6 +23,9 @@ from tir.data.text import read_rows
 
 _AUTHORS = {"system": "system", "human": "user", "user": "user", "gpt": "model", "assistant": "model"}
 _AUTHORS |= {"observation": "tool", "tool": "tool"}
+# ArrowInvalid and invalid UTF-8 are ValueErrors, a date after the year 9999 is one or an OverflowError, and an unknown
+# time zone is a KeyError.
+PARQUET_ERRORS = (OSError, ValueError, OverflowError, KeyError, NotImplementedError)
 _ABILITIES = {"fact-reasoning": "qa"}  # Search-R1's name
 
 
@@ -40,6 +43,8 @@ def convert(path: Path, name: str, form: str | None) -> None:
     if form is None and stored == to_parquet:
         return
     rows = _parquet_rows(path) if stored else read_rows(path)
+    if not rows:
+        raise DataError("no rows", where=str(path), why="the file is empty")
     change: Callable[[dict, str], dict] = (
         rl_row if to_parquet else {"sharegpt": alpaca_row, "search_r1": benchmark_row}.get(form, lambda row, _: row)
     )
@@ -86,7 +91,7 @@ def _parquet_rows(path: Path) -> list[dict]:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
+    except PARQUET_ERRORS as error:
         raise DataError("cannot read Parquet file", where=str(path), why=str(error).splitlines()[0]) from None
 
 

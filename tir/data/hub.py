@@ -67,6 +67,7 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
         InfrastructureFault: the hub did not answer.
     """
     # HTTPError is the base class of the network errors of huggingface_hub's HTTP client, which are not OSErrors.
+    from httpx import InvalidURL
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -115,10 +116,11 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
             why=f"{source.get('file')} at revision {revision or 'main'}",
             remedy="correct file of this source in config.yaml",
         ) from None
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, InvalidURL, ValueError, ImportError) as error:
         raise InfrastructureFault(
             "cannot fetch from the hub",
             where=repo,
             why=first_line(error),
-            remedy="check the network, or download by hand and use `kind: local` with `path:` in config.yaml",
+            remedy="check the network, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE, or download by hand and use "
+            "`kind: local` with `path:` in config.yaml",
         ) from None  # its traceback has the request's headers

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tir.common.errors import DataError
+from tir.data.formats import PARQUET_ERRORS
 
 ABILITIES = ("math", "qa")
 # Upstream's training file has 1 such row in 10,000: a construction with compass and straightedge.
@@ -67,13 +68,15 @@ def _read(path: str | os.PathLike) -> list[dict[str, Any]]:
                 why=f"the file has the columns {', '.join(table.column_names)}",
             )
         return table.select(list(COLUMNS)).to_pylist()
-    except (OSError, ValueError) as error:  # ArrowInvalid and invalid UTF-8 are ValueErrors
+    except PARQUET_ERRORS as error:
         raise DataError("cannot read Parquet file", where=str(path), why=str(error).splitlines()[0]) from None
 
 
 def _check(row: Mapping[str, Any], where: str) -> None:
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise DataError("no question", where=f"{where}: question", why=f"the value is {row['question']!r}")
+    if not isinstance(row["data_source"], str):
+        raise DataError("no data source", where=f"{where}: data_source", why=f"the value is {row['data_source']!r}")
     if row["ability"] not in ABILITIES:
         raise DataError(
             "no reward rule for this ability",

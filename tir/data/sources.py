@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from tir.common.errors import DataError, InfrastructureFault
+from tir.common.errors import ConfigError, DataError, InfrastructureFault
 from tir.common.files import Scratch, atomic_path
 from tir.common.records import file_digest
 from tir.data.archive import extract
@@ -17,6 +20,8 @@ from tir.data.formats import is_parquet
 from tir.data.hub import hub_file
 from tir.data.rows import count_rows
 from tir.data.text import to_utf8
+
+_CHUNK = 1 << 20
 
 
 def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> None:
@@ -30,6 +35,7 @@ def fetch_file(name: str, source: dict[str, Any], output: str | os.PathLike) -> 
     Raises:
         DataError: the file is missing, corrupt, or differs from the source's checksum or row count.
         InfrastructureFault: the hub or the URL did not answer.
+        ConfigError: the URL, a proxy or the file of certificates is invalid.
     """
     with atomic_path(output) as temporary:
         member = source.get("member")
@@ -82,16 +88,25 @@ def _origin(source: dict[str, Any]) -> str:
 
 
 def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
+    with open(target, "wb") as file:
+        for block in _blocks(source, where):
+            file.write(block)
+
+
+def _blocks(source: str | os.PathLike, where: str) -> Iterator[bytes]:
+    """The content of a file, whose faults must not be taken for those of the file that is written."""
     try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        if str(error.filename) != str(source):  # the target could not be written
-            raise
+        mode = os.stat(source).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+        with open(source, "rb") as file:
+            yield from iter(lambda: file.read(_CHUNK), b"")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         what = "no such file" if isinstance(error, FileNotFoundError) else "cannot read file"
         raise DataError(
             what,
             where=where,
-            why=f"{source}: {error.strerror}",
+            why=f"{source!s}: {getattr(error, 'strerror', None) or error}",
             remedy="correct the path of this source in config.yaml",
         ) from None
 
@@ -105,8 +120,13 @@ def _copy(source: str | os.PathLike, target: Path, where: str) -> None:
 def _download(url: str, target: Path) -> None:
     import httpx
 
+    from tir.common.http import Unsendable, sending
+
     try:
-        with httpx.stream("GET", url, follow_redirects=True, timeout=httpx.Timeout(60, connect=10)) as answer:
+        with contextlib.ExitStack() as opened:
+            with sending():
+                timeout = httpx.Timeout(60, connect=10)
+                answer = opened.enter_context(httpx.stream("GET", url, follow_redirects=True, timeout=timeout))
             if answer.status_code in (401, 403, 404, 410):
                 raise DataError(
                     "no file at this URL",
@@ -118,6 +138,8 @@ def _download(url: str, target: Path) -> None:
             with open(target, "wb") as file:
                 for chunk in answer.iter_bytes():
                     file.write(chunk)
+    except Unsendable as error:
+        raise ConfigError("cannot download", where=url, why=str(error), remedy=error.remedy) from None
     except httpx.HTTPError as error:
         raise InfrastructureFault(
             "cannot download",

@@ -46,9 +46,10 @@ class Body(BaseModel):
     def _known(cls, given: Any) -> Any:
         for name in given if isinstance(given, dict) else ():
             if name not in cls.model_fields:
-                near = difflib.get_close_matches(name[:40], cls.model_fields, 1, 0.5)
+                shown = replace_surrogates(name[:40])
+                near = difflib.get_close_matches(shown, cls.model_fields, 1, 0.5)
                 meant = f"did you mean `{near[0]}`?" if near else f"the fields are {', '.join(cls.model_fields)}"
-                raise ValueError(f"unknown field `{name[:40]}`: {meant}")
+                raise ValueError(f"unknown field `{shown}`: {meant}")
         return given
 
 

@@ -2,7 +2,8 @@
 
 The build writes to `OUTPUT.partial`, with one file per shard of rows, each renamed into place when complete. At the end
 it writes the manifest and renames the directory, so OUTPUT is either complete or absent. If OUTPUT exists and was built
-from the same corpus and settings, the build checks it and rebuilds only missing or corrupt files.
+from the same corpus and settings, the build checks it and rebuilds only missing or corrupt files. An unfinished build
+of another corpus or of other settings is moved to `OUTPUT.<digest>.stale`, and is continued when these are built again.
 """
 
 from __future__ import annotations
@@ -120,21 +121,26 @@ def _build(
 def _prepare(output: Path, partial: Path, work: str) -> None:
     """Make `partial` contain the files of an earlier build of the same work, or none."""
 
-    def is_same_work(directory: Path) -> bool:
+    def work_in(directory: Path) -> Any:
         with contextlib.suppress(DataError):
-            return read_json(directory / "work.json") == {"work": work}
-        return False
+            return read_json(directory / "work.json")
+        return None
 
-    if partial.exists() and not is_same_work(partial):
-        stale = output.with_name(f"{output.name}.stale")  # kept, because it may contain hours of encoding
-        shutil.rmtree(stale, ignore_errors=True)
-        os.replace(partial, stale)
-    if not partial.exists() and is_same_work(output):
-        os.replace(output, partial)
+    def aside(found: Any) -> Path:
+        return output.with_name(f"{output.name}.{digest(found)}.stale")
+
+    wanted = {"work": work}
+    if partial.exists() and work_in(partial) != wanted:
+        kept = aside(work_in(partial))  # it may contain hours of encoding, and is continued when that is wanted again
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(partial, kept)
+    for directory in (output, aside(wanted)):
+        if not partial.exists() and work_in(directory) == wanted:
+            os.replace(directory, partial)
     partial.mkdir(parents=True, exist_ok=True)
     for leftover in (partial / MANIFEST, *partial.glob(".*")):  # temporary files of an interrupted build
         leftover.unlink(missing_ok=True)
-    write_json(partial / "work.json", {"work": work})
+    write_json(partial / "work.json", wanted)
 
 
 def _budget(corpus_scan: CorpusScan, encoder: Encoder, shard_rows: int, partial: Path) -> str:

@@ -117,7 +117,7 @@ class ChatEngine:
     def _answers(self) -> bool:
         try:
             ask_once("GET", f"{self.teacher.endpoint}/models", min(10.0, self.teacher.timeout_s))
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except httpx.HTTPError:
             return False
         return True
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tir.common.errors import ConfigError, InfrastructureFault
-from tir.common.http import ask_once, json_object
+from tir.common.http import Unsendable, ask_once, json_object
 from tir.common.keys import HUB, Redaction, read_key
 from tir.common.records import file_digest
 from tir.workflow.findings import TIMEOUT_S, Finding, run
@@ -232,12 +232,11 @@ def sources(needed: list[dict[str, Any]]) -> Iterable[Finding]:
             with ThreadPoolExecutor(4) as pool:
                 yield from pool.map(repository, (each for each in asked if each["kind"] == "hub"))
         except httpx.HTTPError as error:
-            yield Finding(
-                urlsplit(host).netloc,
-                False,
-                f"{type(error).__name__}; needed for {some}",
-                "set HTTPS_PROXY, or put the files in place: `snakemake -n` names them",
-            )
+            remedy = "set HTTPS_PROXY, or put the files in place: `snakemake -n` names them"
+            if isinstance(error, Unsendable):
+                remedy = error.remedy
+            found = f"{type(error).__name__}: {error}; needed for {some}"
+            yield Finding(urlsplit(host).netloc, False, found, remedy)
 
 
 def _hub() -> str:
@@ -291,6 +290,6 @@ def ports(endpoint: str) -> Iterable[Finding]:
     try:
         good = json_object(ask_once("GET", f"{endpoint}/health", TIMEOUT_S, proxies=False)).get("status") == "healthy"
         found = "healthy" if good else f"{endpoint}/health does not report status healthy"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.HTTPError as error:
         good, found = False, f"{endpoint}: {type(error).__name__}"
     yield Finding("retrieval server", good, found, "start it, or set site.retrieval_endpoint: none in the profile")

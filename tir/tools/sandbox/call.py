@@ -6,6 +6,7 @@ forbids mounting, so it follows the mounts. Seccomp forbids the system calls of 
 
 from __future__ import annotations
 
+import ast
 import atexit
 import contextlib
 import fcntl
@@ -37,10 +38,14 @@ READY = b"ready\n"
 # As they are before a program runs: it can replace them in their modules.
 _write, _exit, _to_json, _suppressed = os.write, os._exit, json.dumps, contextlib.suppress
 _FENCED = re.compile(
-    r"^[ \t]*(```+|~~~+)[ \t]*([\w{}.+-]*)[ \t]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\1\s*\Z|\Z)", re.DOTALL | re.MULTILINE
+    r"^[ \t]*(```+|~~~+)[ \t]*([\w.+:/-]*|\{[^}`\n]*\})"  # ```python, ```{.python .numberLines}
+    r"(?:[ \t]+(?:[\w-]+=\"[^\"`\n]*\"|\{[^}`\n]*\}))*[ \t]*\n"  # title="a.py" {.numberLines}
+    r"(.*?)(?:^[ \t]*\1[ \t]*$|\1\s*\Z|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
-_PYTHON = re.compile(r"\{?\.?(?:python|py)[\d.]*\}?", re.IGNORECASE)
-_PROMPTED = re.compile(r"^(?:>>>|\.\.\.)(?: (.*))?$", re.MULTILINE)
+_PYTHON = re.compile(r"\{?[ \t]*\.?(?:python|py)[\d.]*(?:[\s:,}].*)?", re.IGNORECASE)
+_PROMPT = re.compile(r"^>>>(?!>)", re.MULTILINE)  # four or more are a conflict marker of Git
+_PROMPTED = re.compile(r"^(?:>>>(?!>) ?|\.\.\.(?: |$))(.*)$", re.MULTILINE)
 _LAST_FENCE = re.compile(r"\n[ \t]*(?:```+|~~~+)\s*\Z")
 _ONE_LINE = re.compile(r"\A\s*(`+)(?:(?:python|py)\b)?(.*?)\1\s*\Z", re.DOTALL | re.IGNORECASE)
 
@@ -179,7 +184,7 @@ def _only_own_descriptors(code: int, stdout: int, report: int, stderr: bool) -> 
     for target, source in enumerate(sources):
         os.dup2(source, target)
     os.closerange(5, DESCRIPTORS)
-    sys.stdin = io.StringIO()
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.__stdout__ = _Output(
         os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace", line_buffering=True
     )
@@ -219,7 +224,7 @@ def _compiled(code: str, unwrap: bool):
         return compile(code, "<string>", "exec", dont_inherit=True)
     except SyntaxError:
         inner = _unwrapped(code) if unwrap else code
-        if inner == code:
+        if inner == code or not inner.strip():
             raise
     return compile(inner, "<string>", "exec", dont_inherit=True)
 
@@ -229,14 +234,30 @@ def _unwrapped(code: str) -> str:
 
     Several fenced blocks are joined; if some are marked as Python, only these. A block that is not closed ends with the
     code; an opening fence may be missing. Of an interactive session, lines without a prompt are the interpreter's
-    answers.
+    answers. If there is code before the first fence or prompt, the fence or prompt stays: it may be in a string, and
+    without that code the rest would be another program.
     """
-    fenced = _FENCED.findall(code)
-    marked = [block for _, language, block in fenced if _PYTHON.fullmatch(language)]
-    blocks = marked or [block for *_, block in fenced] or [block for _, block in _ONE_LINE.findall(code)]
+    code = code.removeprefix("\ufeff")
+    fenced = [match for match in _FENCED.finditer(code) if match[3].strip()]
+    if fenced and not _is_prose(code[: fenced[0].start()]):
+        return code
+    marked = [match[3] for match in fenced if _PYTHON.fullmatch(match[2])]
+    blocks = marked or [match[3] for match in fenced] or [block for _, block in _ONE_LINE.findall(code)]
     code = "\n".join(map(textwrap.dedent, blocks)) if blocks else _LAST_FENCE.sub("", code)
-    code = textwrap.dedent(code.removeprefix("\ufeff")).strip("\r\n")
-    return "\n".join(_PROMPTED.findall(code)) if re.search(r"^>>>", code, re.MULTILINE) else code
+    code = textwrap.dedent(code).strip("\r\n")
+    prompt = _PROMPT.search(code)
+    return "\n".join(_PROMPTED.findall(code)) if prompt and _is_prose(code[: prompt.start()]) else code
+
+
+def _is_prose(text: str) -> bool:
+    """Whether text is no code: blank, sentences, a heading (for Python a comment), or a single word or number."""
+    if "'''" in text or '"""' in text:
+        return False
+    try:
+        statements = ast.parse(textwrap.dedent(text)).body
+    except SyntaxError:
+        return True
+    return all(isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call) for node in statements)
 
 
 def _type_name(error: BaseException) -> str:
