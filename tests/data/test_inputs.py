@@ -182,7 +182,6 @@ SFT = {"instruction": "Use tools.", "input": "q", "output": "a"}
         ),
         ("corpus.jsonl", '{"id": null, "contents": "a"}', "corpus.jsonl:1: the id is neither a text nor a number"),
         ("corpus.jsonl", '{"id": {"a": 1}, "contents": "a"}', "corpus.jsonl:1: the id is neither a text nor a number"),
-        ("corpus.jsonl", '{"id": 0, "contents": " \\n"}', "corpus.jsonl:1: contents is blank"),
         ("rl_train.parquet", "", "rl_train.parquet: no rows: the file is empty"),
         ("sft.json", "[]", "sft.json: not a list of rows: the list is empty"),
         ("sft.json", json.dumps([SFT, {"input": "q"}]), "sft.json: row 1: not an Alpaca row"),

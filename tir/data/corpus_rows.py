@@ -31,8 +31,6 @@ def corpus_row(line: bytes, where: str) -> tuple[str, str]:
         raise DataError(
             "contents is not text", where=where, why=f"it is {type(contents).__name__}", remedy=_EXPECTED_LINE
         )
-    if not contents.strip():
-        raise DataError("contents is blank", where=where, why="no query can find it", remedy=_EXPECTED_LINE)
     return replace_surrogates(str(name)), replace_surrogates(contents)
 
 
