@@ -35,7 +35,7 @@ class Study(Stages):
             return "generated world"
         return "generated model" if config["models"]["base"]["kind"] == "world" else ""
 
-    def origin(self, models=()) -> tuple[list[str], Any]:
+    def origin(self, models=(), seeds=None) -> tuple[list[str], Any]:
         """Inputs and settings of what a generated result says of itself: the parameters of its model, the seeds.
 
         They are those of the first model shown if none of the models is trained here, else those of the base model.
@@ -44,7 +44,7 @@ class Study(Stages):
             return [], None
         given = models and all(model in self.config["models"] for model in models)
         inputs = [self.model(models[0] if given else "base")]
-        return inputs, [self.generated, len(self.config["rl"]["seeds"])]
+        return inputs, [self.generated, seeds or len(self.config["rl"]["seeds"])]
 
     def default(self) -> list[str]:
         """Tables of models that `snakemake` makes without a target."""
@@ -317,7 +317,7 @@ class Study(Stages):
         ]
         if not set(kept) <= set(self.jobs["items"].inputs):
             return []
-        model, origin = self.origin(names)
+        model, origin = self.origin(names, seeds=1)  # a page of two single models
         page = [f"tir/analysis/compare/page.{end}" for end in ("html", "css", "js")]
         output, job = f"results/compare/{names[0]}_vs_{names[1]}.html", f"compare:{names[0]},{names[1]}"
         return [self.job(job, [output], [*kept, *page, *model], [tests, origin], "compare_models")]
