@@ -67,7 +67,7 @@ def behaviours(inputs: Inputs, sets: Sequence[Mapping[str, Any]]) -> list[Behavi
 def items_of(found: Sequence[Behaviour]) -> np.ndarray:
     """Index of each trajectory's item, shape (trajectories,), from 0 in order of first appearance.
 
-    Trajectories of one item (its samples and seeds) are not independent, so the bootstrap resamples items.
+    Trajectories of one item (its samples and seeds) are not independent, so the items are the clusters.
     """
     numbers: dict[tuple[str, str], int] = {}
     return np.array([numbers.setdefault((each.benchmark, each.item), len(numbers)) for each in found], int)
