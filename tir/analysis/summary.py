@@ -105,11 +105,8 @@ def _difference(row: Mapping[str, str]) -> str:
 
 
 def _clear(row: Mapping[str, str]) -> str:
-    return f"On average {row['verdict']}: {_difference(row)}, p {_p(row)} after correction."
-
-
-def _p(row: Mapping[str, str]) -> str:
-    return probability(float(row["holm_p"]), equals=True)
+    p = probability(float(row["holm_p"]), equals=True)
+    return f"On average {row['verdict']}: {_difference(row)}, p {p} after correction."
 
 
 def _clear_cells(rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -113,7 +113,7 @@ def bigram_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     """Figure 3: accuracy given an action bigram, most successful first, with clustered intervals and counts.
 
     Shows all bigrams that occur. (The five most frequent of the paper would exclude python→think, its sixth.) Params:
-    sets, decoding, statistics, as for Table 3.
+    sets, decoding, as for Table 3.
     """
     trajectories = behaviours(inputs, params["sets"])
     rows = bigram_rows(trajectories)
