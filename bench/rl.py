@@ -18,9 +18,11 @@ from support.configuration import merged
 from bench.table import Figure, seconds, show
 from tir.common.records import read_jsonl
 from tir.config.experiment import load
+from tir.config.tools import Tools
 from tir.retrieval.sidecar import retrieval
 from tir.rl import launch
 from tir.rl.run import RlRun
+from tir.workflow import routes
 
 GOAL = "<= 2.5"
 STAGES = {
@@ -38,7 +40,8 @@ def steps(number: int, model: Path) -> list[dict]:
     """Train with the laptop's settings; return the metrics of all steps but the first, which warms up."""
     config = load(merged("config.yaml", "profiles/laptop/tiny.yaml"), [])
     settings = {"steps": number, "save_every": number, "validate_every": number}
-    run = RlRun(config.rl.model_copy(update=settings), config.tools, config.device, "grpo", {}, 1)
+    tools = Tools(**routes.settings(config.tools, "math", "qa"))
+    run = RlRun(config.rl.model_copy(update=settings), tools, config.device, "grpo", {}, 1)
     with tempfile.TemporaryDirectory() as directory:
         with retrieval("index", log_path=f"{directory}/retrieval.log") as endpoint:
             prompt = Path("data/system_prompt.txt").read_text(encoding="utf-8")

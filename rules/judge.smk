@@ -1,6 +1,7 @@
 # Verdicts of the judge. The cache of verdicts is not an output, so Snakemake keeps it and a rerun repeats no request.
 
 from tir.config.profile import require_judge_gpus
+from tir.workflow.engine import gpus_of_profile
 
 JUDGE_ENDPOINT = SITE.judge_endpoint
 JUDGE_OPERATIONAL = operational_params(judge=cfg.judge)
@@ -11,7 +12,7 @@ JUDGE_STANDS = JUDGE_ENDPOINT != "none" and cfg.judge.model in cfg.models
 def judge_model(wildcards):
     """The judge's weights. They are asked for only if a target needs verdicts, as are the GPUs of its server."""
     if JUDGE_ENDPOINT == "none" and cfg.device == "cuda":
-        require_judge_gpus(cfg.judge, GPUS)
+        require_judge_gpus(cfg.judge, gpus_of_profile(workflow), GPUS)
     return [] if JUDGE_STANDS else f"models/{cfg.judge.model}/manifest.json"
 
 

@@ -41,12 +41,24 @@ def test_a_judge_that_is_split_over_more_gpus_than_the_machine_has_is_refused(ma
     with pytest.raises(
         ConfigError, match=rf"^judge.gpus: .*: 4; .*gpu={machine}\.\n  try: judge: {{gpus: {fits}}}.*rules}}"
     ):
-        require_judge_gpus(CONFIG.judge, machine)
+        require_judge_gpus(CONFIG.judge, {}, machine)
+
+
+def test_a_judge_that_is_split_over_more_gpus_than_its_job_requests_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        require_judge_gpus(CONFIG.judge, {"judge": "'gpu:a100:2'"}, 0)
+    assert str(caught.value).splitlines() == [
+        "judge.gpus: fewer GPUs than the judge is split over: 4; the profile states gpu:a100:2.",
+        "  try: set-resources: {judge: {gres: \"'gpu:a100:4'\"}}  # or judge: {gpus: 2}  # if the model fits there; "
+        "or judge: {kind: rules}, without a judge",
+    ]
+    for gres in ("'gpu:a100:4'", "'gpu:8'", "'gpu:h100:' + str(4 * attempt)"):
+        require_judge_gpus(CONFIG.judge, {"judge": gres}, 0)
 
 
 def test_a_judge_that_fits_a_cluster_or_an_engine_without_tensor_parallelism_is_accepted():
     for judge, machine in ((CONFIG.judge, 4), (CONFIG.judge, 0), (Judge(engine="transformers"), 1)):
-        require_judge_gpus(judge, machine)
+        require_judge_gpus(judge, {}, machine)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Study(Stages):
         pairs = [(model, benchmark) for model, benchmark, *_ in self.sets(section)]
         read = pairs if self.config["judge"]["decides"] else []
         files, decides = self.records(pairs, f"{size}sampled/", traces=True, judged=read)
-        return files, [self.sets(section), self.config["trace_sampling"], self.config["statistics"], decides]
+        return files, [self.sets(section), self.config["trace_sampling"], decides]
 
     def tuning(self, run: str):
         """Inputs and settings of a table or figure of a fine-tuning run."""

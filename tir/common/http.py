@@ -176,21 +176,18 @@ class Service:
         try:
             with sending():
                 client, slots = self._client()
-        except Unsendable as error:
-            raise self.fault(str(error), error.remedy) from None
-        async with slots:
-            try:
+            async with slots:
                 # httpx's read timeout restarts with every byte.
                 with anyio.fail_after(self._timeout_s), sending():
                     response = await client.post(f"{self.url}{path}", json=replace_surrogates_in_json(dict(body)))
-            except TimeoutError:
-                raise _TransientFailure(f"Timeout: no whole answer in {self._timeout_s:g} s") from None
-            except httpx.LocalProtocolError:  # its message shows the headers of the request
-                raise self.fault("the request cannot be sent: a header is invalid") from None
-            except Unsendable as error:
-                raise self.fault(str(error), error.remedy) from None
-            except httpx.HTTPError as error:
-                raise _TransientFailure(f"{type(error).__name__}: {error}".rstrip(": ")) from None
+        except TimeoutError:
+            raise _TransientFailure(f"Timeout: no whole answer in {self._timeout_s:g} s") from None
+        except httpx.LocalProtocolError:  # its message shows the headers of the request
+            raise self.fault("the request cannot be sent: a header is invalid") from None
+        except Unsendable as error:
+            raise self.fault(str(error), error.remedy) from None
+        except httpx.HTTPError as error:
+            raise _TransientFailure(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code in _TRANSIENT:
             raise _TransientFailure(f"status {response.status_code}: {self._message(response)}", _retry_after(response))
         if response.status_code >= 400:

@@ -55,33 +55,42 @@ def require_divisors(gres: Mapping[str, str], config: Config, machine: int = 0) 
     """
     faults = []
     for stage, batches in effective_batches(config).items():
-        found = re.search(r"(gpu[:=](?:[\w.-]+:)?)(\d+)", gres.get(stage, f"gpu={machine}" if machine else ""))
-        number = int(found[2]) if found else 1
-        wrong = [f"{key} is {size}" for key, size in batches.items() if size % number]
-        if found and wrong:
+        kind, number = _gpus(stage, gres, machine)
+        wrong = [f"{key} is {size}" for key, size in batches.items() if number and size % number]
+        if wrong:
             fits = max(n for n in range(1, number + 1) if not any(size % n for size in batches.values()))
             faults.append(f"  {stage}: {number} GPUs do not divide a step: {', '.join(wrong)}")
-            paste = f"set-resources: {{{stage}: {{gres: \"'{found[1]}{fits}'\"}}}}"
+            paste = f"set-resources: {{{stage}: {{gres: \"'{kind}{fits}'\"}}}}"
             faults.append("  try: " + (paste if stage in gres else f"resources: [gpu={fits}]"))
     if faults:
         raise ConfigError("\n".join(["GPUs of the profile do not fit the configuration", *faults]), where="profile")
 
 
-def require_judge_gpus(judge: Judge, machine: int) -> None:
-    """Raise a `ConfigError` if a job's judge server needs more GPUs than a machine without Slurm has.
+def require_judge_gpus(judge: Judge, gres: Mapping[str, str], machine: int) -> None:
+    """Raise a `ConfigError` if a job's judge server needs more GPUs than the profile gives it.
 
     Args:
         judge: the section `judge`.
-        machine: GPUs of the machine; 0 on a cluster.
+        gres: GPUs of each rule as the profile writes them, e.g. `'gpu:h100:4'`.
+        machine: GPUs of a machine without Slurm; 0 on a cluster.
     """
-    if judge.engine == "vllm" and 0 < machine < judge.gpus:
-        fits = 1 << machine.bit_length() - 1  # a power of two, which divides the heads of most models
+    kind, number = _gpus("judge", gres, machine)
+    if judge.engine == "vllm" and 0 < number < judge.gpus:
+        fits = 1 << number.bit_length() - 1  # a power of two, which divides the heads of most models
+        more = f"set-resources: {{judge: {{gres: \"'{kind}{judge.gpus}'\"}}}}  # or " if "judge" in gres else ""
+        fewer = f"judge: {{gpus: {fits}}}  # if the model fits there; or judge: {{kind: rules}}, without a judge"
         raise ConfigError(
             "fewer GPUs than the judge is split over",
             where="judge.gpus",
-            why=f"{judge.gpus}; the profile states gpu={machine}",
-            remedy=f"judge: {{gpus: {fits}}}  # if the model fits there; or judge: {{kind: rules}}, without a judge",
+            why=f"{judge.gpus}; the profile states {kind}{number}",
+            remedy=more + fewer,
         )
+
+
+def _gpus(stage: str, gres: Mapping[str, str], machine: int) -> tuple[str, int]:
+    """GPUs of a job of a stage as `gpu:h100:`, 8 or as `gpu=`, 8; 0 if the profile states none, or not as a number."""
+    found = re.search(r"(gpu[:=](?:[\w.-]+:)?)(\d+)", gres.get(stage, f"gpu={machine}"))
+    return (found[1], int(found[2])) if found else ("", 0)
 
 
 def require_server_gpus(server: RetrievalServer, machine: int) -> None:

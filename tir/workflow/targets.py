@@ -265,7 +265,7 @@ class Targets:
             case "trajectories":
                 sets = self.pooled(name)
                 pairs = [(each["model"], each["benchmark"]) for each in sets]
-                return Source({"sets": sets, "decoding": cfg.trace_sampling, "statistics": cfg.statistics}, pairs)
+                return Source({"sets": sets, "decoding": cfg.trace_sampling}, pairs)
             case "sft_run":
                 return Source(self._sft_params(kind.of), files={"logs": [f"runs/sft/{kind.of}/log.jsonl"]})
             case "rl_runs":
