@@ -1,4 +1,4 @@
-# make demo       run the whole study at laptop scale: results/table5.csv, figures, report
+# make demo       run every stage of the paper at laptop scale: results/table5.csv, figures, report
 # make test       run the tests
 # make cluster    run the graph and injected faults on a real Slurm with images (needs TIR_CLUSTER=DIR, root, Debian 12)
 # make plan       show the jobs of the paper's scale; needs no cluster, GPU or container tool
@@ -11,10 +11,10 @@
 # make watch      serve TensorBoard for the training runs on the loopback address, port 6006 (or PORT=...)
 # make inspect    install the environment that writes evaluation logs of inspect_ai, .venv/inspect
 # make docs       build the documentation site in site/
-# make readme     write the result blocks of README.md and docs/tour.md, and the pictures of the tour, from results/
+# make readme     write the result blocks of README.md, docs/tour.md and docs/study.md, and their pictures, from finished runs
 # make schema     write config/schema.json from the models in tir/config/
 # make lint       check formatting and style
-# make lock       resolve envs/cpu/*.in into hashed locks
+# make lock       resolve envs/cpu/*.in into hashed locks; HARDWARE=cuda: envs/cuda/*.in
 # make bench-aspo, bench-coverage, bench-graph, bench-kill, bench-retrieval, bench-rl, bench-scoring, bench-tools   run the benchmarks in bench/
 # make snakemake-versions   test the graph with the oldest, a middle and the newest supported Snakemake
 
@@ -31,9 +31,9 @@ VENVS := workflow sft rl
 ENVIRONMENTS := $(if $(filter cuda,$(HARDWARE)),workflow cuda-sft cuda-rl,$(VENVS))
 UV := .venv/uv/bin/uv
 SNAKEMAKE := .venv/workflow/bin/snakemake
+TORCH_WHEELS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 # Compile bytecode at installation: in a read-only environment, torch and transformers then import three times faster.
-INSTALL_FLAGS := --compile-bytecode --require-hashes --no-deps $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
-	$(if $(TORCH_INDEX),--index $(TORCH_INDEX) --index-strategy unsafe-best-match)
+INSTALL_FLAGS := --compile-bytecode --require-hashes --no-deps $(TORCH_WHEELS) $(if $(TORCH_INDEX),--index-strategy unsafe-best-match)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 ifeq ($(strip $(UV_DEFAULT_INDEX)),)
 unexport UV_DEFAULT_INDEX
@@ -144,10 +144,9 @@ $(UV):
 	@touch $@
 
 lock: | $(UV)
-	@for name in $(VENVS) docs watch inspect; do \
-	  $(UV) -q pip compile envs/cpu/$$name.in -o envs/cpu/$$name.txt --generate-hashes --no-header --no-annotate \
-	    $$(test -f envs/cpu/$$name.overrides && echo --override envs/cpu/$$name.overrides) \
-	    $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) \
+	@for name in $(basename $(wildcard envs/$(HARDWARE)/*.in)); do \
+	  $(UV) -q pip compile $$name.in -o $$name.txt --generate-hashes --no-header --no-annotate \
+	    $$(test -f $$name.overrides && echo --override $$name.overrides) $(if $(filter cpu,$(HARDWARE)),$(TORCH_WHEELS)) \
 	    --no-emit-find-links --no-emit-index-url --python-version 3.11 --python-platform x86_64-manylinux_2_28 || exit 1; \
 	done
 

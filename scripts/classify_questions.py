@@ -38,7 +38,7 @@ def main() -> None:
             where=str(output / "sft.json"),
             why=f"of {len(rows)} questions, {len(rl)} are hard and {report['without_row']} have no good trajectory; "
             f"{options.report} counts what each rule removed",
-            remedy="sampling: {direct: 8, tools: 8}  # or another teacher, or lower classification.right_share",
+            remedy="synthesis: {sampling: {direct: 8, tools: 8}}  # or another teacher, or a lower right_share",
         )
     count = mixed_count(rules.mixed, len(sft))
     if count:

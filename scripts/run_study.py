@@ -22,7 +22,7 @@ PROFILE = Path("study-profile")
 def main() -> None:
     parse = parser(__doc__)
     parse.add_argument("--profile", required=True, help="directory of the profile, e.g. profiles/slurm")
-    parse.add_argument("--quick", action="store_true", help="the pilot: few arms, two seeds, no phase diagram")
+    parse.add_argument("--quick", action="store_true", help="the pilot: few arms, two seeds, two worlds")
     parse.add_argument("--snakemake", default=str(Path(sys.executable).with_name("snakemake")), help="executable")
     parse.add_argument("more", nargs="*", help="further arguments of Snakemake, after --")
     options = parse.parse_args()

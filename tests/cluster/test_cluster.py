@@ -196,7 +196,7 @@ def trajectories(cluster: Cluster) -> dict[str, list]:
 
 
 def test_the_images_of_the_graph_are_built(cluster):
-    """Stands first, so that `.ci/run` can build the images while other tests run."""
+    """Stands first, so that the time of the build is not part of another test's time limit."""
     names = ("base", "sft", "rl", "analysis")
     cluster.snakemake(*(f"images/{name}.sif" for name in names))
     assert all((cluster.work / f"images/{name}.json").is_file() for name in names)

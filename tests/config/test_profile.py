@@ -65,7 +65,7 @@ def test_a_judge_that_fits_a_cluster_or_an_engine_without_tensor_parallelism_is_
     "machine, paste",
     [
         (4, 'site: {retrieval_server: {gpus: "3"}}  # and in the profile, resources: [gpu=2, ...]; or gpus: "" for'),
-        (1, 'site: {retrieval_server: {gpus: ""}}  # it then uses the processor'),
+        (1, 'site: {retrieval_server: {gpus: ""}}  # it then uses the CPU'),
     ],
 )
 def test_a_retrieval_server_on_all_gpus_of_the_jobs_is_refused(machine, paste):

@@ -238,4 +238,4 @@ def test_a_command_without_its_extra_says_what_to_install(environment, wheel):
     ):
         done = run(environment, command, capture_output=True)
         assert done.returncode == 1 and "Traceback" not in done.stderr, f"{command}: {done.stderr}"
-        assert f"pip install 'tool-star-aspo[{extra}]'" in done.stderr
+        assert f"pip install '.[{extra}]'" in done.stderr

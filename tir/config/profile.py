@@ -103,10 +103,10 @@ def require_server_gpus(server: RetrievalServer, machine: int) -> None:
     if server.runs_on == "local" and server.gpus is None and machine:
         last = machine - 1
         fewer = 1 << last.bit_length() - 1 if last else 0  # a power of two, which divides most effective batches
-        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={fewer}, ...]; or gpus: "" for the processor'
+        one = f'gpus: "{last}"}}}}  # and in the profile, resources: [gpu={fewer}, ...]; or gpus: "" for the CPU'
         raise ConfigError(
             "the retrieval server would use the GPUs of the jobs",
             where="site.retrieval_server.gpus",
             why=f"null, which means all of this machine; the profile has gpu={machine} for jobs",
-            remedy="site: {retrieval_server: {" + (one if last else 'gpus: ""}}  # it then uses the processor'),
+            remedy="site: {retrieval_server: {" + (one if last else 'gpus: ""}}  # it then uses the CPU'),
         )

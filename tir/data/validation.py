@@ -42,7 +42,7 @@ def select_validation(
             "no validation rows are left",
             where="data.validation",
             why=f"the questions of all {len(rows)} rows are in a benchmark",
-            remedy="validation: {decontaminate: false}",
+            remedy="data: {validation: {decontaminate: false}}  # validation then scores questions of the benchmarks",
         )
     chosen = candidates.head(count) if select == "head" else _stratified(candidates, count, seed)
     report = {"given": len(rows), "leaked": int(leaked.sum()), "kept": len(chosen)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from tir.common.cli import command
 from tir.common.errors import ConfigError
 
-_INSTALL = "pip install 'tool-star-aspo[retrieval]'  # [dense] for an index of embeddings"
+_INSTALL = "pip install '.[retrieval]'  # in a clone of the repository; [dense] for an index of embeddings"
 
 
 def main() -> None:

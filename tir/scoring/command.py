@@ -10,7 +10,7 @@ from tir.common.cli import command
 from tir.common.errors import DataError
 from tir.common.records import read_jsonl
 
-_INSTALL = "pip install 'tool-star-aspo[scoring]'"
+_INSTALL = "pip install '.[scoring]'  # in a clone of the repository"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tir.common.cli import command
 from tir.common.errors import ConfigError, DataError, ToolUnavailable
 
-_INSTALL = "pip install 'tool-star-aspo[sandbox]'"
+_INSTALL = "pip install '.[sandbox]'  # in a clone of the repository"
 _STATUS = {"ok": 0, "error": 1, "timeout": 124}  # 124 is the status of timeout(1)
 
 

@@ -72,7 +72,7 @@ def leakage(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
             "the validation set overlaps a benchmark",
             where=clean,
             why=f"{leaks[0][3]} questions of {leaks[0][1]} are in it",
-            remedy=f"rm data/{clean}.parquet  # then run again with validation.decontaminate: true",
+            remedy=f"rm data/{clean}.parquet  # then run again with data: {{validation: {{decontaminate: true}}}}",
         )
     overlapping = [row for row in rows if row[3]]
     return {

@@ -163,7 +163,7 @@ class Verifier:
                 "the worker for symbolic equality does not start, or does not decide known pairs in time",
                 where=" ".join(self.command),
                 why=why,
-                remedy="pip install 'tool-star-aspo[scoring]' (in the workflow: make environments), "
+                remedy="pip install '.[scoring]' in a clone of the repository (in the workflow: make environments), "
                 "or run on a less loaded machine",
             ) from None
         if wrong:
@@ -172,7 +172,7 @@ class Verifier:
                 "the worker for symbolic equality gives wrong verdicts on known pairs",
                 where=" ".join(self.command),
                 why="; ".join(wrong),
-                remedy="pip install 'tool-star-aspo[scoring]' (in the workflow: make environments)",
+                remedy="pip install '.[scoring]' in a clone of the repository (in the workflow: make environments)",
             )
         return worker
 
