@@ -261,6 +261,6 @@ def draw(random: Random, mix: dict[str, float], split: str, count: int) -> list[
                 "too few different problems",
                 where="world",
                 why=f"split {split} needs {count}; {', '.join(kinds)} have {len(problems)} there",
-                remedy="fewer rows in the section world, or, for trajectories: world: {trajectories: {problems: {'story:3': 3}}}",
+                remedy="fewer rows in world, or more kinds: world: {trajectories: {problems: {'story:3': 3}}}",
             )
     return list(problems.values())
