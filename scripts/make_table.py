@@ -19,7 +19,6 @@ def main() -> None:
         arguments.output,
         config=arguments.params,
         packages=("numpy", "pandas", "scipy", "statsmodels"),
-        seed=arguments.params.get("statistics", {}).get("seed"),
         code=code_digest("scripts.make_table", kind(arguments.table).module),
     )
 

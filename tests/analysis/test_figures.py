@@ -23,11 +23,9 @@ from tir.analysis.tables import build
 from tir.analysis.tables.inputs import Inputs
 from tir.common.errors import ConfigError, DataError
 
-QUICK = {"resamples": 200, "seed": 0}
-BARS = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": QUICK}
+BARS = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS}
 SETS = {
     "sets": [{"model": "published", "benchmark": each["name"], "task": each["task"]} for each in made_up.BENCHMARKS],
-    "statistics": QUICK,
 }
 PARAMS = {
     "figure1": BARS,

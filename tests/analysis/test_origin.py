@@ -20,7 +20,7 @@ from tir.analysis.tables.inputs import Inputs
 from tir.common.errors import CheckpointError
 from tir.common.model_files import count_parameters
 
-TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": {}}
+TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS}
 DECODING = {"temperature": 0.0, "samples": 1}
 ORIGIN = {"origin": {"data": "generated world", "model": "base", "seeds": 3}}
 LABEL = "generated world, 1.6M parameters, 3 seeds"

@@ -115,16 +115,6 @@ def test_a_macro_average_weighs_benchmarks_equally():
     assert found.hi - found.lo == pytest.approx(2 * 1.96 * error, rel=0.08)
 
 
-def test_resampling_benchmarks_widens_the_interval():
-    draw = np.random.default_rng(6)
-    rows = {"a": {str(k): (draw.random((1, 100, 1)) < (k + 1) / 10).astype(float) for k in range(8)}}
-    widths = []
-    for random_benchmarks in (False, True):
-        found = study(rows, macros={"Avg": list(rows["a"])}, random_benchmarks=random_benchmarks)
-        widths.append(found.estimates["a", "Avg"].hi - found.estimates["a", "Avg"].lo)
-    assert widths[1] > 3 * widths[0]
-
-
 def test_holm_correction_is_within_each_family():
     draw = np.random.default_rng(7)
     rows = {

@@ -28,7 +28,7 @@ FACTS = {
     "benchmarks": [{"label": each["label"], "n": 30} for each in made_up.BENCHMARKS],
 }
 PARAMS = {"tables": ["table5"], "figures": [], "facts": FACTS}
-TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": {}}
+TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS}
 DECODING = {"temperature": 0.0, "samples": 1}
 ORIGIN = {"origin": {"data": "generated world", "model": "base", "seeds": 3}}
 LABEL = "generated world, 3 seeds"

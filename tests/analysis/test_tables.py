@@ -29,8 +29,7 @@ from tir.analysis.tables.training import clock, describe_module
 from tir.common.errors import ConfigError, DataError
 from tir.workflow.targets import PAPER_TABLES
 
-QUICK = {"resamples": 300, "seed": 0}
-TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS, "statistics": QUICK}
+TABLE5 = {"rows": made_up.ROWS, "benchmarks": made_up.BENCHMARKS}
 SETS = [{"model": "published", "benchmark": each["name"], "task": each["task"]} for each in made_up.BENCHMARKS]
 
 
@@ -167,7 +166,7 @@ def test_the_papers_cells_are_listed_beside_this_runs(inputs):
 def test_table3_notes_that_the_contrast_is_not_measured(inputs):
     search = [each for each in made_up.BENCHMARKS if each["task"] == "qa"]
     sets = [{"model": "published", "benchmark": each["name"], "task": "qa"} for each in search]
-    tables = build("table3", inputs, {"sets": sets, "statistics": {"resamples": 100}})
+    tables = build("table3", inputs, {"sets": sets})
     assert not tables["tests"].rows and tables[""].notes[-1].endswith("one of them does not occur.")
 
 
@@ -350,7 +349,7 @@ def test_table1_counts_written_and_executed_calls(root, inputs, tmp_path):
     tables = build(
         "table1",
         Inputs(scores=[tmp_path / "scores"], traces=[tmp_path / "traces"]),
-        {"rows": [{"label": "m", "models": ["m"]}], "benchmarks": made_up.BENCHMARKS[4:5], "statistics": QUICK},
+        {"rows": [{"label": "m", "models": ["m"]}], "benchmarks": made_up.BENCHMARKS[4:5]},
     )
     assert tables[""].rows[0][3] == "2.00"  # the tag in the tool result does not count
     assert tables["calls"].rows[1] == ["m", "hotpotqa", "search", "2.0000", "1.0000"]
@@ -408,7 +407,7 @@ def test_table3_counts_occurrences_and_tests_the_papers_contrast(tmp_path):
     tables = build(
         "table3",
         _behaviour_inputs(tmp_path, trajectories),
-        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK},
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}]},
     )
     rows = {row[0]: dict(zip(tables[""].columns, row, strict=True)) for row in tables[""].rows}
     assert set(rows) == {"python→answer", "think→python", "python→think", "think→answer"}
@@ -436,7 +435,7 @@ def test_repeated_bigrams_in_one_trajectory_widen_only_the_clustered_interval(tm
     rows = build(
         "table3",
         _behaviour_inputs(tmp_path, [(tags, True)] * 6 + [(tags, False)] * 6),
-        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK},
+        {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}]},
     )[""].rows
     lo, hi, lo_clustered, hi_clustered = map(float, next(row for row in rows if row[0] == "think→python")[4:8])
     assert hi_clustered - lo_clustered > 1.3 * (hi - lo)
@@ -445,7 +444,7 @@ def test_repeated_bigrams_in_one_trajectory_widen_only_the_clustered_interval(tm
 def test_three_samples_of_an_item_are_one_cluster(tmp_path):
     """Two more equal samples of every item narrow Wilson's interval and leave the clustered interval as it was."""
     closing = ["think", "python", "answer"]
-    sets = {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}], "statistics": QUICK}
+    sets = {"sets": [{"model": "m", "benchmark": "gsm8k", "task": "math"}]}
     inputs = _behaviour_inputs(tmp_path, [(closing, number % 3 > 0) for number in range(30)])
     once = build("table3", inputs, sets)[""]
     for record in ("traces", "scores"):
@@ -596,7 +595,6 @@ def test_table12_has_one_row_per_model(inputs):
         {
             "rows": [{**row, "data": "54K × 3"} for row in made_up.ROWS[:2]],
             "benchmarks": made_up.BENCHMARKS[:1],
-            "statistics": QUICK,
         },
     )
     assert tables[""].columns == ["model", "training data", "n", "P", "lo", "hi"] and tables[""].rows[0][1:3] == [

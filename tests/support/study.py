@@ -75,7 +75,7 @@ class Study(Stages):
         pairs = [(model, name) for row in rows for model in row["model"] for name in metrics]
         judged = [(model, name) for model, name in pairs if metrics[name] == "judge"]
         files, decides = self.records(pairs, size, scores, traces, judged)
-        return files, [rows, columns, self.config["statistics"], decides]
+        return files, [rows, columns, decides]
 
     def pooled(self, section: str = "trace_analysis", size: str = ""):
         """Inputs and settings of a table or figure of pooled trajectories; the judge's verdicts count if it decides."""

@@ -100,25 +100,21 @@ class Contrast:
         return float(special.nctdtrinc(self.freedom, 1 - power, self._quantile(level)))
 
 
-def contrast(tables: Sequence[np.ndarray], *, paired: bool = False, random_benchmarks: bool = False) -> Contrast:
+def contrast(tables: Sequence[np.ndarray], *, paired: bool = False) -> Contrast:
     """The mean of one or several benchmarks.
 
     Args:
         tables: per benchmark (seeds, items), means over samples; differences of two models if `paired`.
         paired: add one gained and one lost item (see above).
-        random_benchmarks: the benchmarks are a sample too: K is the variance between their means.
     """
     weight, seeds = 1 / len(tables), len(tables[0])
     sizes = np.array([table.shape[1] for table in tables])
-    means = np.array([table.mean() for table in tables])
     by_benchmark = np.array([weight**2 * table.mean(axis=0).var(ddof=1) / table.shape[1] for table in tables])
     items, training, noise = float(by_benchmark.sum()), 0.0, 0.0
     if seeds > 1:
         noise = sum(weight**2 * interaction(table) / table.size for table in tables)
         training = float(np.mean([table.mean(axis=1) for table in tables], axis=0).var(ddof=1)) / seeds
     freedom = satterthwaite([(each, size - 1) for each, size in zip(by_benchmark, sizes, strict=True)])
-    if random_benchmarks and len(tables) > 1:
-        items, freedom = float(weight * means.var(ddof=1)), len(tables) - 1
     typical, pseudo = 1.0, 0.0
     if paired:
         differences = np.concatenate([table.mean(axis=0) for table in tables])
@@ -127,7 +123,7 @@ def contrast(tables: Sequence[np.ndarray], *, paired: bool = False, random_bench
         pseudo = added_items(typical, sizes)
     within = max(items - noise, 0.0)
     return Contrast(
-        value=float(means.mean()),
+        value=float(np.mean([table.mean() for table in tables])),
         items=items,
         training=max(training - noise, 0.0),
         variance=within + pseudo + training,

@@ -8,7 +8,7 @@ checkpoints, and what is said of them is said of these checkpoints, over items.
 - A statement about an arm includes training noise (`tir.analysis.contrast`). One seed cannot show that noise: its
   interval is that of the items, and its comparisons have no p-value, no verdict and no power.
 - Every contrast has a closed form. It does not depend on the other rows of a table, nor on random numbers.
-- Benchmarks are fixed by default (the claim is about these benchmarks); `random_benchmarks` samples them too.
+- Benchmarks are fixed: what is said is said of these benchmarks.
 - A score's interval is Wilson's, with the number of items that gives the score's standard error.
 - p-values have Holm's correction. The smallest detectable difference uses the level that the smallest p-value of
   a family must reach.
@@ -112,7 +112,6 @@ def study(
     pairs: Sequence[tuple[str, str]] = (),
     level: float = 0.95,
     power: float = 0.8,
-    random_benchmarks: bool = False,
 ) -> Study:
     """Estimate every cell and macro average, and compare pairs of models on them.
 
@@ -122,7 +121,6 @@ def study(
         arms: labels that stand for a way of training, whose seeds are samples of it; labels with several seeds do.
         macros: name -> benchmarks averaged with equal weight.
         pairs: (a, b) labels to compare, a minus b, on every benchmark and macro.
-        random_benchmarks: benchmarks are a sample too, for a claim about benchmarks like these.
 
     Raises `DataError` if shapes do not fit.
     """
@@ -134,12 +132,12 @@ def study(
     estimates, tests = {}, []
     for column, members in columns.items():
         for label in labels:
-            found = contrast([tables[label][name] for name in members], random_benchmarks=random_benchmarks)
+            found = contrast([tables[label][name] for name in members])
             arrays = [scores[label][name] for name in members]
             estimates[label, column] = _estimate(found, arrays, level, once=label in arms and found.seeds == 1)
         for a, b in pairs:
             differences = [tables[a][name] - tables[b][name] for name in members]
-            found = contrast(differences, paired=True, random_benchmarks=random_benchmarks)
+            found = contrast(differences, paired=True)
             once = any(label in arms and len(tables[label][members[0]]) == 1 for label in (a, b))
             tests.append(_Test(a, b, column, column if column in (macros or {}) else "cells", found, once))
     return Study(estimates, _comparisons(tests, level, power))

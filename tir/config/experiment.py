@@ -73,7 +73,7 @@ class Config(Model):
         TraceSampling(), description="decoding of the trajectories of trace_analysis and qa_analysis, in sampled/"
     )
     judge: Judge = Field(Judge(kind="rules"), description="judge of answers that rules cannot decide")
-    statistics: Statistics = Field(Statistics(), description="bootstrap of confidence intervals")
+    statistics: Statistics = Field(Statistics(), description="bootstrap of the claims about trajectories")
 
     @model_validator(mode="before")
     @classmethod

@@ -78,7 +78,7 @@ class FullSize(Model):
 
 
 class Statistics(Model):
-    """Bootstrap of confidence intervals."""
+    """Bootstrap of the claims about trajectories; all other intervals have a closed form."""
 
     resamples: int = Field(10_000, ge=100, le=10_000_000, description="bootstrap resamples per interval")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")

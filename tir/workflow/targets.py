@@ -255,7 +255,7 @@ class Targets:
             case "rows":
                 rows, columns = self.rows(kind.of or name), self.columns(kind.of or name)
                 pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
-                return Source({"rows": rows, "benchmarks": columns, "statistics": cfg.statistics}, pairs)
+                return Source({"rows": rows, "benchmarks": columns}, pairs)
             case "models":
                 shown = [each for each in RL_TABLES if each in cfg.tables]
                 rows = {row["label"]: row for each in shown for row in self.rows(each)}.values()

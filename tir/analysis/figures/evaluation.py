@@ -37,7 +37,7 @@ _GROUPS = {"math": "Computational (Python)", "qa": "Knowledge (search)", "web": 
 def accuracy_bars(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     """Figure 1: a group of bars per benchmark, one bar per model, with 95 % intervals; a dashed line between tasks.
 
-    Params: rows, benchmarks, statistics, as for Table 5.
+    Params: rows, benchmarks, as for Table 5.
     """
     rows, benchmarks = params["rows"], params["benchmarks"]
     estimates = _estimates(inputs, params)
@@ -231,7 +231,7 @@ def _use_style(category: str, calls: int) -> dict[str, Any]:
 
 
 def _estimates(inputs: Inputs, params: Mapping[str, Any]) -> dict[tuple[str, str], Estimate]:
-    return evaluate(inputs, params["rows"], params["benchmarks"], params.get("statistics", {}), pairs=()).estimates
+    return evaluate(inputs, params["rows"], params["benchmarks"], pairs=()).estimates
 
 
 def _bars(axes, places: np.ndarray, estimates: Sequence[Estimate], width: float, look: Look) -> None:

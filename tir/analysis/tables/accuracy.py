@@ -68,11 +68,9 @@ def benchmarks_by_model(name: str, inputs: Inputs, params: Mapping[str, Any]) ->
     Params:
         rows: [{label, models: [id per seed], paper?: label of the paper's row to print beside this one}].
         benchmarks: [{name, label, task, metric}].
-        statistics: {level?, random_benchmarks?}; other keys are for tables that resample.
-        pairs: [[a, b]] labels to compare, a minus b; by default every pair of rows, the later minus the earlier.
     """
     rows, benchmarks = params["rows"], params["benchmarks"]
-    result = evaluate(inputs, rows, benchmarks, params.get("statistics", {}), params.get("pairs"))
+    result = evaluate(inputs, rows, benchmarks)
     columns = [*(benchmark["name"] for benchmark in benchmarks), "Avg"]
     cells = [[points(result.estimates[row["label"], column].score) for column in columns] for row in rows]
     table = Table(
@@ -93,11 +91,11 @@ def benchmarks_by_model(name: str, inputs: Inputs, params: Mapping[str, Any]) ->
 def models_on_one_benchmark(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Tables 11 and 12: models on one benchmark, with n and the probability of a correct answer.
 
-    Params: rows as for Table 5, each with `data` (its training data, in words); benchmarks: one; statistics; pairs.
+    Params: rows as for Table 5, each with `data` (its training data, in words); benchmarks: one.
     """
     rows, benchmarks = params["rows"], params["benchmarks"][:1]
     benchmark = benchmarks[0]
-    result = evaluate(inputs, rows, benchmarks, params.get("statistics", {}), params.get("pairs"))
+    result = evaluate(inputs, rows, benchmarks)
     estimates = [result.estimates[row["label"], benchmark["name"]] for row in rows]
     table = Table(
         caption=f"{METRIC_NAMES[benchmark['metric']].capitalize()} on {benchmark['label']}",
@@ -120,7 +118,6 @@ def evaluate(
     inputs: Inputs,
     rows: Sequence[Mapping],
     benchmarks: Sequence[Mapping],
-    statistics: Mapping[str, Any],
     pairs: Sequence[Sequence[str]] | None = None,
 ) -> Study:
     """Estimates and comparisons of the rows on the benchmarks, their average, and the math and QA averages."""
@@ -160,7 +157,6 @@ def evaluate(
         arms={row["label"] for row in rows if is_arm(row["models"])},
         macros=macros,
         pairs=[tuple(pair) for pair in pairs],
-        **{key: statistics[key] for key in ("level", "random_benchmarks") if key in statistics},
     )
 
 

@@ -22,7 +22,7 @@ def accuracy_and_tools(name: str, inputs: Inputs, params: Mapping[str, Any]) -> 
     companion `calls` lists them beside the calls that were executed. Params: as for Table 5; needs traces.
     """
     rows, benchmarks = params["rows"], params["benchmarks"]
-    result = evaluate(inputs, rows, benchmarks, params.get("statistics", {}), params.get("pairs"))
+    result = evaluate(inputs, rows, benchmarks)
     counts = {
         (row["label"], benchmark["name"]): _tool_counts(inputs, row["models"], benchmark["name"])
         for row in rows
