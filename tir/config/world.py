@@ -31,9 +31,9 @@ class Habits(Model):
 
     think_short: Share = Field(0.15, description="math: probability that the first thought is one word")
     think_long: Share = Field(
-        0.2, description="math: probability that the first thought is long and does the first step in the head"
+        0.3, description="math: probability that the first thought is long and does the first step in the head"
     )
-    slip: Share = Field(0.6, description="math: probability that a step in the head is wrong, and the program with it")
+    slip: Share = Field(0.8, description="math: probability that a step in the head is wrong, and the program with it")
     fail_first: Share = Field(
         0.04, description="math: probability that the first call fails and the second corrects it"
     )
