@@ -136,13 +136,16 @@ def contrast(tables: Sequence[np.ndarray], *, paired: bool = False) -> Contrast:
 
 
 def added_items(size: float, sizes: np.ndarray) -> float:
-    """Variance of a mean over benchmarks due to one gained and one lost item, each a random one of all items.
+    """Variance of a mean over benchmarks due to one gained and one lost item, each in a random benchmark.
+
+    A benchmark with few items has as much weight in the mean as a large one. So it counts as much here, too, where no
+    item of it happens to differ.
 
     Args:
         size: difference of such an item.
         sizes: number of items of each benchmark.
     """
-    return 2 * (size / len(sizes)) ** 2 * float((1 / sizes).sum() / sizes.sum())
+    return 2 * (size / len(sizes)) ** 2 * float(np.mean(1 / sizes**2.0))
 
 
 def of_seeds(variance: float, seeds: int) -> tuple[float, int]:
@@ -157,6 +160,11 @@ def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     spread = sum(variance**2 / freedom for variance, freedom in parts)
     total = sum(variance for variance, _ in parts)
     return min(total**2 / spread, NORMAL) if spread else NORMAL
+
+
+def all_equal(values: np.ndarray) -> bool:
+    """Whether values differ by no more than the rounding of their computation."""
+    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
 
 
 def interaction(table: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tir.analysis.contrast import Contrast, contrast
+from tir.analysis.contrast import Contrast, all_equal, contrast
 from tir.analysis.tables.behaviour import TASKS, measures
 from tir.analysis.tables.curves import curve
 from tir.analysis.tables.inputs import Inputs, same_items
@@ -102,7 +102,7 @@ def over_seeds(values: np.ndarray) -> Contrast:
     One seed, or seeds that are all equal, do not show how much seeds differ: the variance is infinite.
     """
     seeds = len(values)
-    variance = float(values.var(ddof=1)) / seeds if np.ptp(values) else np.inf
+    variance = np.inf if all_equal(values) else float(values.var(ddof=1)) / seeds
     return Contrast(
         value=float(values.mean()),
         items=0.0,
@@ -132,7 +132,8 @@ def _on_benchmarks(inputs: Inputs, params: Mapping[str, Any], task: str, members
     yield from _compared(params, "accuracy", "accuracy", task, "accuracy", scores)
     if task == "qa":
         tables = [_forgotten(inputs, params["start"], models, each["name"]) for each in members]
-        yield from _compared(params, "forgotten", "forgotten", task, "accuracy", tables)
+        # One share of all items: a benchmark of which the start answers few would else decide.
+        yield from _compared(params, "forgotten", "forgotten", task, "accuracy", [np.concatenate(tables, axis=1)])
     behaviour = [behaviour_tables(inputs, models, each["name"]) for each in members]
     for bigram in TOOL_BIGRAMS:
         if any(bigram in tables for tables in behaviour):

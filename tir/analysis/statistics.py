@@ -25,7 +25,7 @@ import numpy as np
 from scipy import special
 from statsmodels.stats.proportion import proportion_confint
 
-from tir.analysis.contrast import NORMAL, Contrast, contrast, distribution
+from tir.analysis.contrast import NORMAL, Contrast, all_equal, contrast, distribution
 from tir.common.errors import DataError
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # model label -> benchmark -> (seeds, items, samples)
@@ -157,7 +157,7 @@ def _estimate(found: Contrast, arrays: list[np.ndarray], level: float, once: boo
     seeds, samples = len(arrays[0]), arrays[0].shape[2]
     values = np.concatenate([array.ravel() for array in arrays])
     proportion = np.isin(values, (0, 1)).all() and len(arrays) == seeds == samples == 1
-    if proportion or values.min() == values.max() or not found.variance:
+    if proportion or all_equal(values) or found.variance < 1e-12:
         lo, hi = wilson(found.value * found.effective_items, found.effective_items, level)
     else:
         items = found.value * (1 - found.value) / found.variance

@@ -20,6 +20,7 @@ from tir.analysis.statistics import ONE_SEED
 from tir.common.records import read_json
 
 RUN, FOUND, NOT_FOUND = "What was run", "What was found", "What was not found"
+AVERAGES = {"Avg": "average", "math": "the average over math", "qa": "the average over questions"}
 
 
 def sections(results: Path, params: Mapping[str, Any], origin: str) -> dict[str, list[str]]:
@@ -40,7 +41,7 @@ def sections(results: Path, params: Mapping[str, Any], origin: str) -> dict[str,
         RUN: _run(params["facts"], origin),
         FOUND: [
             _averages(results, params["tables"]),
-            *(_clear(row) for row in pairs.values() if _is_clear(row)),
+            *(_clear(row) for row in cells if row["benchmark"] in AVERAGES and _is_clear(row)),
             *_clear_cells(cells),
             *_of_verdict(claims, HOLDS, "hold"),
             *_of_verdict(claims, FAILS, "do not hold"),
@@ -106,11 +107,11 @@ def _difference(row: Mapping[str, str]) -> str:
 
 def _clear(row: Mapping[str, str]) -> str:
     p = probability(float(row["holm_p"]), equals=True)
-    return f"On average {row['verdict']}: {_difference(row)}, p {p} after correction."
+    return f"On {AVERAGES[row['benchmark']]} {row['verdict']}: {_difference(row)}, p {p} after correction."
 
 
 def _clear_cells(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    clear = [row for row in rows if row["benchmark"] not in ("Avg", "math", "qa") and _is_clear(row)]
+    clear = [row for row in rows if row["benchmark"] not in AVERAGES and _is_clear(row)]
     if not clear:
         return []
     listed = "; ".join(f"{_difference(row)} on {row['benchmark']}" for row in clear)
@@ -129,7 +130,7 @@ def _measured(claim: Mapping[str, Any]) -> str:
 
 
 def _behaviour(path: Path, seeds: int) -> list[str]:
-    of = "one seed of each arm" if seeds == 1 else f"means of {seeds} seeds"
+    of = f"{'one seed' if seeds == 1 else f'means of {seeds} seeds'} of each arm, without a test"
     rows = [row for row in _rows(path) if row["task"] == "math"]
     sentences = []
     for bigram, action in {"python→answer": "answered", "python→think": "thought again"}.items():

@@ -61,8 +61,8 @@ class Run:
         return np.random.default_rng([self._seed, zlib.crc32(name.encode())])
 
     def trained_once(self, claim: Mapping[str, Any]) -> list[str]:
-        """The arms' checkpoints that a claim compares and that have only one seed."""
-        compared = [str(claim.get(side)) for side in "ab"]
+        """The arms' checkpoints that a claim names and that have only one seed."""
+        compared = [str(claim[side]) for side in ("a", "b", "model") if side in claim] + list(claim.get("models", ()))
         return [model for model in compared if len(self._models.get(model, ())) == 1 and is_arm(self._models[model])]
 
     # --- scores -----------------------------------------------------------------------------------------------
@@ -134,16 +134,18 @@ class Run:
     # --- trajectories -------------------------------------------------------------------------------------------
 
     def calls(self, model: str, task: str) -> dict[str, np.ndarray]:
-        """Per benchmark of a task, tool calls written per question, shape (items,), means over seeds and samples."""
+        """Per benchmark of a task, tool calls written per question, shape (seeds, items), means over samples."""
         self._require(model, task, self.inputs.has_traces)
         means = {}
         for name in self.members(task):
-            counts: dict[Any, list[int]] = {}
+            by_seed = []
             for each in self._models[model]:
+                counts: dict[Any, list[int]] = {}
                 for trace in self.inputs.traces(each, name):
                     tool_tags = sum(action in TOOLS for action in actions(segments_of(trace)))
                     counts.setdefault(trace["id"], []).append(tool_tags)
-            means[name] = np.array([np.mean(counts[item]) for item in sorted(counts)])
+                by_seed.append([np.mean(counts[item]) for item in sorted(counts)])
+            means[name] = np.array(by_seed)
         return means
 
     @cached_property
@@ -199,11 +201,19 @@ class Run:
         `validation` is the score on the validation set.
         """
         logged, values = self._curve(arm, metric)
+        return values[:, self._places(logged, steps, arm, metric)]
+
+    def read_steps(self, arm: str, metric: str, steps: Sequence[int]) -> np.ndarray:
+        """Steps of this run from which `curve` takes its values."""
+        logged, _ = self._curve(arm, metric)
+        return np.asarray(logged)[self._places(logged, steps, arm, metric)]
+
+    def _places(self, logged: np.ndarray, steps: Sequence[int], arm: str, metric: str) -> list[int]:
         scaled = [step * self.facts["steps"] / PAPER_STEPS for step in steps]
         places = [int(np.argmin(np.abs(logged - step))) for step in scaled]
         if len(set(places)) < len(places):
             raise NotMeasured(f"{arm} logged {metric} at too few steps: {', '.join(map(str, logged))}")
-        return values[:, places]
+        return places
 
     def means(self, arm: str, metric: str) -> np.ndarray:
         """Mean of a training metric over all steps at which every seed logged it, shape (seeds,)."""

@@ -60,12 +60,14 @@ def wins(claim: Claim, run: Run) -> Finding:
     """Number of benchmarks on which a is at least as good as b.
 
     The claim holds if a is significantly better on the stated number of benchmarks. It does not hold if a is
-    significantly worse on so many that fewer remain.
+    significantly worse on so many that fewer remain. Each p-value is multiplied by the number of benchmarks from which
+    the last one needed is chosen (partial conjunction: Benjamini and Heller, 2008).
     """
     compared = [run.comparison(claim["a"], claim["b"], benchmark) for benchmark in run.benchmarks]
     count, stated = sum(each.difference >= 0 for each in compared), claim["stated"]
-    clear = [each.difference for each in compared if each.p_holm is not None and each.p_holm < 0.05]
-    won, lost = (sum(sign * difference > 0 for difference in clear) for sign in (1, -1))
+    tested = [each for each in compared if each.p_holm is not None]
+    won = sum(each.difference > 0 and (len(compared) - stated + 1) * each.p_holm < 0.05 for each in tested)
+    lost = sum(each.difference < 0 and stated * each.p_holm < 0.05 for each in tested)
     verdict = HOLDS if won >= stated else FAILS if lost > len(compared) - stated else UNCLEAR
     return Finding(verdict, count, n=f"{len(compared)} benchmarks", why=f"{won} won and {lost} lost beyond chance")
 

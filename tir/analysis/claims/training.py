@@ -11,6 +11,7 @@ from scipy import stats
 
 from tir.analysis.claims.run import PAPER_STEPS, Run
 from tir.analysis.claims.verdict import UNCLEAR, Finding, NotMeasured, direction, exact
+from tir.analysis.contrast import all_equal
 from tir.analysis.numbers import fixed
 from tir.analysis.statistics import wilson
 from tir.data.rl_rows import read_rl_rows
@@ -37,7 +38,7 @@ def metric_growth(claim: Claim, run: Run) -> Finding:
 def slope_ratio(claim: Claim, run: Run) -> Finding:
     """Slope of a training curve between the last two of three steps divided by that between the first two."""
     start, middle, end = run.curve(claim["arm"], claim["metric"], claim["steps"]).T
-    early, late = np.diff(claim["steps"])
+    early, late = np.diff(run.read_steps(claim["arm"], claim["metric"], claim["steps"]))
     if (middle <= start).any():
         return Finding(UNCLEAR, why="a seed does not rise at all in the first half")
     return _over_seeds((end - middle) / late / ((middle - start) / early), claim["stated"], null=1.0)
@@ -132,7 +133,7 @@ def _over_seeds(values: np.ndarray, stated: float, null: float = 0.0) -> Finding
     measured = float(values.mean())
     if len(values) < 2:
         return Finding(UNCLEAR, measured, n="1 seed", why="one run has no interval over runs")
-    if np.ptp(values) == 0:
+    if all_equal(values):
         why = "all seeds are equal, so their noise is unknown"
         return Finding(UNCLEAR, measured, n=f"{len(values)} seeds", why=why)
     half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)

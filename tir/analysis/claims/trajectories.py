@@ -26,7 +26,7 @@ Claim = Mapping[str, Any]
 def tool_calls(claim: Claim, run: Run) -> Finding:
     """Difference in tool calls written per question, averaged over benchmarks with equal weight."""
     pair = [run.calls(claim[name], claim["task"]) for name in "ab"]
-    found = contrast([(calls - pair[1][name])[None] for name, calls in pair[0].items()], paired=True)
+    found = contrast([calls - pair[1][name] for name, calls in pair[0].items()], paired=True)
     return direction(found.value, *found.interval(), claim["stated"], n=f"{found.n} items")
 
 

@@ -103,13 +103,14 @@ def equivalence(measured: float, lo: float, hi: float, stated: float, margin: fl
 
 
 def value(measured: float, lo: float, hi: float, stated: float, tolerance: float, n: str = "") -> Finding:
-    """A claim of a value. It holds if the interval lies within the tolerance, and fails if the interval excludes it."""
-    if not lo <= stated <= hi:
-        verdict, why = FAILS, f"the interval excludes {stated:g}"
+    """A claim of a value. It holds if the whole interval lies within the tolerance, and fails if all of it lies
+    outside."""
+    if hi < stated - tolerance or lo > stated + tolerance:
+        verdict, why = FAILS, f"the interval lies outside {stated:g} ± {tolerance:g}"
     elif stated - tolerance <= lo and hi <= stated + tolerance:
         verdict, why = HOLDS, f"the interval lies within {stated:g} ± {tolerance:g}"
     else:
-        verdict, why = UNCLEAR, f"the interval holds {stated:g} and values further than {tolerance:g} from it"
+        verdict, why = UNCLEAR, f"the interval holds values within and outside {stated:g} ± {tolerance:g}"
     return require_finite(Finding(verdict, measured, lo, hi, n, why, inside(stated, lo, hi)))
 
 

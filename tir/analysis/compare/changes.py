@@ -52,8 +52,15 @@ class Counts:
 
 
 def paired_models(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of model ids; one model is paired with each of several."""
+    """Pairs of model ids; one model is paired with each of several. Raises `DataError` for other unequal numbers."""
     length = max(len(a), len(b))
+    if {len(a), len(b)} - {1, length}:
+        raise DataError(
+            "two arms with different numbers of seeds",
+            where="compare",
+            why=f"{len(a)} of {arm_of(a[0])} and {len(b)} of {arm_of(b[0])}, so seeds cannot be paired",
+            remedy="compare models of single seeds, or train both arms with the same rl.seeds",
+        )
     wide = [list(side) * length if len(side) == 1 else side for side in (a, b)]
     return list(zip(*wide, strict=True))
 

@@ -37,14 +37,22 @@ def behaviour(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             members = [each for each in benchmarks if task in (None, each["task"])]
             for place, row in enumerate(rows):
                 look = chosen[row.get("style", row["label"])]
-                values = [summary(inputs, [model], members).get(measure, 0.0) for model in row["models"]]
-                axes.plot(np.mean(values), place, look.marker, color=look.colour, markersize=6, zorder=3, clip_on=False)
+                values = [summary(inputs, model, members).get(measure, 0.0) for model in row["models"]]
+                axes.plot(
+                    np.nanmean(values) if np.isfinite(values).any() else np.nan,
+                    place,
+                    look.marker,
+                    color=look.colour,
+                    markersize=6,
+                    zorder=3,
+                    clip_on=False,
+                )
                 if len(values) > 1:
                     axes.plot(values, [place] * len(values), "|", color=look.colour, markersize=6, alpha=0.8)
             axes.set_title(title, fontsize=7.5)
             axes.set(ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)), yticklabels=[row["label"] for row in rows])
             axes.grid(visible=True, axis="both")
             # From 0, so that a small difference looks small.
-            axes.set_xlim(0, 1.12 * max([*(line.get_xdata().max() for line in axes.lines), 0.05]))
+            axes.set_xlim(0, 1.12 * np.nanmax([*(line.get_xdata().max() for line in axes.lines), 0.05]))
             axes.xaxis.set_major_locator(MaxNLocator(4))
     return figure

@@ -63,24 +63,29 @@ def phase(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _label(axes, column: int, row: int, cell: tuple[float, float, float] | None, digits: int) -> None:
+def _label(axes, column: int, row: int, cell: tuple[float, bool] | None, digits: int) -> None:
     if cell is None:
         axes.text(column, row, "none", ha="center", va="center", fontsize=6.5, color="#777777")
         return
-    value, low, high = cell
+    value, clear = cell
     text = fixed(value, digits, sign=True).replace("-", "−")
-    clear = low > 0 or high < 0
     axes.text(column, row, text, ha="center", va="center", fontsize=7.5, fontweight="bold" if clear else "normal")
 
 
-def _rows(path: Path) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-    """(difference, lo, hi) by (arm, outcome, task); without the rows that compare no item."""
+def _rows(path: Path) -> dict[tuple[str, str, str], tuple[float, bool]]:
+    """(difference, whether its interval excludes 0) by (arm, outcome, task); without the rows that compare no item.
+
+    One seed has no p-value: its interval says nothing about training.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows or not {"arm", "outcome", "task", "difference", "lo", "hi"} <= rows[0].keys():
+    if not rows or not {"arm", "outcome", "task", "difference", "lo", "hi", "p"} <= rows[0].keys():
         raise DataError("not a table of effects", where=str(path), why="its columns are not those of effects.csv")
     return {
-        (row["arm"], row["outcome"], row["task"]): tuple(float(row[key]) for key in ("difference", "lo", "hi"))
+        (row["arm"], row["outcome"], row["task"]): (
+            float(row["difference"]),
+            bool(row["p"]) and (float(row["lo"]) > 0 or float(row["hi"]) < 0),
+        )
         for row in rows
         if row["difference"] and row["lo"]
     }

@@ -51,6 +51,7 @@ COMPARISONS = [
     "method",
     "verdict",
 ]
+DIGITS = 12  # significant digits of numbers that are rounded once more, for a sentence or a figure
 METRIC_NAMES = {
     "em": "exact match",
     "f1": "token F1",
@@ -188,14 +189,11 @@ def comparisons(name: str, result: Study, benchmarks: Sequence[Mapping]) -> Tabl
                 each.a,
                 each.b,
                 labels.get(each.column, each.column),
-                points(each.difference, 4),
-                points(each.lo, 4),
-                points(each.hi, 4),
+                *(significant(100 * value, DIGITS) for value in (each.difference, each.lo, each.hi)),
                 each.n,
-                "" if each.p is None else significant(each.p, 4),
-                "" if each.p_holm is None else significant(each.p_holm, 4),
+                *("" if p is None else significant(p, DIGITS) for p in (each.p, each.p_holm)),
                 each.family,
-                points(each.minimum_detectable, 2),
+                "" if each.minimum_detectable is None else significant(100 * each.minimum_detectable, DIGITS),
                 each.items_needed,
                 each.method,
                 each.verdict,
@@ -206,16 +204,9 @@ def comparisons(name: str, result: Study, benchmarks: Sequence[Mapping]) -> Tabl
 
 
 def _numbers(estimate: Estimate) -> list[Any]:
-    return [
-        points(estimate.score, 4),
-        estimate.n,
-        points(estimate.lo, 4),
-        points(estimate.hi, 4),
-        estimate.method,
-        estimate.seeds,
-        estimate.samples,
-        points(estimate.seed_sd, 4),
-    ]
+    score, lo, hi = (significant(100 * value, DIGITS) for value in (estimate.score, estimate.lo, estimate.hi))
+    seed_sd = "" if estimate.seed_sd is None else significant(100 * estimate.seed_sd, DIGITS)
+    return [score, estimate.n, lo, hi, estimate.method, estimate.seeds, estimate.samples, seed_sd]
 
 
 def _variance(name: str, inputs: Inputs, rows: Sequence[Mapping], benchmarks: Sequence[Mapping]) -> Table:

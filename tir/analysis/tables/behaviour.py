@@ -9,7 +9,7 @@ import numpy as np
 
 from tir.analysis.numbers import fixed, points
 from tir.analysis.segments import segments_of
-from tir.analysis.tables.inputs import Inputs
+from tir.analysis.tables.inputs import Inputs, is_arm
 from tir.analysis.tables.layout import Table
 from tir.analysis.tables.trajectories import arrow
 from tir.rollout.behaviour import measures as behaviour_of
@@ -24,12 +24,12 @@ def measures(trace: Mapping[str, Any]) -> dict[Any, float]:
     return behaviour_of(segments_of(trace), trace["first_tool_offset"], trace["finish"], tokens)
 
 
-def summary(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mapping]) -> dict[Any, float]:
-    """Measures of all trajectories of models on benchmarks: medians of `offset` and `share`, means of the others.
+def summary(inputs: Inputs, model: str, benchmarks: Sequence[Mapping]) -> dict[Any, float]:
+    """Measures of all trajectories of a checkpoint on benchmarks: medians of `offset` and `share`, means of the others.
 
     `n` is the number of trajectories, `with_tool` that of those with a tool call.
     """
-    found = [measures(trace) for model in models for each in benchmarks for trace in inputs.traces(model, each["name"])]
+    found = [measures(trace) for each in benchmarks for trace in inputs.traces(model, each["name"])]
     names = dict.fromkeys(name for each in found for name in each)
     columns = {name: np.array([each.get(name, 0) for each in found], float) for name in names}
     tools = ~np.isnan(columns["offset"])
@@ -42,6 +42,16 @@ def summary(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mapping]
     return result
 
 
+def _of_seeds(seeds: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
+    """Means over checkpoints, of those that have a value; `n` and `with_tool` are sums."""
+    result: dict[Any, float] = {}
+    for name in dict.fromkeys(name for each in seeds for name in each):
+        values = [value for each in seeds if not np.isnan(value := each.get(name, 0.0))]
+        total = sum(values)
+        result[name] = total if name in ("n", "with_tool") else total / len(values) if values else np.nan
+    return result
+
+
 def behaviour(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """One row per model and task, and in the companion `seeds` one per checkpoint.
 
@@ -49,35 +59,36 @@ def behaviour(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str,
     """
     by_task = {task: [each for each in params["benchmarks"] if each["task"] == task] for task in TASKS}
     groups = [
-        (row["label"], task, summary(inputs, row["models"], members), row["models"], members)
+        (row, task, {model: summary(inputs, model, members) for model in row["models"]})
         for task, members in by_task.items()
         if members
         for row in params["rows"]
     ]
-    bigrams = sorted({key for *_, found, _, _ in groups for key in found if isinstance(key, tuple)})
+    bigrams = sorted({key for *_, seeds in groups for each in seeds.values() for key in each if isinstance(key, tuple)})
     columns = ["model", "task", "trajectories", *map(arrow, bigrams)]
     columns += ["calls", "first_tool", "first_tool_share", "with_tool", "tokens", "truncated"]
-    seeds = [
-        _row(model, task, summary(inputs, [model], members), bigrams)
-        for _, task, _, models, members in groups
-        for model in models
-    ]
+    once = [row["label"] for row in params["rows"] if is_arm(row["models"]) and len(row["models"]) == 1]
     sampled = f"temperature {params['decoding']['temperature']:g}, {params['decoding']['samples']} per item"
     return {
         "": Table(
             "Behaviour of the models on the benchmarks",
             columns,
-            [_row(label, task, found, bigrams) for label, task, found, *_ in groups],
+            [_row(row["label"], task, _of_seeds([*seeds.values()]), bigrams) for row, task, seeds in groups],
             notes=[
                 "A bigram's column is its number of occurrences per trajectory; calls are tool tags written per "
                 "trajectory. first_tool is the median number of characters before the first tool, first_tool_share the "
                 "median of that number divided by the characters that the model wrote; both are over trajectories with "
                 "a tool, whose number is in with_tool. tokens is the mean response length, truncated the percentage "
                 "that reached the limit of length.",
-                f"Trajectories of the accuracy tables ({sampled}).",
+                f"Trajectories of the accuracy tables ({sampled}). A model with several seeds has their means.",
+                *([f"One seed of {', '.join(once)}: another run of the same arm may differ."] if once else []),
             ],
         ),
-        "seeds": Table("The same by checkpoint", columns, seeds),
+        "seeds": Table(
+            "The same by checkpoint",
+            columns,
+            [_row(model, task, found, bigrams) for _, task, seeds in groups for model, found in seeds.items()],
+        ),
     }
 
 

@@ -108,7 +108,9 @@ class Inputs:
     def metrics(self, arm: str) -> dict[int, list[dict]]:
         """Per seed, the RL metrics of an arm, one object per step."""
         by_seed = {
-            seed: self._records(self._metrics, (name, seed), "metrics") for name, seed in self._metrics if name == arm
+            seed: self._records(self._metrics, (name, seed), "metrics")
+            for name, seed in sorted(self._metrics)
+            if name == arm
         }
         if not by_seed:
             raise DataError(

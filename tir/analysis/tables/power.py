@@ -23,6 +23,7 @@ from tir.analysis.contrast import (
     NORMAL,
     Contrast,
     added_items,
+    all_equal,
     contrast,
     of_seeds,
     satterthwaite,
@@ -79,7 +80,8 @@ class Variances:
 def variances(differences: Sequence[np.ndarray]) -> Variances:
     """The variances of one arm, from (seeds, items) per benchmark with two or more seeds."""
     if len(differences[0][0]) == 1:  # a metric of training
-        return Variances(0.0, float(differences[0][:, 0].var(ddof=1)), 0.0, (), 0.0)
+        values = differences[0][:, 0]
+        return Variances(0.0, np.inf if all_equal(values) else float(values.var(ddof=1)), 0.0, (), 0.0)
     parts = [variance_split(table[:, :, None]) for table in differences]
     found = contrast(differences, paired=True)
     within = float(np.mean([part["within"] for part in parts]))
@@ -133,8 +135,9 @@ def power(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Tab
     absent = [f"{outcome} ({task})" for (outcome, task), members in groups.items() if not members]
     notes = [
         f"Seeds and items with which a difference of smallest_effect to {params['baseline']['arm']} is found with "
-        f"probability {params['power']:g}, after the correction for all comparisons of its family. seeds_needed: with "
-        "the items of the pilot; items_needed: with planned_seeds, in all benchmarks of the task together. "
+        f"probability {params['power']:g}, after the correction for all comparisons of its family, with as many arms "
+        "as the pilot has. seeds_needed: with the items of the pilot; items_needed: with planned_seeds, in all "
+        "benchmarks of the task together. "
         f"'more': not even {MOST_SEEDS} seeds, or {MOST_ITEMS:,} items, are enough, because more of the one do not "
         "reduce the variance of the other.",
         "Standard deviations are those of the difference of an arm to the baseline: between items, between seeds, and "
@@ -179,4 +182,4 @@ def _row(members: Sequence[Measured], level: float, params: Mapping[str, Any]) -
 
 
 def _shown(each: Measured, value: float) -> str:
-    return fixed(each.scale * value, 4)
+    return fixed(each.scale * value, 4) if np.isfinite(value) else ""

@@ -192,12 +192,14 @@ def bigrams(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
 
 
 def first_tool_offsets(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
-    """Table 4: median characters before the first tool tag, by verdict, for math and for all tasks.
+    """Table 4: median characters before the first tool tag, by verdict, for math, for questions and for both.
 
     Params: sets, decoding, as for Table 3.
     """
     trajectories = behaviours(inputs, params["sets"])
-    subsets = {"math only": [each for each in trajectories if each.task == "math"], "full sample": trajectories}
+    tasks = {"math": "math only", "qa": "questions only"}
+    subsets = {label: [each for each in trajectories if each.task == task] for task, label in tasks.items()}
+    subsets["full sample"] = trajectories
     rows = []
     for label, members in subsets.items():
         offsets = {
