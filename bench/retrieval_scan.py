@@ -19,7 +19,8 @@ import numpy as np
 from bench.retrieval_measure import BLOCK_ROWS, generated_block
 from bench.table import Figure, interleaved, show
 from tir.retrieval.codes import Codes, code, load, save
-from tir.retrieval.scan import CodeScanner, Vectors, rescore, search
+from tir.retrieval.scan import Vectors, rescore, search
+from tir.retrieval.scanners import CodeScanner
 
 K, DIM, ROUNDS = 5, 768, 3
 WIDENED_ROWS = 1365  # 4 MB of float32 at 768 dimensions, so that a block is still in the cache when it is multiplied

@@ -21,6 +21,7 @@ from tir.config.experiment import load
 from tir.config.tools import Tools
 from tir.retrieval.sidecar import retrieval
 from tir.rl import launch
+from tir.rl.inputs import RunInputs
 from tir.rl.run import RlRun
 from tir.workflow import routes
 
@@ -46,7 +47,7 @@ def steps(number: int, model: Path) -> list[dict]:
         with retrieval("index", log_path=f"{directory}/retrieval.log") as endpoint:
             prompt = Path("data/system_prompt.txt").read_text(encoding="utf-8")
             data = Path("data/rl_train.parquet"), Path("data/validation.parquet")
-            launch.train(run, launch.RunInputs(model, *data, prompt, endpoint, Path("index")), f"{directory}/run")
+            launch.train(run, RunInputs(model, *data, prompt, endpoint, Path("index")), f"{directory}/run")
         return read_jsonl(f"{directory}/run/metrics.jsonl")[2:]
 
 

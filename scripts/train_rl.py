@@ -20,7 +20,8 @@ from tir.config.tools import Tools
 from tir.retrieval.folder import Folder
 from tir.retrieval.sidecar import RETRIEVAL_HELP, retrieval
 from tir.rl.collect import delivered
-from tir.rl.launch import RunInputs, train
+from tir.rl.inputs import RunInputs
+from tir.rl.launch import train
 from tir.rl.run import RlRun
 from tir.tools.registry import modules
 from tir.workflow.digests import code_digest

@@ -12,10 +12,11 @@ from support.tiny_retrieval import WORDS, corpus, dense_directory, model_directo
 
 from tir.common.errors import ConfigError, DataError
 from tir.retrieval import codes as codes_module
-from tir.retrieval import dense, scan
+from tir.retrieval import dense, scanners
 from tir.retrieval.codes import CodedQueries, code, load, save
 from tir.retrieval.index import load_index
-from tir.retrieval.scan import CodeScanner, FlatScanner, JoinedScanner, Vectors, search
+from tir.retrieval.scan import Scanner, Vectors, search
+from tir.retrieval.scanners import CodeScanner, FlatScanner, JoinedScanner
 
 DIM = 24
 QUERIES = 11
@@ -62,7 +63,7 @@ def _truth(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray
     return np.take_along_axis(scores, rows, 1), rows
 
 
-def _scanners(shards: list[np.ndarray]) -> dict[str, scan.Scanner]:
+def _scanners(shards: list[np.ndarray]) -> dict[str, Scanner]:
     """Every form of scan; those for GPUs run on the CPU here."""
     coded = [code(shard) for shard in shards]
     halves = [FlatScanner([shard], dtype="float16") for shard in shards]
@@ -77,8 +78,8 @@ def _scanners(shards: list[np.ndarray]) -> dict[str, scan.Scanner]:
 
 @pytest.mark.parametrize("name", _cases())
 def test_search_equals_a_float64_search_of_all_rows(name, monkeypatch):
-    monkeypatch.setattr(scan, "BLOCK_ROWS", 100)
-    monkeypatch.setattr(scan, "GPU_BLOCK_ROWS", 100)
+    monkeypatch.setattr(scanners, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(scanners, "GPU_BLOCK_ROWS", 100)
     vectors, queries = _cases()[name]
     vectors, queries = vectors.astype(np.float16), queries.astype(np.float32)
     shards = np.array_split(vectors, min(3, len(vectors)))
@@ -94,7 +95,7 @@ def test_search_equals_a_float64_search_of_all_rows(name, monkeypatch):
 
 @pytest.mark.parametrize("name", _cases())
 def test_no_other_row_scores_above_the_last_bound(name, monkeypatch):
-    monkeypatch.setattr(scan, "BLOCK_ROWS", 70)
+    monkeypatch.setattr(scanners, "BLOCK_ROWS", 70)
     vectors, queries = _cases()[name]
     vectors = vectors.astype(np.float16)
     shards = np.array_split(vectors, min(3, len(vectors)))
@@ -224,22 +225,22 @@ def test_gpus_hold_float16_or_codes_or_are_too_small(monkeypatch):
     shards = [np.zeros((1000, 64), dtype=np.float16)] * 3
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no GPU found(.|\n)*device: auto"):
-        scan.visible_gpus()
+        scanners.visible_gpus()
     coded = [code(shard) for shard in shards]
     made = {}
     monkeypatch.setattr(
-        scan, "FlatScanner", lambda shards, device, dtype: made.setdefault(device, (dtype, len(shards)))
+        scanners, "FlatScanner", lambda shards, device, dtype: made.setdefault(device, (dtype, len(shards)))
     )
-    monkeypatch.setattr(scan, "CodeScanner", lambda shards, device: made.setdefault(device, ("int8", len(shards))))
-    monkeypatch.setattr(scan, "JoinedScanner", lambda scanners: scanners)
+    monkeypatch.setattr(scanners, "CodeScanner", lambda shards, device: made.setdefault(device, ("int8", len(shards))))
+    monkeypatch.setattr(scanners, "JoinedScanner", lambda scanners: scanners)
     for free, form in ((128_000, "float16"), (68_000, "int8")):
         made.clear()
-        monkeypatch.setattr(scan, "_free_bytes", lambda device, free=free: 2 * free + scan.GPU_WORK_BYTES)
-        scan.gpu_scanner(shards, coded, ["cuda:0", "cuda:1"])
+        monkeypatch.setattr(scanners, "_free_bytes", lambda device, free=free: 2 * free + scanners.GPU_WORK_BYTES)
+        scanners.gpu_scanner(shards, coded, ["cuda:0", "cuda:1"])
         assert made == {"cuda:0": (form, 2), "cuda:1": (form, 1)}
-    monkeypatch.setattr(scan, "_free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(scanners, "_free_bytes", lambda device: 10**6)
     with pytest.raises(ConfigError, match=r"index does not fit: 0\.\d GB needed per GPU as float16; 0\.\d GB"):
-        scan.gpu_scanner(shards, coded, ["cuda:0"])
+        scanners.gpu_scanner(shards, coded, ["cuda:0"])
 
 
 @pytest.mark.parametrize("resident_bytes", [dense.RESIDENT_BYTES, 0], ids=["float32", "codes"])

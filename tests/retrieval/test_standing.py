@@ -20,8 +20,9 @@ from support.tiny_retrieval import bm25_directory, corpus, search, server_pids, 
 from tir.retrieval import folder as folder_module
 from tir.retrieval import standing
 from tir.retrieval.folder import ALIVE, Address, Folder
+from tir.retrieval.server_jobs import SlurmJob
 from tir.retrieval.sidecar import retrieval
-from tir.retrieval.standing import Manager, SlurmJob, script
+from tir.retrieval.standing import Manager, script
 
 
 class FakeJob:

@@ -24,10 +24,12 @@ from tir.common.errors import CheckpointError, InfrastructureFault, OutputInUse
 from tir.common.files import Scratch
 from tir.common.records import read_json, read_jsonl
 from tir.config.tools import Tools
+from tir.rl import inputs as inputs_module
 from tir.rl import launch, processes
 from tir.rl.collect import delivered
 from tir.rl.environment import environment
 from tir.rl.failures import StartFailed, TrainingFailed
+from tir.rl.inputs import RunInputs, tools_of, work_of
 from tir.rl.metrics import NotFinite
 from tir.workflow.digests import code
 
@@ -100,7 +102,7 @@ def run(tmp_path, monkeypatch):
             [sys.executable, str(script), *command[3:]], environment, directory, log
         ),
     )
-    inputs = launch.RunInputs(tmp_path / "model", data, data, "system")
+    inputs = RunInputs(tmp_path / "model", data, data, "system")
 
     def train(settings=SMALL, stall_s=60.0, **plan):
         monkeypatch.setenv("FAKE", json.dumps(plan))
@@ -181,11 +183,11 @@ def test_a_step_killed_in_its_validation_keeps_its_score_and_is_reported(run, ca
 
 def test_the_identity_of_a_run_includes_the_index_and_the_code_of_the_reward(run, tmp_path, monkeypatch):
     def work(settings=SMALL, **changes):
-        return launch._Launcher(settings, replace(run.inputs, **changes), run.directory, 1.0)._work()
+        return work_of(settings, replace(run.inputs, **changes))
 
     (tmp_path / "manifest.json").write_text("{}")
     assert work(index=tmp_path, endpoint="http://127.0.0.1:1") != work(endpoint="http://127.0.0.1:1")
-    monkeypatch.setattr(launch, "code_digest", lambda *entries: code(*entries))
+    monkeypatch.setattr(inputs_module, "code_digest", lambda *entries: code(*entries))
     assert {
         "tir/scoring/answers/math.py",
         "tir/tools/python_tool.py",
@@ -296,9 +298,9 @@ def test_a_run_with_other_settings_or_deleted_metrics_starts_from_step_0(run):
 
 def test_without_a_retrieval_server_routes_omit_search():
     run = rl_run(tools=Tools(routes={"math": ["python", "search"], "qa": ["search"]}))
-    inputs = launch.RunInputs(Path("m"), Path("t"), Path("v"), "")
-    assert launch._tools(run, inputs).routes == {"math": ["python"], "qa": []}
-    assert launch._tools(run, replace(inputs, endpoint="http://h:1")).routes["qa"] == ["search"]
+    inputs = RunInputs(Path("m"), Path("t"), Path("v"), "")
+    assert tools_of(run, inputs).routes == {"math": ["python"], "qa": []}
+    assert tools_of(run, replace(inputs, endpoint="http://h:1")).routes["qa"] == ["search"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")

@@ -11,6 +11,7 @@ from support.rl_inputs import rl_run, rows_file, untrained_model
 from tir.common.records import read_jsonl
 from tir.config.tools import Tools
 from tir.rl import launch
+from tir.rl.inputs import RunInputs
 from tir.rollout.prompts import render_prompt
 
 SLOW = {
@@ -42,7 +43,7 @@ def test_two_real_steps_of_grpo_change_the_policy_and_engine_and_trainer_agree(t
     model.lm_head.weight.data.normal_(std=0.02)
     model.save_pretrained(tmp_path / "model")
     data = rows_file(tmp_path / "rows.parquet", *"12345678")
-    inputs = launch.RunInputs(tmp_path / "model", data, data, "Use tools.")
+    inputs = RunInputs(tmp_path / "model", data, data, "Use tools.")
     policies = launch.train(rl_run(**SLOW), inputs, tmp_path / "run")
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2] and "val/test_score/grpo_mix" in rows[0]
@@ -104,7 +105,7 @@ def test_real_steps_keep_drop_or_replace_groups_of_equal_rewards(tmp_path, mode,
     """Two trajectories per group, of which about half have equal rewards. verl fills up a batch of fewer groups."""
     train = rows_file(tmp_path / "train.parquet", *64 * "1", questions=[f"q{row % 8}" for row in range(64)])
     validation = rows_file(tmp_path / "validation.parquet", "1", "1")
-    inputs = launch.RunInputs(taught_model(tmp_path / "model"), train, validation, "Use tools.")
+    inputs = RunInputs(taught_model(tmp_path / "model"), train, validation, "Use tools.")
     settings = SLOW | {"rows": 64, "batch_prompts": 8, "mini_batch_prompts": 4, "zero_variance_groups": mode}
     run = rl_run(**settings, estimator=estimator)
     launch.train(run, inputs, tmp_path / "run")
@@ -136,7 +137,7 @@ def test_two_ranks_in_bf16_track_the_divergence_from_the_reference_model(tmp_pat
     from safetensors.torch import load_file
 
     data = rows_file(tmp_path / "rows.parquet", *"12345678")
-    inputs = launch.RunInputs(untrained_model(tmp_path / "model"), data, data, "Use tools.")
+    inputs = RunInputs(untrained_model(tmp_path / "model"), data, data, "Use tools.")
     settings = SLOW | {"processes": 2, "precision": "bf16", "track_kl": True, "entropy_coef": 0.5}
     policies = launch.train(rl_run(**settings), inputs, tmp_path / "run")
     first, second = (row["actor/kl_loss"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")[1:])
@@ -147,7 +148,7 @@ def test_two_ranks_in_bf16_track_the_divergence_from_the_reference_model(tmp_pat
 
 @pytest.mark.slow
 def test_a_real_run_near_its_time_limit_saves_every_step(tmp_path, monkeypatch):
-    inputs = launch.RunInputs(
+    inputs = RunInputs(
         untrained_model(tmp_path / "model"), *2 * [rows_file(tmp_path / "rows.parquet", *"12345678")], "Use tools."
     )
     collect, saved = launch.collect, []

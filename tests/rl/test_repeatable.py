@@ -10,6 +10,7 @@ from support.rl_inputs import rl_run, rows_file, untrained_model
 from tir.common.records import read_jsonl
 from tir.config.tools import Tools
 from tir.rl import launch
+from tir.rl.inputs import RunInputs
 
 SETTINGS = {
     "device": "cpu",
@@ -69,7 +70,7 @@ def test_a_run_repeats_to_the_last_bit_when_everything_arrives_at_other_times(tm
     need_independent_rows()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     data = rows_file(tmp_path / "rows.parquet", *"12345678", questions=[f"What is {'1 + ' * n}1?" for n in range(8)])
-    inputs = launch.RunInputs(untrained_model(tmp_path / "model"), data, data, "Use tools.")
+    inputs = RunInputs(untrained_model(tmp_path / "model"), data, data, "Use tools.")
     found, delayed = [], tmp_path / "delayed"
     for name in ("undisturbed", "disturbed"):
         if name == "disturbed":

@@ -13,13 +13,12 @@ from tir.workflow.estimate import (
     decode_s,
     rl_minutes,
     rollout_rounds,
-    serving_gb,
     sft_minutes,
     shape,
     token_flops,
-    training_gb,
     training_mfu,
 )
+from tir.workflow.gpu_memory import serving_gb, training_gb
 
 H100, THREE_B = GPUS["h100"], shape(ModelSource(kind="hub", repo="Qwen/Qwen2.5-3B-Instruct"))
 PAPER = load(yaml.safe_load((ROOT / "config.yaml").read_text()), ["config.yaml"])
@@ -93,7 +92,7 @@ def test_training_states_take_sixteen_bytes_per_parameter_and_zero_divides_them(
         return sum(parts[name] for name in ("weights", "gradients", "optimizer"))
 
     everything = 16 * 3.09
-    assert states(1, 0, False) == states(1, 3, True) == pytest.approx(everything)
+    assert states(1, 1, False) == states(1, 3, True) == pytest.approx(everything)
     assert states(8, 3, False) == states(8, 3, True) == pytest.approx(everything / 8)
     assert states(8, 2, False) == pytest.approx((2 + 14 / 8) * 3.09) and states(8, 1, False) > states(8, 2, False)
 
@@ -102,7 +101,7 @@ def test_the_cache_of_a_token_and_the_logits_have_the_sizes_of_the_model():
     """Qwen2.5-3B: 36 layers with two key-value heads of 128, so 36,864 bytes per token; 151,936 logits per token."""
     assert THREE_B.kv_bytes == 36_864
     assert serving_gb(THREE_B, 1, 1, 1_000_000)["KV cache"] == pytest.approx(36.864)
-    assert training_gb(THREE_B, 1, 1000, stage=0, fp32_weights=False)["logits"] == pytest.approx(1.52, abs=0.01)
+    assert training_gb(THREE_B, 1, 1000, stage=1, fp32_weights=False)["logits"] == pytest.approx(1.52, abs=0.01)
     chunked = [training_gb(THREE_B, 1, n, stage=3, fp32_weights=True, chunk_tokens=512)["logits"] for n in (1000, 9000)]
     assert chunked == [pytest.approx(2.18, abs=0.01)] * 2  # in RL they do not grow with the micro-batch
 

@@ -142,8 +142,8 @@ def test_without_tables_5_and_6_no_figure_of_behaviour_is_drawn():
 
 def test_webwalker_is_a_column_only_in_tables_that_name_it():
     paper = targets("paper")
-    assert "webwalker" not in [each["name"] for each in paper.columns("table5")]
-    assert [each["metric"] for each in paper.columns("webwalker")] == ["char_f1"]
+    assert "webwalker" not in [each["name"] for each in paper.shown.columns("table5")]
+    assert [each["metric"] for each in paper.shown.columns("webwalker")] == ["char_f1"]
 
 
 def test_pilots_have_the_papers_settings():
@@ -235,7 +235,7 @@ def test_the_summary_is_written_from_results_that_are_made_by_default(scale):
         made |= {f"results/{name}{end}.csv" for end in ("", *(f"_{each}" for each in scale.target(name).companions))}
     assert scale.summarised and set(target.inputs["after"]) <= made and "results/behaviour.csv" in target.files
     params = json.loads(target.params)
-    assert params["facts"]["arms"] == scale.shown_arms and ("origin" in params) is bool(scale.cfg.generated)
+    assert params["facts"]["arms"] == scale.shown.arms and ("origin" in params) is bool(scale.cfg.generated)
     rows = {"rows": [{"label": "SFT", "model": "sft"}]}
     assert not targets("laptop", tables={"mine": rows}, full_size=None).summarised
 
@@ -263,9 +263,9 @@ def test_every_row_compared_with_the_paper_has_the_papers_cells():
     compared = [
         (table, row["paper"], column["label"])
         for table in paper.cfg.tables
-        for row in paper.rows(table)
+        for row in paper.shown.rows(table)
         if "paper" in row
-        for column in paper.columns(table)
+        for column in paper.shown.columns(table)
     ]
     assert {table for table, _, _ in compared} == {"table1", "table5", "table6", "table11", "table12"}
     assert [each for each in compared if published_cell(*each) is None] == []

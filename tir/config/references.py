@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from tir.analysis.tables.reference import models
 from tir.common.schema import operational_fields
+from tir.config import source_references
 from tir.config.arms import Arm
 from tir.config.faults import Fault, Path, faults_of, not_among
 from tir.config.sft import Sft
-from tir.config.sources import Source
 from tir.config.synthesis import RUNS as COMPARED
 from tir.config.tools import KINDS
-from tir.world.benchmarks import BENCHMARKS as WORLD_BENCHMARKS
 
 if TYPE_CHECKING:
     from tir.config.experiment import Config
@@ -85,7 +84,7 @@ def faults(config: Config) -> Iterator[Fault]:
     """All faults between sections that are valid by themselves."""
     yield from _models(config)
     yield from _pilots(config)
-    yield from _hub_files(config)
+    yield from source_references.hub_files(config)
     yield from _rl_rows(config)
     yield from _dpo(config)
     if not any(table.in_all for table in config.tables.values()):
@@ -116,9 +115,9 @@ def faults(config: Config) -> Iterator[Fault]:
     yield from _study(config)
     yield from _judge(config)
     yield from _judged_metrics(config)
-    yield from _world(config)
-    yield from _rehearsal(config)
-    yield from _synthesis(config)
+    yield from source_references.world(config)
+    yield from source_references.rehearsal(config)
+    yield from source_references.synthesis(config)
 
 
 def _models(config: Config) -> Iterator[Fault]:
@@ -161,18 +160,20 @@ def _models(config: Config) -> Iterator[Fault]:
 
 def _rl_rows(config: Config) -> Iterator[Fault]:
     """RL must not use more rows than its source has, if that number is configured."""
-    source = config.data.rl_train
-    available, where = (
-        (config.world.rl_train_rows, "world.rl_train_rows")
-        if source.kind == "world" and config.world
-        else (source.rows, "data.rl_train")
-    )
+    available, where = _available_rows(config)
     if available and config.rl.rows > available:
         yield Fault(
             ("rl", "rows"),
             f"{config.rl.rows} is more than the {available} rows of {where}",
             paste=(("rl", "rows"), available),
         )
+
+
+def _available_rows(config: Config) -> tuple[int | None, str]:
+    """Rows of the source of RL, if their number is configured, and the key that states it."""
+    if config.data.rl_train.kind == "world" and config.world:
+        return config.world.rl_train_rows, "world.rl_train_rows"
+    return config.data.rl_train.rows, "data.rl_train"
 
 
 def _dpo(config: Config) -> Iterator[Fault]:
@@ -212,11 +213,11 @@ def _dpo(config: Config) -> Iterator[Fault]:
             "(a wrong format)",
             paste=(("dpo", "pairs", "rejected_below"), 1.0),
         )
-    available = config.world.rl_train_rows if config.data.rl_train.kind == "world" and config.world else None
-    if (available := available or config.data.rl_train.rows) and pairs.rows > available:
+    available, where = _available_rows(config)
+    if available and pairs.rows > available:
         yield Fault(
             ("dpo", "pairs", "rows"),
-            f"{pairs.rows} is more than the {available} rows of data.rl_train",
+            f"{pairs.rows} is more than the {available} rows of {where}",
             paste=(("dpo", "pairs", "rows"), available),
         )
 
@@ -230,21 +231,6 @@ def _differences(arm: Arm, other: Arm) -> dict[str, Any]:
     """The keys, other than `dpo`, in which an arm differs from another one, with the arm's values."""
     values, others = (each.model_dump(mode="json", by_alias=True, exclude={"dpo"}) for each in (arm, other))
     return {key: value for key, value in values.items() if others[key] != value}
-
-
-def _files(config: Config) -> dict[Path, Source]:
-    """The sources of all input files, without models."""
-    sources: dict[Path, Source] = {
-        ("data", name): getattr(config.data, name) for name in ("sft", "rl_train", "rl_validation", "corpus")
-    }
-    return sources | {("benchmarks", name, "source"): each.source for name, each in config.benchmarks.items()}
-
-
-def _hub_files(config: Config) -> Iterator[Fault]:
-    """A data file from a hub repository needs `file`; of a model's repository all files are fetched."""
-    for path, source in _files(config).items():
-        if source.kind == "hub" and not source.file:
-            yield Fault((*path, "file"), f"missing key: name of the file in {source.repo}")
 
 
 def _pilots(config: Config) -> Iterator[Fault]:
@@ -367,66 +353,3 @@ def _judged_metrics(config: Config) -> Iterator[Fault]:
                 f"'judge': no verdicts exist for {', '.join(unread)} on {name}; add them to trace_analysis, with "
                 "judge.kind server, or change the metric",
             )
-
-
-def _rehearsal(config: Config) -> Iterator[Fault]:
-    """Only SFT rows can be made for a rehearsal, and they need the system prompt."""
-    for path, source in _files(config).items():
-        if source.kind == "rehearsal" and path != ("data", "sft"):
-            yield Fault((*path, "kind"), "only data.sft can be of kind rehearsal")
-    if config.data.sft.kind == "rehearsal" and config.data.prompt is None:
-        yield Fault(("data", "prompt"), "missing key: rows of kind rehearsal need a system prompt")
-
-
-def _synthesis(config: Config) -> Iterator[Fault]:
-    """Synthesised rows need the section `synthesis`, and their questions and teacher must not depend on them."""
-    settings, sft = config.synthesis, config.data.sft.kind == "synthesis"
-    for path, source in _files(config).items():
-        if source.kind != "synthesis":
-            continue
-        if path not in (("data", "sft"), ("data", "rl_train")):
-            yield Fault((*path, "kind"), "only data.sft and data.rl_train can be of kind synthesis")
-        elif settings is None:
-            paste = (("synthesis",), {"teacher": {"model": "base"}})
-            yield Fault((*path, "kind"), "a source of kind synthesis needs a `synthesis:` section", paste=paste)
-    if sft and config.data.prompt is None:
-        yield Fault(("data", "prompt"), "missing key: rows of kind synthesis need a system prompt")
-    if settings is None:
-        return
-    teacher, path = settings.teacher, ("synthesis", "teacher", "model")
-    known = [*config.models, "sft"]
-    if teacher.endpoint is None and teacher.model not in known:
-        yield not_among(path, teacher.model, known, f"models has no {teacher.model}")
-    elif sft and teacher.endpoint is None and (teacher.model == "sft" or config.models[teacher.model].kind == "world"):
-        yield Fault(path, f"{teacher.model} is itself made of the fine-tuning data that it should make")
-    if sft and config.models.get("base") and config.models["base"].kind == "world":
-        yield Fault(("data", "sft", "kind"), "the tiny model's vocabulary is made of the fine-tuning data")
-    questions, path = settings.questions, ("synthesis", "questions")
-    if questions is None and config.data.rl_train.kind == "synthesis":
-        yield Fault(path, "null: the questions of data.rl_train, but these are made of them; name another source")
-    elif questions and questions.kind in ("rehearsal", "synthesis"):
-        yield Fault((*path, "kind"), f"{questions.kind!r}: only hub, url, local or world")
-    elif questions and questions.kind == "world" and config.world is None:
-        yield Fault((*path, "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0}))
-    elif questions and questions.kind == "hub" and not questions.file:
-        yield Fault((*path, "file"), f"missing key: name of the file in {questions.repo}")
-
-
-def _world(config: Config) -> Iterator[Fault]:
-    """Sources of kind world need the section `world`, and models of that kind `tiny_model`; reports the first."""
-    named = {("models", name): source for name, source in config.models.items()}
-    made = [path for path, source in _files(config).items() if source.kind == "world"]
-    if made and config.world is None:
-        yield Fault(
-            (*made[0], "kind"), "a source of kind world needs a `world:` section", paste=(("world",), {"seed": 0})
-        )
-    tiny = [path for path, source in named.items() if source.kind == "world"]
-    if config.tiny_model is None and tiny:
-        yield Fault(
-            (*tiny[0], "kind"),
-            "a model of kind world needs a `tiny_model:` section",
-            paste=(("tiny_model",), {"seed": 0}),
-        )
-    for name, each in config.benchmarks.items():
-        if each.source.kind == "world" and name not in WORLD_BENCHMARKS:
-            yield not_among(("benchmarks", name), name, WORLD_BENCHMARKS, f"the world has no benchmark {name}")

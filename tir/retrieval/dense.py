@@ -14,7 +14,8 @@ from tir.retrieval.codes import Codes, load
 from tir.retrieval.encoder import Encoder, EncoderConfig, model_digest
 from tir.retrieval.files import ENCODER, REMEDY, VERIFY_BELOW_BYTES, checked_path, index_digest, open_array, open_corpus
 from tir.retrieval.passage import Passage
-from tir.retrieval.scan import RESIDENT_BYTES, CodeScanner, FlatScanner, Vectors, gpu_scanner, search, visible_gpus
+from tir.retrieval.scan import Vectors, search
+from tir.retrieval.scanners import RESIDENT_BYTES, CodeScanner, FlatScanner, gpu_scanner, visible_gpus
 
 
 class DenseIndex:

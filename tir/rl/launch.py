@@ -22,23 +22,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tenacity
-from pydantic import BaseModel
 
 from tir.common.environment import job_threads
 from tir.common.errors import CheckpointError
 from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
-from tir.common.records import digest, file_digest, read_json, write_json, write_text
+from tir.common.records import digest, read_json, write_json, write_text
 from tir.common.subprocesses import StallLimit
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.common.trainable import check_trainable
-from tir.config.tools import Tools
 from tir.rl import processes
 from tir.rl.collect import collect, verl_logs
 from tir.rl.cpu.forkserver import write_stand_in
@@ -46,39 +43,16 @@ from tir.rl.data import prepare_rows
 from tir.rl.environment import environment
 from tir.rl.export import export_policy
 from tir.rl.failures import StartFailed, check_ended
+from tir.rl.inputs import RunInputs, tools_of, work_of
 from tir.rl.metrics import check_finite, drop_records, read_log
 from tir.rl.overrides import overrides, rollout_dtype
 from tir.rl.run import RlRun, RunFiles
-from tir.tools.registry import files_of, kind, modules
-from tir.workflow.digests import code_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
-# Modules whose code and imports determine the results: not the launcher's, which only starts and monitors verl.
-_VERL_CODE = ("tir.rl.agent_loop", "tir.rl.environment", "tir.rl.overrides")
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker
 _LONGEST_SCRATCH = 36  # characters: Ray appends about 70, and the path of a socket may have 107
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """Inputs of a run.
-
-    Attributes:
-        model: Hugging Face directory of the starting policy.
-        train, validation: parquet files with the upstream columns.
-        system_prompt: text of the system turn.
-        endpoint: address of the retrieval server, or None for a run without search.
-        index: directory of the server's index, if it is known.
-    """
-
-    model: Path
-    train: Path
-    validation: Path
-    system_prompt: str
-    endpoint: str | None = None
-    index: Path | None = None
 
 
 def train(
@@ -137,7 +111,7 @@ class _Launcher:
 
     def open(self) -> None:
         """Create the run directory; first delete an existing one of other settings, inputs or code."""
-        found, work = self.directory / "work.json", self._work()
+        found, work = self.directory / "work.json", work_of(self.run, self.inputs)
         if found.exists() and read_json(found)["digest"] != digest(work):
             print("settings, inputs or code have changed: the run starts from step 0", file=sys.stderr)
             shutil.rmtree(self.directory)
@@ -174,26 +148,6 @@ class _Launcher:
             return int((self.directory / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
         return 0
 
-    def _work(self) -> dict[str, Any]:
-        """Everything that determines the results, as a JSON value; a run with another value must not resume."""
-        inputs = self.inputs
-        tools = _tools(self.run, inputs)
-        route = sorted({name for names in tools.routes.values() for name in names})
-        answered_from = files_of(
-            [name for name in route if inputs.index or not kind(name).retrieval], tools, inputs.index or ""
-        )
-        return {
-            "run": _stated(vars(self.run) | {"tools": tools}),
-            # verl's checkpoints can only be loaded by as many processes as wrote them.
-            "processes": self.run.processes,
-            "system_prompt": inputs.system_prompt,
-            "train": file_digest(inputs.train),
-            "validation": file_digest(inputs.validation),
-            "model": {path.name: file_digest(path) for path in sorted(inputs.model.glob("*.safetensors"))},
-            "answered_from": {file: file_digest(file) for file in answered_from},
-            "code": code_digest(*_VERL_CODE, *self.run.shaping, *modules(route)),
-        }
-
     def _last_policy(self) -> Path:
         return self.policies / f"step{self.run.rl.steps}"
 
@@ -224,7 +178,7 @@ class _Launcher:
         write_json(
             loop,
             {
-                "tools": _tools(run, inputs).model_dump(mode="json"),
+                "tools": tools_of(run, inputs).model_dump(mode="json"),
                 "endpoint": inputs.endpoint,
                 "reward": run.rl.reward.model_dump(mode="json"),
                 "max_response_tokens": run.rl.max_response_tokens,
@@ -341,22 +295,3 @@ class _Launcher:
         row = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "unix": round(time.time(), 2), **facts}
         with open(self.directory / "wall_clock.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def _tools(run: RlRun, inputs: RunInputs) -> Tools:
-    """The tools; without a retrieval server, the routes omit the tools that need it."""
-    routes = {
-        task: [name for name in names if inputs.endpoint or not kind(name).retrieval]
-        for task, names in run.tools.routes.items()
-    }
-    return run.tools.model_copy(update={"routes": routes})
-
-
-def _stated(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections and values as JSON; of a section only the fields that the rule's parameters set (others are unused)."""
-    return {
-        name: part.model_dump(mode="json", exclude_unset=True, context={"operational": False})
-        if isinstance(part, BaseModel)
-        else part
-        for name, part in parts.items()
-    }

@@ -18,7 +18,7 @@ from tir.config.experiment import Config
 from tir.config.sft import Sft
 from tir.config.site import Site
 from tir.sft import memory
-from tir.workflow import estimate
+from tir.workflow import estimate, gpu_memory
 from tir.workflow.estimate import GPUS, PAPER_MINUTES, parameters, shape
 
 CPU_MINUTES = 2.0  # any other job; most of it is start-up
@@ -182,8 +182,8 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             rl = config.rl
             longest = rl.max_prompt_tokens + rl.max_response_tokens
             micro = rl.micro_batch_tokens or 2 * longest
-            update = estimate.training_gb(base, number, micro, stage=3, fp32_weights=True, chunk_tokens=512)
-            served = sum(estimate.serving_gb(base, 1, 8, longest).values())
+            update = gpu_memory.training_gb(base, number, micro, stage=3, fp32_weights=True, chunk_tokens=512)
+            served = sum(gpu_memory.serving_gb(base, 1, 8, longest).values())
             if card := GPUS.get(job.gpu[0].partition("-")[0]):  # vLLM takes this share of it whatever the load
                 served = max(served, float(rl.engine.get("gpu_memory_utilization", VERL_UTILIZATION)) * card.memory)
             rollout = {name: update[name] for name in ("weights", "optimizer")} | {"vLLM": served, "contexts": 1.0}
@@ -193,19 +193,19 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             dpo, rl = config.dpo, config.rl
             longest = min(dpo.pairs.cutoff_tokens, rl.max_prompt_tokens + rl.max_response_tokens)
             pair_tokens = 2 * longest * dpo.pass_pairs
-            return estimate.dpo_gb(base, number, pair_tokens, full=dpo.method == "full", stage=_stage(dpo))
+            return gpu_memory.dpo_gb(base, number, pair_tokens, full=dpo.method == "full", stage=_stage(dpo))
         case "dpo_samples":
-            return estimate.serving_gb(base, 1, 16, config.rl.max_prompt_tokens + config.rl.max_response_tokens)
+            return gpu_memory.serving_gb(base, 1, 16, config.rl.max_prompt_tokens + config.rl.max_response_tokens)
         case "traces":
             tokens = estimate.OURS.prompt_tokens + config.evaluation.max_response_tokens
             evaluated = config.models.get(job.wildcards["model"])
-            return estimate.serving_gb(shape(evaluated) if evaluated else base, 1, 16, tokens)
+            return gpu_memory.serving_gb(shape(evaluated) if evaluated else base, 1, 16, tokens)
         case "teacher_samples":
             tokens = estimate.OURS.prompt_tokens + config.synthesis.teacher.max_response_tokens
-            return estimate.serving_gb(_teacher(config), 1, 16, tokens)
+            return gpu_memory.serving_gb(_teacher(config), 1, 16, tokens)
         case "judge":
             judge = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
-            return estimate.serving_gb(judge, number, 8, 2048)
+            return gpu_memory.serving_gb(judge, number, 8, 2048)
         case "index":
             return {"encoder": 0.4, "activations": 4.0}
     return {}

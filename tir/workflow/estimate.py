@@ -1,4 +1,4 @@
-"""GPU-hours and GPU memory of a stage, from a model of its work: tokens, steps, and bytes that are read.
+"""GPU-hours of a stage, from a model of its work: tokens, steps, and bytes that are read.
 
 Nothing here was measured on a GPU. Each number in `Assumptions` says what it stands for; the tests compare the formulas
 with the paper's own times, and state the factor within which they agree.
@@ -129,9 +129,6 @@ def shape(source: ModelSource) -> Shape:
     return nearest if size in _QWEN else Shape(size * 1e9, nearest.layers, nearest.hidden, nearest.kv)
 
 
-# --- hours ----------------------------------------------------------------------------------------------------------
-
-
 def token_flops(model: Shape, given: Assumptions = OURS) -> float:
     """FLOPs of a token in training: six per weight; causal attention sees half of a row, at 12 x hidden per layer."""
     return 6 * model.parameters + 6 * model.layers * model.hidden * given.row_tokens
@@ -183,9 +180,9 @@ def sft_minutes(
     return flops / (number * gpu.tflops * 1e12 * mfu) / 60
 
 
-def decode_s(tokens: float, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def decode_s(tokens: float, gpu: Gpu, model: Shape) -> float:
     """Seconds in which a batch decodes `tokens` tokens per trajectory: each step reads all weights once, in bf16."""
-    return tokens * (2 * model.parameters / (gpu.bandwidth * 1e12 * given.decode_share) + given.decode_overhead)
+    return tokens * (2 * model.parameters / (gpu.bandwidth * 1e12 * OURS.decode_share) + OURS.decode_overhead)
 
 
 def rollout_rounds(rl: Rl, given: Assumptions = OURS) -> int:
@@ -200,20 +197,20 @@ def rollout_rounds(rl: Rl, given: Assumptions = OURS) -> int:
     return rounds
 
 
-def rl_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def rl_minutes(config: Config, number: int, gpu: Gpu, model: Shape) -> float:
     """Minutes of a run's steps and validations. A step: roll out, recompute log-probabilities, update."""
     rl = config.rl
-    rollout = decode_s(given.longest_share * rl.max_response_tokens, gpu, model, given) + given.calls * given.call
+    rollout = decode_s(OURS.longest_share * rl.max_response_tokens, gpu, model) + OURS.calls * OURS.call
     passes = 8 + 2 * (rl.old_log_probs == "recompute") + 2 * (rl.track_kl or rl.kl_coef > 0)
-    tokens = rl.batch_prompts * rl.group_size * (given.prompt_tokens + given.response_tokens)
-    update = tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * given.rl_mfu)
+    tokens = rl.batch_prompts * rl.group_size * (OURS.prompt_tokens + OURS.response_tokens)
+    update = tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * OURS.rl_mfu)
     validations = rl.steps // rl.validate_every + 1
-    saves = rl.steps // rl.save_every * 16 * model.parameters / 1e9 / given.read_gb_s
-    step = rollout_rounds(rl, given) * rollout + update + given.step_overhead
+    saves = rl.steps // rl.save_every * 16 * model.parameters / 1e9 / OURS.read_gb_s
+    step = rollout_rounds(rl) * rollout + update + OURS.step_overhead
     return (rl.steps * step + validations * rollout + saves) / 60
 
 
-def dpo_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def dpo_minutes(config: Config, number: int, gpu: Gpu, model: Shape) -> float:
     """Minutes of DPO if every prompt gives all its pairs: at most.
 
     FLOPs per weight and token: 2 each for the policy, the reference, and the recomputed activations; backward 4, or 2
@@ -222,112 +219,45 @@ def dpo_minutes(config: Config, number: int, gpu: Gpu, model: Shape, given: Assu
     dpo = config.dpo
     passes = 2 * (2 + dpo.gradient_checkpointing) + (4 if dpo.method == "full" else 2)
     pairs = min(dpo.pairs.per_prompt, dpo.pairs.samples // 2) * dpo.pairs.rows
-    tokens = 2 * pairs * dpo.epochs * (given.prompt_tokens + given.response_tokens)
-    return tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * given.rl_mfu) / 60
+    tokens = 2 * pairs * dpo.epochs * (OURS.prompt_tokens + OURS.response_tokens)
+    return tokens * passes * model.parameters / (number * gpu.tflops * 1e12 * OURS.rl_mfu) / 60
 
 
-def traces_minutes(evaluation: Evaluation, items: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def traces_minutes(evaluation: Evaluation, items: int, gpu: Gpu, model: Shape) -> float:
     """Minutes in which the trajectories of one benchmark are generated, `concurrency` of them at a time."""
     rounds = math.ceil(items * evaluation.samples / evaluation.concurrency)
-    longest = given.longest_share * evaluation.max_response_tokens
-    return rounds * (decode_s(longest, gpu, model, given) + given.calls * given.call) / 60
+    longest = OURS.longest_share * evaluation.max_response_tokens
+    return rounds * (decode_s(longest, gpu, model) + OURS.calls * OURS.call) / 60
 
 
-def teacher_minutes(config: Config, questions: int, gpu: Gpu, model: Shape, given: Assumptions = OURS) -> float:
+def teacher_minutes(config: Config, questions: int, gpu: Gpu, model: Shape) -> float:
     """Minutes in which a teacher answers all questions, `concurrency` of them at a time; hints follow the others."""
     teacher, plan = config.synthesis.teacher, config.synthesis.sampling
     rounds = math.ceil(questions / teacher.concurrency) * (2 if plan.hints else 1)
-    longest = given.longest_share * teacher.max_response_tokens
-    return rounds * (decode_s(longest, gpu, model, given) + given.calls * given.call) / 60
+    longest = OURS.longest_share * teacher.max_response_tokens
+    return rounds * (decode_s(longest, gpu, model) + OURS.calls * OURS.call) / 60
 
 
-def index_minutes(passages: int, number: int, threads: int, gpu: Gpu, given: Assumptions = OURS) -> float:
+def index_minutes(passages: int, number: int, threads: int, gpu: Gpu) -> float:
     """Minutes in which E5-base encodes the passages; the processor tokenizes at the same time."""
-    flops = passages * given.passage_tokens * 2 * 0.086e9  # parameters without the embeddings
-    encode = flops / (number * gpu.tflops * 1e12 * given.encode_mfu)
-    return max(encode, passages / (threads * given.tokenizer_rows_s)) / 60
+    flops = passages * OURS.passage_tokens * 2 * 0.086e9  # parameters without the embeddings
+    encode = flops / (number * gpu.tflops * 1e12 * OURS.encode_mfu)
+    return max(encode, passages / (threads * OURS.tokenizer_rows_s)) / 60
 
 
-def start_minutes(rule: str, config: Config, model: Shape, given: Assumptions = OURS) -> float:
+def start_minutes(rule: str, config: Config, model: Shape) -> float:
     """Minutes before the first step: imports, weights, engines; the index of a job that searches on its own."""
-    weights = 2 * model.parameters / 1e9 / given.read_gb_s
-    index = 2 * 768 * (config.data.corpus.rows or 0) / 1e9 / given.read_gb_s
+    weights = 2 * model.parameters / 1e9 / OURS.read_gb_s
+    index = 2 * 768 * (config.data.corpus.rows or 0) / 1e9 / OURS.read_gb_s
     seconds = {
-        "sft": given.trainer_start + weights,
-        "rl": given.trainer_start + given.engine_start + weights + index,
-        "rl_after_dpo": given.trainer_start + given.engine_start + weights + index,
-        "dpo": given.trainer_start + weights,
-        "dpo_samples": given.engine_start + weights + index,
-        "traces": given.engine_start + weights + index,
-        "teacher_samples": given.engine_start + weights + index,
-        "judge": given.engine_start + weights,
+        "sft": OURS.trainer_start + weights,
+        "rl": OURS.trainer_start + OURS.engine_start + weights + index,
+        "rl_after_dpo": OURS.trainer_start + OURS.engine_start + weights + index,
+        "dpo": OURS.trainer_start + weights,
+        "dpo_samples": OURS.engine_start + weights + index,
+        "traces": OURS.engine_start + weights + index,
+        "teacher_samples": OURS.engine_start + weights + index,
+        "judge": OURS.engine_start + weights,
         "index": 60.0,
     }
     return seconds.get(rule, 0.0) / 60
-
-
-# --- memory ---------------------------------------------------------------------------------------------------------
-
-
-def training_gb(
-    model: Shape, number: int, micro_tokens: int, *, stage: int, fp32_weights: bool, chunk_tokens: int | None = None
-) -> dict[str, float]:
-    """GB on each GPU while training with AdamW and recomputed activations.
-
-    Args:
-        model: shape of the model.
-        number: number of GPUs that share what the ZeRO stage divides.
-        micro_tokens: tokens of one forward pass.
-        stage: ZeRO stage: 1 divides the optimizer, 2 the gradients too, 3 (and FSDP) the weights too; 0 nothing.
-        fp32_weights: FSDP keeps fp32 weights and gradients; DeepSpeed bf16 ones, and fp32 weights in the optimizer.
-        chunk_tokens: tokens whose logits exist at a time; None for all.
-    """
-
-    def part(size: float, divided_from: int) -> float:
-        return size * model.parameters / (number if stage >= divided_from else 1) / 1e9
-
-    width = 4 if fp32_weights else 2
-    kept = micro_tokens * model.hidden * model.layers * 2  # one bf16 input per layer
-    layer = micro_tokens * model.hidden * 34  # one layer's activations while it is recomputed
-    if chunk_tokens is None:
-        logits = micro_tokens * model.vocabulary * (2 + 4 + 4)  # bf16, fp32, and their gradient
-    else:  # as verl computes them: 28 bytes each, measured in the backward pass of its FusedLinearForPPO
-        logits = min(chunk_tokens, micro_tokens) * model.vocabulary * 28
-    return {
-        "weights": part(width, 3),
-        "gradients": part(width, 2),
-        "optimizer": part(8 if fp32_weights else 12, 1),
-        "activations": (kept + layer) / 1e9,
-        "logits": logits / 1e9,
-    }
-
-
-def dpo_gb(model: Shape, number: int, pair_tokens: int, *, full: bool, stage: int) -> dict[str, float]:
-    """GB on each GPU in DPO with recomputed activations.
-
-    Args:
-        model: shape of the model.
-        number: number of GPUs.
-        pair_tokens: tokens of the pairs of one forward pass, both members.
-        full: train all weights, beside a second copy of them, the reference; else adapters of negligible size.
-        stage: ZeRO stage.
-    """
-    parts = training_gb(model, number, pair_tokens, stage=stage, fp32_weights=not stage)
-    weights = 2 * model.parameters / 1e9
-    if not full:
-        parts |= {"weights": weights, "gradients": 0.0, "optimizer": 0.0}
-    # Of each logit: bf16, fp32, their log-softmax, and the gradients of the last two.
-    logits = pair_tokens * model.vocabulary * (2 + 4 + 4 + 4 + 4) / 1e9
-    if full:
-        one_pass = memory.moments(model.parameters, number, stage)[0]["gradients of one pass"] / 1e9
-        parts |= {"gradients of one pass": one_pass, "reference": weights}
-    return parts | {"logits": logits}
-
-
-def serving_gb(model: Shape, number: int, sequences: int, tokens: int) -> dict[str, float]:
-    """GB on each GPU of a vLLM engine with tensor parallelism: bf16 weights, and the cache of full sequences."""
-    return {
-        "weights": 2 * model.parameters / number / 1e9,
-        "KV cache": sequences * tokens * model.kv_bytes / number / 1e9,
-        "engine": 2.5,  # CUDA context, graphs, buffers
-    }

@@ -10,7 +10,8 @@ from tir.common.errors import ConfigError
 from tir.config.data import Benchmark
 from tir.config.experiment import Config
 from tir.config.params import params, without
-from tir.workflow.targets import SAMPLED, Target, Targets, record_path
+from tir.workflow.shown import SAMPLED, record_path
+from tir.workflow.targets import Target, Targets
 
 PAGE = ("page.html", "page.css", "page.js")  # of tir/analysis/compare
 
@@ -24,11 +25,11 @@ def items(targets: Targets) -> Target:
     pairs = [
         (model, column["name"], size)
         for name, size in shown
-        for row in targets.rows(name)
+        for row in targets.shown.rows(name)
         for model in row["models"]
-        for column in targets.columns(name)
+        for column in targets.shown.columns(name)
     ]
-    pairs += [(each["model"], each["benchmark"], "") for each in targets.pooled()]
+    pairs += [(each["model"], each["benchmark"], "") for each in targets.shown.pooled()]
     pairs = list(dict.fromkeys(pairs))
     selection: dict[str, dict[str, list[str]]] = {}
     for model, benchmark, size in pairs:
@@ -63,7 +64,7 @@ def compared(targets: Targets, a: str, b: str) -> Target:
 
 def shown_arm(targets: Targets) -> str | None:
     """The arm whose trajectories are shown beside those of the fine-tuned model: the first shaped one, or the first."""
-    arms = [arm for arm in targets.shown_arms if targets.cfg.arms[arm].estimator == "aspo"] or targets.shown_arms
+    arms = [arm for arm in targets.shown.arms if targets.cfg.arms[arm].estimator == "aspo"] or targets.shown.arms
     return arms[0] if arms else None
 
 

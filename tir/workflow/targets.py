@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,12 +24,11 @@ from tir.config.experiment import Config
 from tir.config.params import params
 from tir.workflow import timed
 from tir.workflow.digests import ROOT
+from tir.workflow.shown import RL_TABLES, SAMPLED, Shown, record_path
 
 PAPER_CELLS = "tir/analysis/tables/paper_reference.yaml"
 PAPER_TABLES = tuple(name for name in TABLES if name.startswith("table"))
-RL_TABLES = ("table5", "table6")  # their rows are the models whose training and behaviour is shown
 _ROOTS = {"metrics": "runs/rl", "logs": "runs/sft"}
-SAMPLED = "sampled/"  # prefix of a model id: its trajectories of the trace analysis
 
 
 @dataclass
@@ -93,7 +91,7 @@ class Targets:
     """
 
     def __init__(self, cfg: Config):
-        self.cfg = cfg
+        self.cfg, self.shown = cfg, Shown(cfg)
         runs = {"full", *cfg.sft_pilots}
         default = [name for name, table in cfg.tables.items() if table.in_all]
         static = ["table2", "table3", "table4", "table7", "table8"]
@@ -125,7 +123,7 @@ class Targets:
 
     def printed(self, name: str) -> list[str]:
         """File of the paper's printed cells, for a target that shows or checks them; else empty."""
-        shows = name in (*PAPER_TABLES, "arithmetic") or (name == "figure4" and self._compared)
+        shows = name in (*PAPER_TABLES, "arithmetic") or (name == "figure4" and self.shown.compared)
         return [PAPER_CELLS] if shows and not self.cfg.generated else []
 
     def origin_label(self) -> str:
@@ -179,8 +177,8 @@ class Targets:
             params(
                 **origin,
                 models=self._claimed(tables),
-                benchmarks=self.columns("table5" if "table5" in tables else tables[0]),
-                sets=self.pooled(),
+                benchmarks=self.shown.columns("table5" if "table5" in tables else tables[0]),
+                sets=self.shown.pooled(),
                 statistics=self.cfg.statistics,
                 facts={"trajectories": rl.steps * rl.batch_prompts * rl.group_size, "steps": rl.steps},
                 **self._judge_params(found),
@@ -200,7 +198,7 @@ class Targets:
         made = [f"{name}_{end}.csv" for name in tables for end in ("comparisons", "detail")]
         made += ["behaviour.csv", "shaping.csv", "claims.json", *(f"{name}.png" for name in figures)]
         facts = {
-            "arms": self.shown_arms,
+            "arms": self.shown.arms,
             "seeds": len(rl.seeds),
             "epochs": cfg.sft.epochs,
             "steps": rl.steps,
@@ -208,7 +206,7 @@ class Targets:
             "samples": rl.group_size,
             "decoding": self._evaluated(),
             "benchmarks": [
-                {"label": each["label"], "n": cfg.benchmarks[each["name"]].n} for each in self.columns(tables[0])
+                {"label": each["label"], "n": cfg.benchmarks[each["name"]].n} for each in self.shown.columns(tables[0])
             ],
         }
         return Target(
@@ -238,7 +236,7 @@ class Targets:
 
     def _reads_verdicts(self, source: Source, model: str, benchmark: str) -> bool:
         """Whether a target reads the judge's verdicts on the trajectories of a model on a benchmark."""
-        if (model.removeprefix(SAMPLED), benchmark) not in self._judged:
+        if (model.removeprefix(SAMPLED), benchmark) not in self.shown.judged:
             return False
         if model.startswith(SAMPLED):
             return self.cfg.judge.decides
@@ -253,26 +251,26 @@ class Targets:
         cfg, kind = self.cfg, _kind(name)
         match kind.source:
             case "rows":
-                rows, columns = self.rows(kind.of or name), self.columns(kind.of or name)
+                rows, columns = self.shown.rows(kind.of or name), self.shown.columns(kind.of or name)
                 pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
                 return Source({"rows": rows, "benchmarks": columns}, pairs)
             case "models":
                 shown = [each for each in RL_TABLES if each in cfg.tables]
-                rows = {row["label"]: row for each in shown for row in self.rows(each)}.values()
-                columns = self.columns(shown[0])
+                rows = {row["label"]: row for each in shown for row in self.shown.rows(each)}.values()
+                columns = self.shown.columns(shown[0])
                 pairs = [(model, column["name"]) for row in rows for model in row["models"] for column in columns]
                 return Source({"rows": list(rows), "benchmarks": columns, "decoding": self._evaluated()}, pairs)
             case "trajectories":
-                sets = self.pooled(name)
+                sets = self.shown.pooled(name)
                 pairs = [(each["model"], each["benchmark"]) for each in sets]
                 return Source({"sets": sets, "decoding": cfg.trace_sampling}, pairs)
             case "sft_run":
-                return Source(self._sft_params(kind.of), files={"logs": [f"runs/sft/{kind.of}/log.jsonl"]})
+                return Source(self.shown.sft_params(kind.of), files={"logs": [f"runs/sft/{kind.of}/log.jsonl"]})
             case "rl_runs":
-                runs = [f"{arm}/seed{seed}" for arm in self.shown_arms for seed in cfg.rl.seeds]
-                shown = {"arms": self.shown_arms}
+                runs = [f"{arm}/seed{seed}" for arm in self.shown.arms for seed in cfg.rl.seeds]
+                shown = {"arms": self.shown.arms}
                 if name == "figure4":
-                    shown |= {"items": cfg.data.validation.rows, "paper": self._compared}
+                    shown |= {"items": cfg.data.validation.rows, "paper": self.shown.compared}
                 return Source(shown, files={"metrics": [f"runs/rl/{run}/metrics.jsonl" for run in runs]})
             case "stages":
                 rows = self._timed()
@@ -306,7 +304,7 @@ class Targets:
             {"arm": arm, "models": [f"{arm}-step{cfg.rl.steps}-seed{seed}" for seed in seeds]}
             for arm in (study.baseline, *study.arms)
         )
-        columns = self._columns(study.benchmarks)
+        columns = self.shown.benchmarks(study.benchmarks)
         pairs = [(model, column["name"]) for arm in (baseline, *arms) for model in arm["models"] for column in columns]
         pairs += [(study.start, column["name"]) for column in columns if column["task"] == "qa"]
         runs = [f"runs/rl/{arm['arm']}/seed{seed}/metrics.jsonl" for arm in (baseline, *arms) for seed in seeds]
@@ -337,116 +335,23 @@ class Targets:
             {"benchmarks": facts, "decontaminated": clean}, files={"data": [f"data/{name}" for name in names]}
         )
 
-    # --- rows, columns and stages of the configuration ----------------------------------------------------------------
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """Rows of a table, each with its model ids; a generated run is compared with no row of the paper."""
-        hidden = ("model", "paper") if self.cfg.generated else ("model",)
-        return [
-            {key: value for key, value in row.model_dump().items() if value and key not in hidden}
-            | {"models": self.cfg.model_ids(row.model)}
-            for row in self.cfg.tables[table].rows
-        ]
-
-    def columns(self, table: str) -> list[dict[str, Any]]:
-        """Benchmarks of a table: those in its configuration, by default all standard ones."""
-        return self._columns(self.cfg.tables[table].benchmarks)
-
-    def _columns(self, names: list[str] | None) -> list[dict[str, Any]]:
-        standard = [name for name, each in self.cfg.benchmarks.items() if each.standard]
-        return [
-            {"name": name} | {key: getattr(self.cfg.benchmarks[name], key) for key in ("label", "task", "metric")}
-            for name in names or standard
-        ]
-
-    def pooled(self, name: str = "table3") -> list[dict[str, Any]]:
-        """Sets of trajectories (model, benchmark, number of items) that the trace analysis pools."""
-        sets = self.cfg.qa_analysis if name == "qa_bigrams" else self.cfg.trace_analysis
-        return [
-            {
-                "model": f"{SAMPLED}{model}",
-                "benchmark": each.benchmark,
-                "task": self.cfg.benchmarks[each.benchmark].task,
-                "n": each.n,
-            }
-            for each in sets
-            for model in self.cfg.model_ids(each.model)
-        ]
-
-    @cached_property
-    def _rl_rows(self) -> list[Any]:
-        """Rows of Tables 5 and 6."""
-        return [row for name in RL_TABLES if name in self.cfg.tables for row in self.cfg.tables[name].rows]
-
-    @cached_property
-    def shown_arms(self) -> list[str]:
-        """Arms whose training curves Figures 4 and 8 draw: those of Table 5, then those of Table 6.
-
-        An arm with DPO has the curve of the arm whose RL it has.
-        """
-        arms = (row.model.partition("@")[0] for row in self._rl_rows if "@" in row.model)
-        return list(dict.fromkeys(self.cfg.trained_as(arm) for arm in arms))
-
-    @property
-    def _compared(self) -> bool:
-        """Whether a row of Table 5 or 6 is compared with a row of the paper."""
-        return not self.cfg.generated and any(row.paper for row in self._rl_rows)
-
-    @cached_property
-    def _judged(self) -> list[tuple[str, str]]:
-        """(model, benchmark) of the trajectories that the judge reads."""
-        return [(model, each.benchmark) for each in self.cfg.judged() for model in self.cfg.model_ids(each.model)]
-
     def verdicts(self) -> list[str]:
         """Files of the judge's verdicts: on the trace analysis, and on what the tables of `rule all` show."""
         shown = [
             path for name in self.tables if name in self.cfg.tables for path in self._inputs(name).get("judge", [])
         ]
-        pooled = [record_path("judge", f"{SAMPLED}{model}", benchmark) for model, benchmark in self._judged]
+        pooled = [record_path("judge", f"{SAMPLED}{model}", benchmark) for model, benchmark in self.shown.judged]
         return list(dict.fromkeys([*pooled, *shown]))
-
-    def _sft_params(self, run: str) -> dict[str, Any]:
-        settings = self.cfg.pilot(run)
-        shown = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "schedule")}
-        return {
-            "run": run,
-            "configuration": {"samples": settings.max_rows or "all"} | shown,
-            "effective_batch": settings.batch_rows,
-        }
 
     def _timed(self) -> list[dict[str, Any]]:
         """Stages of Table 8: label, benchmark files with the times, outputs of the timed jobs, samples and hardware."""
         shown = [row.model for name in self.tables if name in self.cfg.tables for row in self.cfg.tables[name].rows]
         rows = [*timed.fine_tuning(self.cfg, shown)]
-        rows += timed.reinforcement(self.cfg, self.shown_arms)
+        rows += timed.reinforcement(self.cfg, self.shown.arms)
         rows += timed.preference(self.cfg, shown)
         evaluated = [pair for name in self.tables if name in self.cfg.tables for pair in self._source(name).pairs]
-        sampled = [(each["model"], each["benchmark"]) for each in self.pooled()]
-        # Sorted, so that the order of the tables does not change Table 8.
-        stages = [("trajectories of the accuracy tables", "traces", sorted(set(evaluated)), 1)]
-        stages += [
-            (f"trajectories, {model}/{benchmark}", "traces", [(model, benchmark)], 1) for model, benchmark in sampled
-        ]
-        stages += [
-            (f"judge, {model}/{benchmark}", "judge", [(f"{SAMPLED}{model}", benchmark)], self.cfg.judge.gpus)
-            for model, benchmark in self._judged
-        ]
-        for label, stage, pairs, gpus in stages:
-            made = [record_path(stage, *pair) for pair in pairs]
-            rows.append(
-                {
-                    "label": label,
-                    "timings": [path.removesuffix(".jsonl") for path in made],
-                    "made": made,
-                    "samples": sum(self._trajectories(*pair) for pair in pairs),
-                    "hardware": timed.hardware(self.cfg, gpus),
-                }
-            )
-        return rows
-
-    def _trajectories(self, model: str, benchmark: str) -> int:
-        """Trajectories in a trace file. The time covers all of them, also if the trace analysis uses fewer."""
-        return self.cfg.benchmarks[benchmark].n * self.cfg.decoding(sampled=model.startswith(SAMPLED)).samples
+        sampled = [(each["model"], each["benchmark"]) for each in self.shown.pooled()]
+        return [*rows, *timed.evaluation(self.cfg, evaluated, sampled, self.shown.judged)]
 
 
 def last_summary(path: str | os.PathLike) -> dict[str, list[str]]:
@@ -456,12 +361,6 @@ def last_summary(path: str | os.PathLike) -> dict[str, list[str]]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def record_path(record: str, model: str, benchmark: str, size: str = "") -> str:
-    """File of records of a model on a benchmark; `size`: "" or "n500/"."""
-    sampled = SAMPLED if model.startswith(SAMPLED) else ""
-    return f"{size}{sampled}{record}/{model.removeprefix(SAMPLED)}/{benchmark}.jsonl"
 
 
 def _kind(name: str) -> Kind:

@@ -12,6 +12,7 @@ from typing import Any
 from tir.config.experiment import Config
 from tir.config.rl import Rl
 from tir.config.synthesis import RUNS as COMPARED
+from tir.workflow.shown import SAMPLED, record_path
 
 TASKS = ("math", "qa")
 
@@ -103,6 +104,45 @@ def _dpo(cfg: Config, arm: str, trained: Sequence[str]) -> Iterator[dict[str, An
         "epochs": cfg.dpo.epochs,
         "hardware": hardware(cfg),
     }
+
+
+def evaluation(
+    cfg: Config,
+    evaluated: Iterable[tuple[str, str]],
+    sampled: Iterable[tuple[str, str]],
+    judged: Iterable[tuple[str, str]],
+) -> Iterator[dict[str, Any]]:
+    """Trajectories of the accuracy tables and of the trace analysis, and the judge's verdicts.
+
+    Args:
+        cfg: the configuration.
+        evaluated: (model, benchmark) of the accuracy tables.
+        sampled: those of the trace analysis.
+        judged: those that the judge reads.
+    """
+    # Sorted, so that the order of the tables does not change Table 8.
+    stages = [("trajectories of the accuracy tables", "traces", sorted(set(evaluated)), 1)]
+    stages += [
+        (f"trajectories, {model}/{benchmark}", "traces", [(model, benchmark)], 1) for model, benchmark in sampled
+    ]
+    stages += [
+        (f"judge, {model}/{benchmark}", "judge", [(f"{SAMPLED}{model}", benchmark)], cfg.judge.gpus)
+        for model, benchmark in judged
+    ]
+    for label, stage, pairs, gpus in stages:
+        made = [record_path(stage, *pair) for pair in pairs]
+        yield {
+            "label": label,
+            "timings": [path.removesuffix(".jsonl") for path in made],
+            "made": made,
+            "samples": sum(_trajectories(cfg, *pair) for pair in pairs),
+            "hardware": hardware(cfg, gpus),
+        }
+
+
+def _trajectories(cfg: Config, model: str, benchmark: str) -> int:
+    """Trajectories in a trace file. The time covers all of them, also if the trace analysis uses fewer."""
+    return cfg.benchmarks[benchmark].n * cfg.decoding(sampled=model.startswith(SAMPLED)).samples
 
 
 def hardware(cfg: Config, gpus: int | None = None) -> str:
