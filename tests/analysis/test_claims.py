@@ -111,7 +111,9 @@ def test_equivalence_needs_an_interval_within_the_margin():
 
 def test_a_value_needs_an_interval_within_the_tolerance():
     assert value(0.96, 0.95, 0.97, stated=0.96, tolerance=0.02).verdict == HOLDS
-    assert value(0.992, 0.97, 1.01, stated=0.96, tolerance=0.02).verdict == FAILS
+    assert value(0.83, 0.815, 0.845, stated=0.806, tolerance=0.1).verdict == HOLDS  # near enough, if not the same
+    assert value(0.992, 0.985, 1.01, stated=0.96, tolerance=0.02).verdict == FAILS
+    assert value(0.992, 0.97, 1.01, stated=0.96, tolerance=0.02).verdict == UNCLEAR
     assert value(0.96, 0.8, 1.1, stated=0.96, tolerance=0.02).verdict == UNCLEAR
     assert exact(0.024, False, "counted").verdict == FAILS
 
@@ -144,6 +146,9 @@ class FakeRun:
 
     def curve(self, arm, metric, steps):
         return np.array(self.values)
+
+    def read_steps(self, arm, metric, steps):
+        return np.array(self.__dict__.get("read", steps))
 
 
 def trajectory(actions: tuple[str, ...], correct: bool) -> Behaviour:
@@ -223,6 +228,10 @@ def test_the_slope_ratio_counts_the_steps_between_the_points():
     claim = {"arm": "grpo", "metric": "validation", "steps": [0, 10, 30], "stated": 2.5}
     found = EVALUATORS["slope_ratio"](claim, FakeRun(values=[[0, 1, 5.0], [0, 1, 5.1]]))
     assert found.measured == pytest.approx(2.025)  # 4.05 in 20 steps, after 1 in 10 steps
+    # A straight line, validated every 4 of 20 steps: the middle value is that of step 8.
+    straight = FakeRun(values=[[0.1, 0.26, 0.5], [0.2, 0.36, 0.6]], read=[0, 8, 20])
+    found = EVALUATORS["slope_ratio"](claim | {"steps": [0, 15, 30]}, straight)
+    assert found.measured == pytest.approx(1) and found.verdict == UNCLEAR
 
 
 # --- differences -----------------------------------------------------------------------------------------------------
@@ -353,7 +362,7 @@ def test_wins_and_losses_are_counted_separately(won, lost, verdict):
     """Five wins of eight are claimed. Four significant losses contradict that; other differences leave it open."""
     signs = [1] * won + [-1] * lost + [0] * (8 - won - lost)
     cells = {
-        str(number): SimpleNamespace(difference=0.3 * sign or 0.02 * (-1) ** number, p_holm=0.01 if sign else 1.0)
+        str(number): SimpleNamespace(difference=0.3 * sign or 0.02 * (-1) ** number, p_holm=0.009 if sign else 1.0)
         for number, sign in enumerate(signs)
     }
     run = FakeRun(benchmarks=list(cells), comparison=lambda a, b, column: cells[column])

@@ -249,6 +249,15 @@ def test_intervals_of_small_differences_cover_the_truth(items, gained, lost):
     assert np.mean([lo - 1e-9 <= truth <= hi + 1e-9 for lo, hi in intervals]) >= 0.93
 
 
+@pytest.mark.parametrize("sizes", [(30, 500), (500, 500, 30, 30), (4, 160)])
+def test_intervals_of_an_average_of_small_and_large_benchmarks_cover_the_truth(sizes):
+    """Of 3 % lost, often none is in the small benchmark, which has as much weight as the large one."""
+    draw = np.random.default_rng(15)
+    samples = [[-(draw.random((1, size)) < 0.03).astype(float) for size in sizes] for _ in range(400)]
+    intervals = [contrast(tables, paired=True).interval() for tables in samples]
+    assert np.mean([lo <= -0.03 <= hi for lo, hi in intervals]) >= 0.93
+
+
 def test_a_true_difference_is_significant():
     draw = np.random.default_rng(9)
     ease = draw.random((1, 500, 1))

@@ -267,7 +267,7 @@ def test_power_has_a_row_per_outcome_and_task(study):
 
 def effects_file(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["arm,outcome,task,difference,lo,hi", *(",".join(map(str, row)) for row in rows)]
+    lines = ["arm,outcome,task,difference,lo,hi,p", *(",".join(map(str, row)) for row in rows)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -282,10 +282,12 @@ PHASE = {
 def test_the_phase_diagram_shows_each_difference_and_marks_clear_ones(tmp_path):
     files = [
         effects_file(
-            tmp_path / "a.csv", [("aspo", "accuracy", "math", 4.25, 1, 8), ("lambda_1.0", "accuracy", "math", 6, -1, 9)]
+            tmp_path / "a.csv",
+            [("aspo", "accuracy", "math", 4.25, 1, 8, 0.01), ("lambda_1.0", "accuracy", "math", 6, -1, 9, 0.1)],
         ),
-        effects_file(
-            tmp_path / "b.csv", [("aspo", "accuracy", "math", -3, -5, -1), ("aspo", "tokens", "math", "", "", "")]
+        effects_file(  # one seed has no p-value
+            tmp_path / "b.csv",
+            [("aspo", "accuracy", "math", -3, -5, -1, ""), ("aspo", "tokens", "math", "", "", "", "")],
         ),
     ]
     figure = draw("phase", Inputs(data=files), PHASE)
@@ -295,10 +297,11 @@ def test_the_phase_diagram_shows_each_difference_and_marks_clear_ones(tmp_path):
     assert texts[0, 1].get_text() == "+4.3" and texts[0, 1].get_fontweight() == "bold"
     assert texts[0, 0].get_text() == "+6.0" and texts[0, 0].get_fontweight() == "normal"
     assert texts[1, 1].get_text() == "−3.0" and texts[1, 0].get_text() == "none"
+    assert texts[1, 1].get_fontweight() == "normal"
 
 
 def test_the_phase_diagram_needs_one_table_per_world(tmp_path):
-    one = effects_file(tmp_path / "a.csv", [("aspo", "accuracy", "math", 1, 0, 2)])
+    one = effects_file(tmp_path / "a.csv", [("aspo", "accuracy", "math", 1, 0, 2, 0.05)])
     with pytest.raises(DataError, match="there are 2 worlds and 1 files"):
         draw("phase", Inputs(data=[one]), PHASE)
     other = tmp_path / "b.csv"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from support import made_up
 from support.paths import ROOT
@@ -85,13 +86,23 @@ def test_the_summary_says_what_was_run_found_and_not_found(root, tmp_path):
     assert "1 of 4 claims were not measured: the claim is about D (1)" in missing
 
 
+def test_an_average_over_math_or_questions_that_differs_is_a_finding(root, tmp_path):
+    """Arms that gain in math what they lose in questions have equal averages."""
+    folder = _results(root, tmp_path, made_up.ROWS, CLAIMS)
+    file = folder / "table5_comparisons.csv"
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table.loc[(table["benchmark"] == "qa") & (table["holm_p"] != ""), "holm_p"] = "0.001"
+    table.to_csv(file, index=False)
+    assert "On the average over questions" in " ".join(sections(folder, PARAMS, "")[FOUND])
+
+
 def test_the_summary_of_one_seed_draws_no_conclusion_about_training(root, tmp_path):
     found = sections(_results(root, tmp_path, ONE_SEED, CLAIMS), PARAMS | {"facts": FACTS | {"seeds": 1}}, LABEL)
     assert found[RUN][0].startswith(f"This is a run of a {LABEL}.")
     text = " ".join(found[NOT_FOUND])
     assert "each arm has one seed" in text and "ASPO @ 30 − GRPO @ 30" in text
     assert "One seed of GRPO @ 30, ASPO @ 30" in found[FOUND][0]
-    assert any(sentence.endswith("times (one seed of each arm).") for sentence in found[FOUND])
+    assert any(sentence.endswith("times (one seed of each arm, without a test).") for sentence in found[FOUND])
     assert not any("On average ASPO" in sentence or "On average GRPO" in sentence for sentence in found[FOUND])
 
 

@@ -139,6 +139,11 @@ def test_training_needs_neither_flash_attn_nor_dense_masks_and_logits(device):
     assert "actor_rollout_ref.model.use_fused_kernels=true" in given
 
 
+def test_there_is_one_agent_loop_per_gpu():
+    key = "actor_rollout_ref.rollout.agent.num_workers"
+    assert [rendered(rl_run(processes=processes))[key] for processes in (1, 2, 8)] == ["1", "2", "8"]
+
+
 def test_decoding_uses_cuda_graphs_on_gpus_unless_told_otherwise():
     key = "actor_rollout_ref.rollout.enforce_eager"  # false is verl's default
     assert key not in rendered(rl_run(device="cuda")) and rendered(rl_run(device="cpu"))[key] == "true"

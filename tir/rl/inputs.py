@@ -48,6 +48,15 @@ def tools_of(run: RlRun, inputs: RunInputs) -> Tools:
     return run.tools.model_copy(update={"routes": routes})
 
 
+def loop_tools(run: RlRun, inputs: RunInputs, cores: int) -> Tools:
+    """The tools of one agent loop. There is a loop per GPU, and their sandboxes share the job's cores."""
+    tools = tools_of(run, inputs)
+    if run.device == "cuda" and tools.python.workers is None:
+        python = tools.python.model_copy(update={"workers": max(2, min(16, cores // run.processes))})
+        tools = tools.model_copy(update={"python": python})
+    return tools
+
+
 def work_of(run: RlRun, inputs: RunInputs) -> dict[str, Any]:
     """Everything that determines the results, as a JSON value; a run with another value must not resume."""
     tools = tools_of(run, inputs)

@@ -43,7 +43,7 @@ from tir.rl.data import prepare_rows
 from tir.rl.environment import environment
 from tir.rl.export import export_policy
 from tir.rl.failures import StartFailed, check_ended
-from tir.rl.inputs import RunInputs, tools_of, work_of
+from tir.rl.inputs import RunInputs, loop_tools, work_of
 from tir.rl.metrics import check_finite, drop_records, read_log
 from tir.rl.overrides import overrides, rollout_dtype
 from tir.rl.run import RlRun, RunFiles
@@ -178,7 +178,7 @@ class _Launcher:
         write_json(
             loop,
             {
-                "tools": tools_of(run, inputs).model_dump(mode="json"),
+                "tools": loop_tools(run, inputs, job_threads()).model_dump(mode="json"),
                 "endpoint": inputs.endpoint,
                 "reward": run.rl.reward.model_dump(mode="json"),
                 "max_response_tokens": run.rl.max_response_tokens,

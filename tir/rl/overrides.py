@@ -171,6 +171,8 @@ def _cuda(run: RlRun) -> dict[str, Any]:
         "ray_kwargs.ray_init.num_cpus": 3 * run.processes + 32,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
         "actor_rollout_ref.ref.fsdp_config.param_offload": True,
+        # One agent loop per GPU; verl's default is 8 on any number of GPUs.
+        "actor_rollout_ref.rollout.agent.num_workers": run.processes,
         # The third also sets VLLM_BATCH_INVARIANT (see `verl.trainer.main_ppo`).
         "actor_rollout_ref.actor.fsdp_config.full_determinism": run.rl.full_determinism,
         "actor_rollout_ref.ref.fsdp_config.full_determinism": run.rl.full_determinism,

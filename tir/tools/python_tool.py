@@ -77,7 +77,10 @@ class PythonToolConfig(Model):
         2, ge=0, le=3, description="lowest sandbox level at which code may run; levels: tir/tools/sandbox/levels.py"
     )
     workers: int | None = operational(
-        None, ge=1, le=256, description="number of calls that run at the same time; null: the job's cores, at most 16"
+        None,
+        ge=1,
+        le=256,
+        description="calls that run at the same time; null: the job's cores, at most 16; in RL on GPUs its share of them per GPU",
     )
     queue_timeout_s: float = operational(
         300.0,

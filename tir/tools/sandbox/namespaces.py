@@ -118,6 +118,8 @@ def system_files() -> list[str]:
     # Python looks for modules under the names in sys.path, which go through a link where the environment is one.
     paths += _outermost({path for path in importable if os.path.isdir(path) and path != os.path.realpath(path)})
     for directory in sorted(set(os.environ.get("LD_LIBRARY_PATH", "").split(":"))):
+        if directory.startswith("/.singularity.d"):
+            continue  # `apptainer --nv` puts the GPU driver's libraries there, which no program here can use
         if os.path.isabs(directory) and not f"{os.path.realpath(directory)}/".startswith(tuple(f"{p}/" for p in paths)):
             paths += _shared_libraries(directory)
     return paths
