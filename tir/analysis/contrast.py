@@ -17,10 +17,10 @@ f are those of the items. Satterthwaite has c = 1. But a variance of three seeds
 makes the interval too narrow twice: through V, and through degrees of freedom that are too many. With c = 1 an interval
 of three seeds covers 92 % if seeds dominate, with the c above 94 to 96 % (`make bench-coverage`).
 
-Few items differ between two similar models, and none that differs is not a proof that none would. So one gained and one
-lost item are added to the differences that were seen (Bonett & Price 2012, J. Educ. Behav. Stat. 37:479, recommended by
-Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850). Where few 0/1 scores differ, the p-value then lies about between
-that of McNemar's exact test and its mid-p value.
+Few items differ between two similar models, and none that differs is not a proof that none would. So one gained and
+one lost item, each in a random benchmark, are added to the differences that were seen (Bonett & Price 2012, J. Educ.
+Behav. Stat. 37:479, recommended by Fagerland, Lydersen & Laake 2014, Stat. Med. 33:2850). Where few 0/1 scores
+differ, the p-value then lies about between that of McNemar's exact test and its mid-p value.
 """
 
 from __future__ import annotations

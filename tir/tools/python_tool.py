@@ -80,7 +80,7 @@ class PythonToolConfig(Model):
         None,
         ge=1,
         le=256,
-        description="calls that run at the same time; null: the job's cores, at most 16; in RL on GPUs its share of them per GPU",
+        description="calls at the same time; null: the job's cores, at most 16, shared by the GPUs of an RL run",
     )
     queue_timeout_s: float = operational(
         300.0,
