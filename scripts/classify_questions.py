@@ -1,18 +1,18 @@
 """Synthesis, step 3: questions by difficulty become fine-tuning rows and RL prompts; a data card describes them."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
 from tir.common.cli import parser, run
 from tir.common.errors import DataError
-from tir.common.files import atomic_path
 from tir.common.records import read_json, read_jsonl, write_json, write_text
 from tir.config.params import read
 from tir.config.synthesis import Classification
+from tir.data.alpaca import write_alpaca
+from tir.data.rl_rows import write_rl_rows
 from tir.synthesis.card import card, describe, teacher_facts
-from tir.synthesis.classify import classify, write_rl_rows
+from tir.synthesis.classify import classify
 from tir.synthesis.mixed import mixed_count, mixed_rows
 from tir.tools.python_tool import PythonTool, PythonToolConfig
 
@@ -49,8 +49,7 @@ def main() -> None:
         print(f"{len(both)} of {count} mixed rows made", file=sys.stderr)
         count, sft = count - len(both), _spread_in(sft, both)
     report = {**read_json(options.report), **report, **describe(sft, rl), "mixed_missing": count}
-    with atomic_path(output / "sft.json") as temporary:
-        temporary.write_text(json.dumps(sft, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_alpaca(output / "sft.json", sft)
     write_rl_rows(output / "rl_train.parquet", rl)
     write_json(output / "report.json", report)
     write_text(output / "card.md", card(teacher_facts(read_json(options.teacher)) | given.facts, report))

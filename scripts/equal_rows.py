@@ -1,12 +1,10 @@
 """Cut two fine-tuning files to the same number of rows, each a seeded sample in its own order."""
 
-import json
 from random import Random
 
 from tir.common.cli import parser, run
-from tir.common.files import atomic_path
 from tir.config.params import read
-from tir.data.alpaca import read_alpaca
+from tir.data.alpaca import read_alpaca, write_alpaca
 
 
 def main() -> None:
@@ -19,9 +17,7 @@ def main() -> None:
     count = min(map(len, files))
     for rows, output in zip(files, options.outputs, strict=True):
         kept = sorted(Random(f"equal rows:{seed}").sample(range(len(rows)), count))
-        with atomic_path(output) as temporary:
-            text = json.dumps([rows[number] for number in kept], ensure_ascii=False, indent=0)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_alpaca(output, [rows[number] for number in kept])
 
 
 if __name__ == "__main__":

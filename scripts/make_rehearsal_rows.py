@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 
 from tir.common import cli
-from tir.common.files import atomic_path
 from tir.config.params import read
+from tir.data.alpaca import write_alpaca
 from tir.data.benchmarks import load_items
 from tir.data.corpus_rows import corpus_row
 from tir.data.rl_rows import read_rl_rows
@@ -30,8 +29,7 @@ def main() -> None:
         ]
     items = [item for path in options.benchmarks for item in load_items(path)]
     rows = rehearsal_rows(read_rl_rows(options.rl), items, passages, given.instruction, given.rows)
-    with atomic_path(options.output) as temporary:
-        temporary.write_text(json.dumps(rows, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_alpaca(options.output, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from support.kills import killed_at_each_call
 from support.paths import ROOT
 
 from tir.common.errors import DataError, OutputInUse
-from tir.common.files import Scratch, atomic_path, only_writer, remove_tree
+from tir.common.files import Scratch, atomic_path, new_directory, only_writer, remove_tree
 from tir.common.records import read_jsonl, write_json
 from tir.common.resumable import ResumableWriter
 
@@ -111,6 +111,19 @@ def test_each_work_continues_its_own_partial_file(tmp_path):
             assert list(resumed.done.values()) == rows
             resumed.finish(resumed.done)
     assert files_in(tmp_path) == ["x.jsonl"]
+
+
+def test_a_new_directory_replaces_the_old_one_when_it_is_complete(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old").touch()
+    with pytest.raises(ValueError), new_directory(tmp_path / "model") as scratch:
+        (scratch / "half").touch()
+        raise ValueError
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
+    with new_directory(tmp_path / "model") as scratch:
+        assert list(scratch.iterdir()) == []
+        (scratch / "new").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["model", "model/new"]
 
 
 def test_a_partial_file_or_lock_that_cannot_be_written_is_named(tmp_path):

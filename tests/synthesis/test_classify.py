@@ -12,10 +12,10 @@ from tir.analysis.tables.trajectories import text_category
 from tir.common.records import read_json, write_json, write_jsonl
 from tir.config.synthesis import Classification
 from tir.data.alpaca import read_alpaca
-from tir.data.rl_rows import golds_of, read_rl_rows
+from tir.data.rl_rows import golds_of, read_rl_rows, write_rl_rows
 from tir.rollout.protocol import extract_answer, format_fault, split_output
 from tir.synthesis.card import card, describe, teacher_facts
-from tir.synthesis.classify import category, chosen, classify, rl_row, tool_category, write_rl_rows
+from tir.synthesis.classify import category, chosen, classify, rl_row, row_category
 from tir.synthesis.mixed import mixed_count, mixed_rows
 from tir.tools.python_tool import PythonTool
 
@@ -51,7 +51,7 @@ def test_fewest_calls_then_the_shortest_come_first():
 
 def test_the_tool_category_is_that_of_table_2():
     for output, expected in ((DIRECT, "no_tools"), (PYTHON, "python_only"), (SEARCH, "search_only"), (BOTH, "mixed")):
-        assert tool_category(output) == expected == text_category({"output": output}, "here")
+        assert row_category(output) == expected == text_category({"output": output}, "here")
 
 
 def test_mixed_rows_search_and_then_really_compute():
@@ -62,7 +62,7 @@ def test_mixed_rows_search_and_then_really_compute():
         made = mixed_rows(
             [*ROWS, *years], 9, lambda codes: [each.text for each in tool.run_many(codes)], INSTRUCTION, 0
         )
-    assert len(made) == 9 and {tool_category(each["output"]) for each in made} == {"mixed"}
+    assert len(made) == 9 and {row_category(each["output"]) for each in made} == {"mixed"}
     for each in made:
         segments = split_output(each["output"])
         assert format_fault(segments) is None and each["input"].endswith(".")

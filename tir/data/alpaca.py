@@ -1,10 +1,14 @@
-"""Reader of SFT rows in Alpaca format, a JSON list or JSON Lines; checks every row."""
+"""Reader and writer of SFT rows in Alpaca format, a JSON list or JSON Lines; the reader checks every row."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tir.common.errors import DataError
+from tir.common.files import atomic_path
 from tir.common.unicode import replace_surrogates_in_json
 from tir.data.text import read_rows
 
@@ -26,3 +30,9 @@ def read_alpaca(path: str | Path, max_rows: int | None = None) -> list[dict]:
                 remedy=f"give each row the text fields {', '.join(FIELDS)}; neither output nor both others blank",
             )
     return replace_surrogates_in_json(rows[:max_rows])
+
+
+def write_alpaca(path: str | os.PathLike, rows: Sequence[dict]) -> None:
+    """Write rows as a JSON list, one field per line."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(rows, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

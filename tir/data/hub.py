@@ -78,44 +78,39 @@ def from_hub(source: dict[str, Any], request: Callable[[str | None], Answer], re
     )
 
     repo, key = source["repo"], read_key(HUB)
+    # What, why (None: the hub's own words) and remedy. A gated repository is also one that is not found.
+    refusals = {
+        HFValidationError: ("not a valid repository name", None, "repo: OWNER/NAME"),
+        GatedRepoError: (
+            "the repository is gated",
+            None,
+            "accept the terms on the repository's page, export HF_TOKEN=..., then run the same command again",
+        ),
+        RepositoryNotFoundError: (
+            "the repository does not exist or is private",
+            None,
+            "correct the source in config.yaml, or export HF_TOKEN=... for a private repository",
+        ),
+        RevisionNotFoundError: (
+            "the repository has no such revision",
+            f"revision {revision}",
+            "correct revision of this source in config.yaml; if it is right, delete its .source.json",
+        ),
+        RemoteEntryNotFoundError: (
+            "the repository has no such file",
+            f"{source.get('file')} at revision {revision or 'main'}",
+            "correct file of this source in config.yaml",
+        ),
+    }
 
     def first_line(error: Exception) -> str:  # the hub's answer is part of it
         return Redaction(key).in_error((str(error).strip() or type(error).__name__).splitlines()[0])
 
     try:
         return request(key.get_secret_value() if key else None)
-    except HFValidationError as error:
-        raise DataError(
-            "not a valid repository name", where=repo, why=first_line(error), remedy="repo: OWNER/NAME"
-        ) from None
-    except GatedRepoError as error:
-        raise DataError(
-            "the repository is gated",
-            where=repo,
-            why=first_line(error),
-            remedy="accept the terms on the repository's page, export HF_TOKEN=..., then run the same command again",
-        ) from None
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            "the repository does not exist or is private",
-            where=repo,
-            why=first_line(error),
-            remedy="correct the source in config.yaml, or export HF_TOKEN=... for a private repository",
-        ) from None
-    except RevisionNotFoundError:
-        raise DataError(
-            "the repository has no such revision",
-            where=repo,
-            why=f"revision {revision}",
-            remedy="correct revision of this source in config.yaml; if it is right, delete its .source.json",
-        ) from None
-    except RemoteEntryNotFoundError:
-        raise DataError(
-            "the repository has no such file",
-            where=repo,
-            why=f"{source.get('file')} at revision {revision or 'main'}",
-            remedy="correct file of this source in config.yaml",
-        ) from None
+    except tuple(refusals) as error:
+        what, why, remedy = next(texts for kind, texts in refusals.items() if isinstance(error, kind))
+        raise DataError(what, where=repo, why=why or first_line(error), remedy=remedy) from None
     except (HTTPError, OSError, InvalidURL, ValueError, ImportError) as error:
         raise InfrastructureFault(
             "cannot fetch from the hub",

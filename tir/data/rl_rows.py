@@ -1,4 +1,4 @@
-"""Reader of RL rows in upstream's Parquet format; checks every row."""
+"""Reader and writer of RL rows in upstream's Parquet format; the reader checks every row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tir.common.errors import DataError
+from tir.common.files import atomic_path
 from tir.data.formats import PARQUET_ERRORS
 
 ABILITIES = ("math", "qa")
@@ -30,6 +31,24 @@ def read_rl_rows(path: str | os.PathLike, limit: int | None = None) -> list[dict
         _check(row, f"{path}: row {number}")
     _report_unanswerable(rows, path)
     return rows
+
+
+def write_rl_rows(path: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as Parquet in upstream's columns; gold answers are texts, or lists if a row has several."""
+    import pyarrow
+    from pyarrow import parquet
+
+    text = pyarrow.string()
+    several = any(len(golds_of(row)) > 1 for row in rows)
+    model = pyarrow.struct([("ground_truth", pyarrow.list_(text) if several else text), ("style", text)])
+    columns = [("data_source", text), ("question", text), ("ability", text), ("reward_model", model)]
+    schema = pyarrow.schema([*columns, ("extra_info", pyarrow.struct([("index", pyarrow.int64())]))])
+    written = []
+    for row in rows:
+        golds = golds_of(row)
+        written.append(row | {"reward_model": {"ground_truth": golds if several else golds[0], "style": "rule"}})
+    with atomic_path(path) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(written, schema), temporary)
 
 
 def _report_unanswerable(rows: Sequence[Mapping], path: str | os.PathLike) -> None:

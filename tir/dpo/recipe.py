@@ -12,7 +12,7 @@ from tir.common.errors import ConfigError
 from tir.common.schema import Device
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.dpo import Dpo
-from tir.sft.recipe import StepPlan
+from tir.sft.recipe import StepPlan, common_arguments
 
 LORA_SCALE = 2  # alpha / rank; LLaMA-Factory's default, which upstream's recipe leaves as it is
 
@@ -90,48 +90,18 @@ def render_recipe(
         resume: checkpoint to resume from, or None to start from the policy.
         tracked: experiment trackers of the run.
     """
-    dpo, cpu = run.dpo, run.device == "cpu"
-    recipe: dict[str, Any] = {
+    dpo = run.dpo
+    recipe = common_arguments(run, dpo, plan, policy, tokenized, output, deepspeed_file, resume, tracked) | {
         "stage": "dpo",
-        "do_train": True,
         "finetuning_type": dpo.method,
         "pref_beta": dpo.beta,
         "pref_loss": "sigmoid",
-        # The pairs are tokenised and labelled already; LLaMA-Factory reads `tokenized_path` and applies no template.
-        "template": "empty",
-        "dataset": "tokenized",
-        "tokenized_path": str(tokenized),
-        "model_name_or_path": str(policy),
-        "trust_remote_code": False,
-        "output_dir": str(output),
-        "overwrite_output_dir": False,
-        "num_train_epochs": dpo.epochs,
-        "max_steps": plan.total,
         "per_device_train_batch_size": run.pass_pairs,
         "gradient_accumulation_steps": dpo.batch_pairs // run.processes // run.pass_pairs,
-        "learning_rate": dpo.learning_rate,
-        "lr_scheduler_type": dpo.schedule,
-        "warmup_steps": math.ceil(dpo.warmup_ratio * plan.total),
-        "weight_decay": dpo.weight_decay,
-        "max_grad_norm": dpo.grad_clip,
-        "bf16": dpo.precision == "bf16",
-        "flash_attn": {"fa2": "fa2", "sdpa": "sdpa", "eager": "disabled"}[dpo.attention],
         "disable_gradient_checkpointing": not dpo.gradient_checkpointing,
-        "logging_steps": dpo.logging_steps,
-        "save_strategy": "epoch",
-        "report_to": "none",
-        "plot_loss": False,
         "seed": run.seed,
         "data_seed": run.seed,
-        "ddp_timeout": dpo.stall_s,
     }
     if dpo.method == "lora":
         recipe |= {"lora_rank": dpo.lora_rank, "lora_alpha": LORA_SCALE * dpo.lora_rank, "lora_target": "all"}
-    if cpu:
-        recipe |= {"use_cpu": True} | ({"ddp_backend": "gloo"} if run.processes > 1 else {})
-    recipe |= tracked.arguments
-    if deepspeed_file is not None:
-        recipe["deepspeed"] = str(deepspeed_file)
-    if resume is not None:
-        recipe["resume_from_checkpoint"] = str(resume)
     return recipe

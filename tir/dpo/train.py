@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tir.common.errors import CheckpointError
-from tir.common.files import only_writer
+from tir.common.files import new_directory, only_writer
 from tir.common.model_files import MANIFEST, read_model_manifest, write_manifest
 from tir.common.records import digest, file_digest, read_json, read_jsonl, write_json, write_jsonl
 from tir.common.tracking import NOT_TRACKED, TrackedRun
@@ -177,12 +177,10 @@ def _export(directory: Path, policy: Path, output: Path, run: DpoRun, plan: Step
     if run.dpo.method == "full":
         export_checkpoint(last, policy, output, facts)
     else:
-        scratch = output.with_name(f".{output.name}.partial")
-        kept = merge_adapter(last, policy, scratch)
-        report(f"{kept:.0%} of the adapter's update is left after rounding to the data type of the policy")
-        write_manifest(scratch, **facts, update_kept=round(kept, 4))
-        shutil.rmtree(output, ignore_errors=True)
-        scratch.rename(output)
+        with new_directory(output) as scratch:
+            kept = merge_adapter(last, policy, scratch)
+            report(f"{kept:.0%} of the adapter's update is left after rounding to the data type of the policy")
+            write_manifest(scratch, **facts, update_kept=round(kept, 4))
 
 
 def _record(logged: dict[str, Any]) -> dict[str, Any]:

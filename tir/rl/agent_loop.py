@@ -27,13 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    retry_if_not_exception_type,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 from verl.utils.device import get_device_name
 
@@ -46,6 +39,7 @@ from tir.rl.server_engine import ServerEngine
 from tir.rollout.engines.base import Sampling, request_seed
 from tir.rollout.loop import RolloutSettings, rollout
 from tir.rollout.prompts import render_prompt
+from tir.rollout.retry import retried
 from tir.rollout.trajectory import Trajectory
 from tir.scoring.reward import Reward, reward
 from tir.tools.base import Tool
@@ -53,8 +47,6 @@ from tir.tools.registry import by_tag, make_tools
 
 if get_device_name() == "cpu":
     import tir.rl.cpu.client  # noqa: F401
-
-_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -150,22 +142,13 @@ class TirAgentLoop(AgentLoopBase):
         seed = None if validation else request_seed(resources.seed, global_steps, int(index), session_id)
         sampling = Sampling(sampling_params["temperature"], sampling_params["top_p"], seed=seed)
         tools = by_tag(resources.tools, resources.routes[ability])
-        # Not SearchUnavailable: the search client has its own retries.
-        retryable = retry_if_exception_type(InfrastructureFault) & retry_if_not_exception_type(SearchUnavailable)
-        async for attempt in AsyncRetrying(
-            retry=retryable, reraise=True, stop=stop_after_attempt(_ATTEMPTS), wait=wait_exponential_jitter(0.5, 10)
-        ):
-            with attempt:
-                engine = ServerEngine(self.server_manager, self.tokenizer)
-                trajectory = await rollout(
-                    engine,
-                    self.tokenizer,
-                    prompt_ids,
-                    tools,
-                    resources.settings,
-                    sampling,
-                    f"{global_steps}-{index}-{session_id}",
-                )
+        name = f"{global_steps}-{index}-{session_id}"
+
+        async def attempt() -> tuple[ServerEngine, Trajectory]:
+            engine = ServerEngine(self.server_manager, self.tokenizer)
+            return engine, await rollout(engine, self.tokenizer, prompt_ids, tools, resources.settings, sampling, name)
+
+        engine, trajectory = await retried(attempt, but_not=SearchUnavailable)
         started = time.monotonic()
         golds = list(reward_model["ground_truth"])
         # In a thread, because comparing answers may wait for computer algebra in another process.

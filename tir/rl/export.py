@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tir.common.errors import CheckpointError
+from tir.common.files import new_directory
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "manifest.json")
 
@@ -30,7 +31,7 @@ def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: s
     import torch
     from safetensors.torch import load_file, save_file
 
-    saved, source, output = Path(saved), Path(source), Path(output)
+    saved = Path(saved)
     shards = sorted(saved.glob("*.safetensors"))
     if not shards:
         raise CheckpointError(
@@ -39,17 +40,14 @@ def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: s
             why="no *.safetensors files",
             remedy="delete this step's checkpoint directory, then run again",
         )
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_WEIGHTS))
-    for shard in shards:
-        weights = {
-            name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
-            for name, tensor in load_file(shard).items()
-        }
-        save_file(weights, partial / shard.name, metadata={"format": "pt"})
-    index = saved / "model.safetensors.index.json"
-    if index.exists():
-        shutil.copy(index, partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with new_directory(output) as partial:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
+        for shard in shards:
+            weights = {
+                name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(shard).items()
+            }
+            save_file(weights, partial / shard.name, metadata={"format": "pt"})
+        index = saved / "model.safetensors.index.json"
+        if index.exists():
+            shutil.copy(index, partial)

@@ -13,10 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
-
 from tir.common.concurrency import run_all
-from tir.common.errors import InfrastructureFault
 from tir.common.resumable import ResumableWriter
 from tir.data.benchmarks import Item
 from tir.rollout.engines.base import Engine, Sampling, request_seed
@@ -24,10 +21,9 @@ from tir.rollout.helpers.base import Helpers
 from tir.rollout.loop import RolloutSettings, rollout
 from tir.rollout.prompts import render_prompt
 from tir.rollout.protocol import extract_answer, first_tool_offset
+from tir.rollout.retry import retried
 from tir.rollout.trajectory import Trajectory
 from tir.tools.base import Tool
-
-_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -99,17 +95,8 @@ async def _with_retries(
     prompt_ids = render_prompt(tokenizer, job.system_prompt, item.question)
     seed = job.sampling.seed
     sampling = replace(job.sampling, seed=None if seed is None else request_seed(seed, item.id, sample))
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(InfrastructureFault),
-        reraise=True,
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential_jitter(0.5, 10),
-    ):
-        with attempt:
-            return await rollout(
-                engine, tokenizer, prompt_ids, tools, job.settings, sampling, f"{item.id}-{sample}", helpers
-            )
-    raise AssertionError("unreachable: the last attempt raises")
+    name = f"{item.id}-{sample}"
+    return await retried(lambda: rollout(engine, tokenizer, prompt_ids, tools, job.settings, sampling, name, helpers))
 
 
 def record(item: Item, sample: int, task: str, trajectory: Trajectory) -> dict:

@@ -7,7 +7,6 @@ import json
 import sys
 
 from tir.common.cli import command
-from tir.common.errors import DataError
 from tir.common.records import read_jsonl
 
 _INSTALL = "pip install '.[scoring]'  # in a clone of the repository"
@@ -31,16 +30,7 @@ def _main() -> None:
 
     from tir.scoring.score import score_traces
 
-    rows = read_jsonl(arguments.file)
-    for number, row in enumerate(rows, 1):
-        for key in ("answer", "gold"):
-            if key not in row:
-                raise DataError(
-                    "a row lacks a key",
-                    where=f"{arguments.file}:{number}",
-                    why=f'it has no "{key}"',
-                    remedy='write rows like {"answer": "5", "gold": ["5"]}',
-                )
+    rows = read_jsonl(arguments.file, ("answer", "gold"))
     traces = [{"id": number, "sample": 0, "finish": "answer", **row} for number, row in enumerate(rows, 1)]
     records, _ = score_traces(traces, task=arguments.task, f1_threshold=arguments.f1_threshold)
     for record in records:

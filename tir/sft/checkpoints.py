@@ -9,7 +9,6 @@ torch (a zip archive) has its end, and each process has written its state of ran
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tir.common.errors import CheckpointError
+from tir.common.files import link_or_copy, new_directory
 from tir.common.model_files import weights_fault, write_manifest
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -72,14 +72,6 @@ def prune(output: Path, keep: Collection[int], newest: int) -> None:
             shutil.rmtree(path)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file; copy it if the file system does not allow links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def export_checkpoint(checkpoint: Path, base: Path, target: Path, manifest: dict[str, Any]) -> None:
     """Export a checkpoint as a model directory: weights and config of the checkpoint, tokenizer of the base model.
 
@@ -94,21 +86,16 @@ def export_checkpoint(checkpoint: Path, base: Path, target: Path, manifest: dict
     Raises:
         CheckpointError: the checkpoint has no weights or no config.json.
     """
-    scratch = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for source, patterns in ((checkpoint, _MODEL_FILES), (base, _TOKENIZER_FILES)):
-        for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
-            _link_or_copy(path, scratch / path.name)
-            (scratch / path.name).chmod(0o644)  # safetensors creates files that only their owner can read
-    weights = sorted(scratch.glob("*.safetensors"))
-    if not weights or not (scratch / "config.json").exists():
-        raise CheckpointError(
-            "the checkpoint has no weights or no config.json",
-            where=str(checkpoint),
-            why="its files are " + ", ".join(sorted(path.name for path in checkpoint.iterdir())),
-            remedy=f"rm -r {checkpoint}  # then run again; training resumes from the previous checkpoint",
-        )
-    write_manifest(scratch, **manifest)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
+    with new_directory(target) as scratch:
+        for source, patterns in ((checkpoint, _MODEL_FILES), (base, _TOKENIZER_FILES)):
+            for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
+                link_or_copy(path, scratch / path.name)
+                (scratch / path.name).chmod(0o644)  # safetensors creates files that only their owner can read
+        if not any(scratch.glob("*.safetensors")) or not (scratch / "config.json").exists():
+            raise CheckpointError(
+                "the checkpoint has no weights or no config.json",
+                where=str(checkpoint),
+                why="its files are " + ", ".join(sorted(path.name for path in checkpoint.iterdir())),
+                remedy=f"rm -r {checkpoint}  # then run again; training resumes from the previous checkpoint",
+            )
+        write_manifest(scratch, **manifest)

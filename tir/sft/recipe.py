@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from tir.common.errors import ConfigError
 from tir.common.tracking import NOT_TRACKED, TrackedRun
+from tir.config.dpo import Dpo
+from tir.config.sft import Sft
 from tir.sft.run import SftRun
 
 
@@ -87,50 +89,71 @@ def render_recipe(
         resume: checkpoint to resume from, or None to start from the base model.
         tracked: experiment trackers of the run.
     """
-    sft = run.sft
-    recipe: dict[str, Any] = {
+    sft, cuda = run.sft, run.device == "cuda"
+    recipe = common_arguments(run, sft, plan, base, tokenized, output, deepspeed_file, resume, tracked) | {
         "stage": "sft",
-        "do_train": True,
         "finetuning_type": "full",
+        "cutoff_len": sft.cutoff_tokens,
+        # `tir.sft.trainer` makes the batches. For LLaMA-Factory a batch is one forward pass, of any number of rows.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": passes,
+        "disable_gradient_checkpointing": not recompute,
+        "enable_liger_kernel": cuda,
+        "seed": sft.seed,
+        "data_seed": sft.seed,
+        "full_determinism": cuda and sft.full_determinism,
+    }
+    if plan.eval_rows:
+        recipe |= {"eval_dataset": "tokenized", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    return recipe
+
+
+def common_arguments(
+    run: Any,
+    section: Sft | Dpo,
+    plan: StepPlan,
+    start: str | Path,
+    tokenized: str | Path,
+    output: str | Path,
+    deepspeed_file: str | Path | None,
+    resume: str | Path | None,
+    tracked: TrackedRun,
+) -> dict[str, Any]:
+    """The arguments that fine-tuning and DPO have both.
+
+    Args:
+        run: an `SftRun` or a `DpoRun`.
+        section: its section `sft` or `dpo`.
+        start: directory of the model to train.
+
+    The others are those of `render_recipe`.
+    """
+    recipe = {
+        "do_train": True,
         # The rows are tokenised already. This template changes neither them nor the tokenizer.
         "template": "empty",
-        "model_name_or_path": str(base),
+        "model_name_or_path": str(start),
         "trust_remote_code": False,
         # LLaMA-Factory requires a name, but reads `tokenized_path` instead.
         "dataset": "tokenized",
         "tokenized_path": str(tokenized),
-        "cutoff_len": sft.cutoff_tokens,
         "output_dir": str(output),
         "overwrite_output_dir": False,
-        "num_train_epochs": sft.epochs,
+        "num_train_epochs": section.epochs,
         "max_steps": plan.total,
-        # `tir.sft.trainer` makes the batches. For LLaMA-Factory a batch is one forward pass, of any number of rows.
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": passes,
-        "learning_rate": sft.learning_rate,
-        "lr_scheduler_type": sft.schedule,
-        "warmup_steps": math.ceil(sft.warmup_ratio * plan.total),
-        "weight_decay": sft.weight_decay,
-        "max_grad_norm": sft.grad_clip,
-        "bf16": sft.precision == "bf16",
-        "flash_attn": {"fa2": "fa2", "sdpa": "sdpa", "eager": "disabled"}[sft.attention],
-        "disable_gradient_checkpointing": not recompute,
-        "enable_liger_kernel": run.device == "cuda",
-        "logging_steps": sft.logging_steps,
+        "learning_rate": section.learning_rate,
+        "lr_scheduler_type": section.schedule,
+        "warmup_steps": math.ceil(section.warmup_ratio * plan.total),
+        "weight_decay": section.weight_decay,
+        "max_grad_norm": section.grad_clip,
+        "bf16": section.precision == "bf16",
+        "flash_attn": {"fa2": "fa2", "sdpa": "sdpa", "eager": "disabled"}[section.attention],
+        "logging_steps": section.logging_steps,
         "save_strategy": "epoch",
         "report_to": "none",
         "plot_loss": False,
-        "seed": sft.seed,
-        "data_seed": sft.seed,
-        "full_determinism": run.device == "cuda" and sft.full_determinism,
-        "ddp_timeout": sft.stall_s,
+        "ddp_timeout": section.stall_s,
     }
-    if plan.eval_rows:
-        recipe |= {
-            "eval_dataset": "tokenized",
-            "eval_strategy": "epoch",
-            "per_device_eval_batch_size": 1,
-        }
     if run.device == "cpu":
         recipe["use_cpu"] = True
         if run.processes > 1:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tir.common.files import new_directory
 from tir.data.alpaca import read_alpaca
 from tir.rollout.prompts import EndOfTurn, check_keeps_text, end_of_turn, prompt_text, refuse_open_thought
 from tir.rollout.protocol import encode_inside, encode_tool_text, render_result, split_output
@@ -115,12 +115,8 @@ def write_tokenized(
     splits = {"train": _data_set(rendered, train)}
     if held:
         splits["validation"] = _data_set(rendered, held)
-    output = Path(output)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    datasets.DatasetDict(splits).save_to_disk(partial)
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    with new_directory(output) as partial:
+        datasets.DatasetDict(splits).save_to_disk(partial)
     return {
         "rows": len(rows),
         "train": len(train),

@@ -5,15 +5,13 @@ The paper selects epoch 2 of 3.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tir.common.errors import DataError
-from tir.common.files import only_writer
-from tir.common.model_files import read_model_manifest
+from tir.common.files import link_or_copy, new_directory, only_writer
+from tir.common.model_files import MANIFEST, read_model_manifest
 from tir.common.records import read_jsonl, write_json
 
 
@@ -82,15 +80,8 @@ def _lowest_loss(manifests: Mapping[int, dict[str, Any]], log: str | Path) -> di
 
 
 def _link_model(source: Path, output: Path, manifest: dict) -> None:
-    scratch = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != "manifest.json":
-            try:
-                os.link(path, scratch / path.name)
-            except OSError:
-                shutil.copyfile(path, scratch / path.name)
-    write_json(scratch / "manifest.json", manifest)
-    shutil.rmtree(output, ignore_errors=True)
-    scratch.rename(output)
+    with new_directory(output) as scratch:
+        for path in sorted(source.iterdir()):
+            if path.is_file() and path.name != MANIFEST:
+                link_or_copy(path, scratch / path.name)
+        write_json(scratch / MANIFEST, manifest)

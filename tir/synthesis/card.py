@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tir.rollout.categories import TOOL_CATEGORIES
 from tir.rollout.protocol import executed_tools, model_texts, split_output
-from tir.synthesis.classify import CATEGORIES, TOOL_CATEGORIES, tool_category
+from tir.synthesis.classify import CATEGORIES, row_category
 from tir.synthesis.normalise import QUESTION_RULES, TRAJECTORY_RULES
 
 _BECOMES = {
@@ -23,7 +24,7 @@ _BECOMES = {
 def describe(sft: Sequence[Mapping], rl: Sequence[Mapping]) -> dict[str, Any]:
     """Figures of a corpus: numbers of rows, rows by tool category, lengths in characters, calls per row."""
     outputs = [row["output"] for row in sft]
-    kinds = Counter(map(tool_category, outputs))
+    kinds = Counter(map(row_category, outputs))
     calls = Counter(sum(executed_tools(split_output(output)).values()) for output in outputs)
     written = [sum(map(len, model_texts(split_output(output)))) for output in outputs]
     return {

@@ -12,20 +12,18 @@ trajectories of that kind, those with the fewest calls become rows, then the sho
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tir.common.files import atomic_path
+from tir.rollout.categories import tool_category
 from tir.rollout.protocol import executed_tools, split_output
 
 if TYPE_CHECKING:
     from tir.config.synthesis import Classification
 
 CATEGORIES = ("easy", "needs tools", "tools harm", "hard")
-TOOL_CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")  # of rows, as in the paper's Table 2
 _KINDS = {"easy": ("direct",), "tools harm": ("direct",), "needs tools": ("tools", "hint"), "hard": ()}
 
 
@@ -75,11 +73,10 @@ def classify(
     return sft, rl, {"difficulty": by_task, "without_row": without_row}
 
 
-def tool_category(output: str) -> str:
-    """Category of a row by the tools that ran in it."""
+def row_category(output: str) -> str:
+    """Tool category of a row, by the tools that ran in it."""
     ran = executed_tools(split_output(output))
-    python, search = ran["python"] > 0, ran["search"] > 0
-    return TOOL_CATEGORIES[3 if python and search else 0 if python else 1 if search else 2]
+    return tool_category(ran["python"], ran["search"])
 
 
 def rl_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,23 +89,3 @@ def rl_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "reward_model": {"ground_truth": golds, "style": "rule"},
         "extra_info": {"index": int(row["id"])},
     }
-
-
-def write_rl_rows(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write RL rows as Parquet; the gold answers are a text, as upstream, or lists if a question has several."""
-    import pyarrow
-    from pyarrow import parquet
-
-    text = pyarrow.string()
-    several = any(len(row["reward_model"]["ground_truth"]) > 1 for row in rows)
-    answers = pyarrow.list_(text) if several else text
-    model = pyarrow.struct([("ground_truth", answers), ("style", text)])
-    columns = [("data_source", text), ("question", text), ("ability", text), ("reward_model", model)]
-    schema = pyarrow.schema([*columns, ("extra_info", pyarrow.struct([("index", pyarrow.int64())]))])
-    written = [
-        row | {"reward_model": {"ground_truth": golds if several else golds[0], "style": "rule"}}
-        for row in map(dict, rows)
-        for golds in [row["reward_model"]["ground_truth"]]
-    ]
-    with atomic_path(path) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(written, schema), temporary)

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from tir.rollout.protocol import render_result
-from tir.synthesis.classify import tool_category
+from tir.synthesis.classify import row_category
 
 _STEPS = (
     ("Multiply the answer by {n}.", "{gold}*{n}", (2, 9)),
@@ -60,7 +60,7 @@ def _extensible(row: Mapping[str, Any]) -> str | None:
     """The shortest good trajectory that only searches, if the answer is one whole number."""
     if len(row["gold"]) != 1 or not _NUMBER.fullmatch(row["gold"][0].strip()):
         return None
-    outputs = [each["output"] for each in row["trajectories"] if tool_category(each["output"]) == "search_only"]
+    outputs = [each["output"] for each in row["trajectories"] if row_category(each["output"]) == "search_only"]
     return min(outputs, key=lambda output: (len(output), output), default=None)
 
 

@@ -7,11 +7,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tir.common.errors import DataError
+from tir.data.rl_rows import write_rl_rows
 from tir.data.sources import fetch_file
 from tir.world.entities import World, build_world
-from tir.world.files import write_rl
-from tir.world.problems import draw
-from tir.world.questions import all_questions
+from tir.world.rl import drawn_rows
 
 if TYPE_CHECKING:
     from tir.config.world import WorldSettings
@@ -34,7 +33,7 @@ def fetch_questions(
     Raises `DataError` with the key if the file cannot be used, `InfrastructureFault` if it cannot be downloaded.
     """
     if source["kind"] == "world":
-        write_rl(output, world_rows(build_world(world), rows or WORLD_ROWS))
+        write_rl_rows(output, world_rows(build_world(world), rows or WORLD_ROWS))
         return
     try:
         fetch_file(_AS, source, output)
@@ -46,22 +45,6 @@ def fetch_questions(
 
 
 def world_rows(world: World, rows: int) -> list[dict]:
-    """Questions like those of the generated fine-tuning data, of its split: half math, half QA, shuffled."""
+    """Questions like those of the generated fine-tuning data, of its split."""
     random, settings = Random(f"synthesis:{world.settings.seed}"), world.settings.trajectories
-    problems = draw(random, dict(settings.problems), "sft", rows - rows // 2)
-    two_hop = round(settings.two_hop * (rows // 2))
-    asked = all_questions(world, "sft", 2, random)[:two_hop]
-    asked += all_questions(world, "sft", 1, random)[: rows // 2 - two_hop]
-    found = [(problem.question, "math", problem.answer) for problem in problems]
-    found += [(question.text, "qa", question.answer) for question in asked]
-    random.shuffle(found)
-    return [
-        {
-            "data_source": "generated world",
-            "question": question,
-            "ability": ability,
-            "reward_model": {"ground_truth": answer, "style": "rule"},
-            "extra_info": {"index": None},
-        }
-        for question, ability, answer in found
-    ]
+    return drawn_rows(world, "sft", rows, random, dict(settings.problems), settings.two_hop, "generated world")

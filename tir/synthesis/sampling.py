@@ -23,16 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
-
 from tir.common.concurrency import run_all
-from tir.common.errors import InfrastructureFault
 from tir.common.records import digest, write_jsonl
 from tir.common.resumable import ResumableWriter
 from tir.rollout.engines.base import Engine, Sampling, request_seed
 from tir.rollout.loop import RolloutSettings, rollout
 from tir.rollout.prompts import render_prompt
 from tir.rollout.protocol import Segment, encode_inside, extract_answer
+from tir.rollout.retry import retried
 from tir.rollout.trajectory import Trajectory
 from tir.synthesis.prompts import HESITATION, hint, teacher_prompt
 from tir.synthesis.questions import Question
@@ -42,7 +40,6 @@ from tir.tools.base import Tool
 if TYPE_CHECKING:
     from tir.config.synthesis import SynthesisBudget, SynthesisSampling, Teacher
 
-ATTEMPTS = 3  # of a sample, after a fault of a tool or of the engine
 NO_GOLD, BUDGET = "no gold answer", "budget"
 
 
@@ -165,20 +162,9 @@ async def _with_retries(
     teacher, name = job.teacher, f"{question.id}-{kind}-{number}"
     seed = request_seed(job.sampling.seed, question.id, kind, number)
     sampling = Sampling(teacher.temperature, teacher.top_p, seed=seed)
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception(_is_transient),
-        reraise=True,
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential_jitter(0.5, 10),
-    ):
-        with attempt:
-            return await rollout(engine, tokenizer, prompt, tools, settings, sampling, name)
-    raise AssertionError("unreachable: the last attempt raises")
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether a second attempt may succeed; the teacher's client has already retried its own faults."""
-    return isinstance(error, InfrastructureFault) and not isinstance(error, TeacherUnavailable)
+    return await retried(
+        lambda: rollout(engine, tokenizer, prompt, tools, settings, sampling, name), but_not=TeacherUnavailable
+    )
 
 
 def before_hesitation(sample: Mapping[str, Any]) -> str:

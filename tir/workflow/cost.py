@@ -8,7 +8,6 @@ does.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from tir.config.site import Site
 from tir.sft import memory
 from tir.workflow import estimate, gpu_memory
 from tir.workflow.estimate import GPUS, PAPER_MINUTES, parameters, shape
+from tir.workflow.gres import parse_gres
 
 CPU_MINUTES = 2.0  # any other job; most of it is start-up
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master weights, Adam moments, weights
@@ -39,8 +39,7 @@ class Job:
     @property
     def gpu(self) -> tuple[str, int]:
         """GPU type and count; ("", 0) for none."""
-        found = re.fullmatch(r"gpu:(?:([\w.-]+):)?(\d+)", self.gres or "")
-        return (found[1] or "any", int(found[2])) if found else ("", 0)
+        return parse_gres(self.gres)
 
 
 def needs_gpu(rule: str, config: Config, judge_endpoint: str = "none") -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from tir.common.devices import visible_devices, without
 from tir.common.errors import InfrastructureFault
 from tir.workflow.findings import Finding, run
+from tir.workflow.gres import parse_gres
 
 CAPABILITY = {
     "v100": 7.0,
@@ -83,7 +84,7 @@ def drivers(stages: list[dict[str, Any]], locks: list[str], slurm: bool) -> Iter
     """
     requests = sorted({(stage["partition"], stage["gres"]) for stage in stages if stage["gres"]})
     for partition, gres in requests if slurm else requests[:1]:
-        kind = gres.split(":")[1] if gres.count(":") == 2 else "any"
+        kind = parse_gres(gres)[0] or "any"
         text, why = _driver_of_node(partition, kind) if slurm else _driver_here()
         found = re.search(r"Module.*?\s(\d+)\.\d", text)
         needed = DRIVER[_cuda(locks)]

@@ -21,6 +21,7 @@ from tir.common.keys import HUB, Redaction, read_key
 from tir.common.records import file_digest
 from tir.workflow.findings import TIMEOUT_S, Finding, run
 from tir.workflow.gpu_checks import architectures, devices, drivers
+from tir.workflow.gres import parse_gres
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -96,7 +97,7 @@ def cluster(stages: list[dict[str, Any]]) -> Iterable[Finding]:
     yield Finding("Slurm", True, f"partitions {', '.join(partitions)}")
     for stage in stages:
         name, partition = f"nodes for {stage['rule']}", stage["partition"]
-        gpus = re.fullmatch(r"gpu:(?:([\w.-]+):)?(\d+)", stage["gres"] or "")
+        kind, number = parse_gres(stage["gres"])
         candidates = [node for node in available if node.partition == partition]
         line = f"in the profile, set-resources: {stage['rule']}"
         if stage.get("needs_gpu") and not stage["gres"]:
@@ -107,8 +108,7 @@ def cluster(stages: list[dict[str, Any]]) -> Iterable[Finding]:
                 name, False, f"no partition {partition}", f"{line}: slurm_partition, one of {', '.join(partitions)}"
             )
             continue
-        if gpus:
-            kind, number = gpus[1] or "any", int(gpus[2])
+        if number:
             candidates = [
                 node
                 for node in candidates

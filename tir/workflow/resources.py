@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tir.common.files import atomic_path
-from tir.workflow.cost import Job
+from tir.workflow.gres import parse_gres
 
 _USED = {"cpu_percent": "CPU Efficiency (%)", "memory_percent": "Memory Usage (%)"}  # ours -> the Slurm plugin's
 COLUMNS = ("stage", "job", "gpus", "gpu_type", "seconds", "gpu_hours", "max_rss_mb", "cpu_seconds", *_USED)
@@ -38,7 +38,7 @@ def collect(
         measured = _last(path)
         if measured is None:
             continue
-        kind, number = Job(stage, {}, _gres(measured)).gpu
+        kind, number = parse_gres(_gres(measured))
         seconds = float(measured["s"])
         rows.append(
             {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tir.common.errors import DataError
-from tir.common.files import atomic_path
 from tir.common.records import read_json, read_jsonl, write_jsonl
+from tir.data.alpaca import write_alpaca
+from tir.data.rl_rows import write_rl_rows
 from tir.world.benchmarks import benchmark_rows
 from tir.world.entities import build_world, passages
 from tir.world.rl import rl_rows
@@ -33,25 +33,7 @@ def write_world(directory: str | Path, settings: WorldSettings) -> None:
     for name, rows in benchmark_rows(world).items():
         write_jsonl(directory / "benchmarks" / f"{name}.jsonl", rows)
     for split in ("rl_train", "rl_validation"):
-        write_rl(directory / f"{split}.parquet", rl_rows(world, split))
-
-
-def write_rl(path: str | Path, rows: list[dict]) -> None:
-    """Write RL rows as parquet with the upstream columns and types."""
-    import pyarrow
-    from pyarrow import parquet
-
-    schema = pyarrow.schema(
-        [
-            ("data_source", pyarrow.string()),
-            ("question", pyarrow.string()),
-            ("ability", pyarrow.string()),
-            ("reward_model", pyarrow.struct([("ground_truth", pyarrow.string()), ("style", pyarrow.string())])),
-            ("extra_info", pyarrow.struct([("index", pyarrow.int64())])),
-        ]
-    )
-    with atomic_path(path) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), temporary)
+        write_rl_rows(directory / f"{split}.parquet", rl_rows(world, split))
 
 
 def write_trajectories(
@@ -97,8 +79,7 @@ def write_trajectories(
 
     with PythonTool(**dict(python) | {"workers": os.cpu_count() or 1}) as tool:
         rows = sft_rows(world, settings.trajectories, lambda codes: [each.text for each in tool.run_many(codes)], find)
-    with atomic_path(output) as temporary:
-        temporary.write_text(json.dumps(rows, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_alpaca(output, rows)
 
 
 def tokenizer_text(corpus: str | Path, sft: str | Path, rows: int = 4000) -> list[str]:

@@ -55,8 +55,9 @@ def _parts(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, byt
 def tokenizer_of(path: str | Path):
     """A `tokenizers.Tokenizer` with these ranks and `CONTROLS` as special tokens, without a pre-tokenizer."""
     from tokenizers import AddedToken, Tokenizer, models
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    ranks, letters = read_ranks(path), _letters()
+    ranks, letters = read_ranks(path), bytes_to_unicode()
 
     def text(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -66,10 +67,3 @@ def tokenizer_of(path: str | Path):
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROLS])
     return tokenizer
-
-
-def _letters() -> dict[int, str]:
-    """The character that stands for each byte in a byte-level BPE, as in GPT-2."""
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {byte: chr(256 + number) for number, byte in enumerate(hidden)}

@@ -22,25 +22,37 @@ _MATH_MIX = {
 _TWO_HOP_SHARE = 0.5
 
 
-def _row(question: str, ability: str, answer: str) -> dict:
-    return {
-        "data_source": "grpo_mix",
-        "question": question,
-        "ability": ability,
-        "reward_model": {"ground_truth": answer, "style": "rule"},
-        "extra_info": {"index": None},
-    }
-
-
 def rl_rows(world: World, split: str) -> list[dict]:
-    """Rows of `rl_train` or `rl_validation`, shuffled: half math, half QA; every ground truth is one string."""
+    """Rows of `rl_train` or `rl_validation`."""
     total = world.settings.rl_train_rows if split == "rl_train" else world.settings.rl_validation_rows
     random = Random(f"rl:{split}:{world.settings.seed}")
-    math = draw(random, _MATH_MIX, split, total - total // 2)
-    two_hop = round(_TWO_HOP_SHARE * (total // 2))
-    questions = all_questions(world, split, 2, random)[:two_hop]
-    questions += all_questions(world, split, 1, random)[: total // 2 - two_hop]
-    rows = [_row(problem.question, "math", problem.answer) for problem in math]
-    rows += [_row(question.text, "qa", question.answer) for question in questions]
-    random.shuffle(rows)
-    return rows
+    return drawn_rows(world, split, total, random, _MATH_MIX, _TWO_HOP_SHARE, "grpo_mix")
+
+
+def drawn_rows(
+    world: World, split: str, rows: int, random: Random, problems: dict[str, float], two_hop: float, source: str
+) -> list[dict]:
+    """Rows of a split, shuffled: half math, half QA; every ground truth is one string.
+
+    Args:
+        problems: share of each family of problems in the math rows.
+        two_hop: share of questions with two hops in the QA rows.
+        source: what the rows have as `data_source`.
+    """
+    math = draw(random, problems, split, rows - rows // 2)
+    hops = round(two_hop * (rows // 2))
+    questions = all_questions(world, split, 2, random)[:hops]
+    questions += all_questions(world, split, 1, random)[: rows // 2 - hops]
+    found = [(problem.question, "math", problem.answer) for problem in math]
+    found += [(question.text, "qa", question.answer) for question in questions]
+    random.shuffle(found)
+    return [
+        {
+            "data_source": source,
+            "question": question,
+            "ability": ability,
+            "reward_model": {"ground_truth": answer, "style": "rule"},
+            "extra_info": {"index": None},
+        }
+        for question, ability, answer in found
+    ]

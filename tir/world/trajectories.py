@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tir.common.errors import DataError
+from tir.rollout.categories import TOOL_CATEGORIES
 from tir.rollout.protocol import render_result, tool_call
 from tir.world.drafts import Draft, guess_draft, mental_draft, mixed_draft, python_draft, search_draft, values_of
 from tir.world.entities import World
@@ -17,11 +18,9 @@ from tir.world.questions import Question, all_questions
 if TYPE_CHECKING:
     from tir.config.world import TrajectorySettings
 
-CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
-
 
 def _counts(settings: TrajectorySettings) -> dict[str, int]:
-    counts = {name: round(settings.rows * settings.mix.get(name, 0.0)) for name in CATEGORIES}
+    counts = {name: round(settings.rows * settings.mix.get(name, 0.0)) for name in TOOL_CATEGORIES}
     counts["python_only"] += settings.rows - sum(counts.values())
     return counts
 

@@ -29,7 +29,8 @@ from tir.analysis.plot_style import (
 from tir.analysis.statistics import Estimate
 from tir.analysis.tables.accuracy import METRIC_NAMES, evaluate
 from tir.analysis.tables.inputs import Inputs
-from tir.analysis.tables.trajectories import CATEGORIES, behaviours, bigram_rows, category, sampled
+from tir.analysis.tables.trajectories import behaviours, bigram_rows, sampled
+from tir.rollout.categories import TOOL_CATEGORIES, tool_category
 
 _GROUPS = {"math": "Computational (Python)", "qa": "Knowledge (search)", "web": "Web"}
 
@@ -182,7 +183,7 @@ def tool_categories(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
     totals = {label: sum(each.values()) for label, each in counts.items()}
     labels = [each["label"] for each in params["benchmarks"]]
     where = ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} benchmarks"
-    classes = sorted(set().union(*counts.values()), key=lambda each: (CATEGORIES.index(each[0]), each[1]))
+    classes = sorted(set().union(*counts.values()), key=lambda each: (TOOL_CATEGORIES.index(each[0]), each[1]))
     if len(classes) == 1:
         number, models = sum(totals.values()), " and ".join(totals)
         return _empty_figure(f"{where}: all {number} trajectories of {models} are of one kind: {_use(*classes[0])}")
@@ -288,4 +289,4 @@ def _tool_use(inputs: Inputs, models: Sequence[str], benchmarks: Sequence[Mappin
     """Trajectories by (category, executed calls, at most 3); the calls of `mixed` are not divided."""
     traces = [trace for model in models for each in benchmarks for trace in inputs.traces(model, each["name"])]
     calls = [(trace["n_python"], trace["n_search"]) for trace in traces]
-    return Counter((category(*each), 0 if all(each) else min(sum(each), 3)) for each in calls)
+    return Counter((tool_category(*each), 0 if all(each) else min(sum(each), 3)) for each in calls)

@@ -90,78 +90,61 @@ def _checks_of_file(path: Path) -> Iterator[list[Any]]:
 
 
 def _checks_of_paper() -> Iterator[list[Any]]:
-    for table in ("table5", "table6"):
-        content = paper()[table]
-        columns = content["columns"]
-        for label, cells in content.items():
-            if label == "columns":
-                continue
-            for column, cell in zip(columns, cells, strict=True):
-                if column in MATH:
-                    expected, holds = whole_number(cell, PAPER_N, 1)
-                    yield [
-                        "paper",
-                        table,
-                        label,
-                        f"{column}: EM × {PAPER_N} is whole",
-                        cell,
-                        expected,
-                        _yes_or_no(holds),
-                    ]
-            expected, holds = mean_of_cells(cells[:-1], cells[-1], 1)
-            yield ["paper", table, label, "Avg is the mean", cells[-1], expected, _yes_or_no(holds)]
-    content = paper()["table1"]
-    for position, column in enumerate(content["columns"]):
-        cells = [row[position] for label, row in content.items() if label not in ("columns", "Avg")]
-        digits = 1 if column.startswith("acc") else 2
-        expected, holds = mean_of_cells(cells, content["Avg"][position], digits)
-        yield [
-            "paper",
-            "table1",
-            "Avg",
-            f"{column}: mean of the column",
-            content["Avg"][position],
-            expected,
-            _yes_or_no(holds),
-        ]
-    counts = {key: row for key, row in paper()["table2"].items() if key != "columns"}
-    total = sum(count for count, _ in counts.values())
-    for label, (count, percent) in counts.items():
+    yield from _accuracy("table5")
+    yield from _accuracy("table6")
+    yield from _column_means()
+    yield from _percentages()
+    yield from _shares()
+    yield from _pass_rates("table11")
+    yield from _pass_rates("table12")
+
+
+def _accuracy(table: str) -> Iterator[list[Any]]:
+    for label, cells in _rows(table):
+        for column, cell in zip(paper()[table]["columns"], cells, strict=True):
+            if column in MATH:
+                expected, holds = whole_number(cell, PAPER_N, 1)
+                yield _check(table, label, f"{column}: EM × {PAPER_N} is whole", cell, expected, holds)
+        yield _check(table, label, "Avg is the mean", cells[-1], *mean_of_cells(cells[:-1], cells[-1], 1))
+
+
+def _column_means() -> Iterator[list[Any]]:
+    content = dict(_rows("table1"))
+    averages = content.pop("Avg")
+    for position, column in enumerate(paper()["table1"]["columns"]):
+        cells, average = [row[position] for row in content.values()], averages[position]
+        found = mean_of_cells(cells, average, 1 if column.startswith("acc") else 2)
+        yield _check("table1", "Avg", f"{column}: mean of the column", average, *found)
+
+
+def _percentages() -> Iterator[list[Any]]:
+    rows = _rows("table2")
+    total = sum(count for _, (count, _) in rows)
+    for label, (count, percent) in rows:
         share = points(count / total, 2)
-        yield [
-            "paper",
-            "table2",
-            label,
-            "percent of the total",
-            percent,
-            share,
-            _yes_or_no(abs(float(share) - percent) < 0.0051),
-        ]
-    for label, row in paper()["table3"].items():
-        if label != "columns":
-            share = row[0] / (row[0] + row[1])
-            yield [
-                "paper",
-                "table3",
-                label,
-                "p is a share",
-                row[2],
-                fixed(share, 3),
-                _yes_or_no(abs(share - row[2]) <= 0.0005 + 1e-9),
-            ]
-    for table in ("table11", "table12"):
-        for label, row in paper()[table].items():
-            if label != "columns":
-                expected, holds = whole_number(100 * row[0], PAPER_N, 1)
-                yield [
-                    "paper",
-                    table,
-                    label,
-                    f"P × {PAPER_N} is whole",
-                    row[0],
-                    fixed(float(expected) / 100, 3),
-                    _yes_or_no(holds),
-                ]
+        yield _check("table2", label, "percent of the total", percent, share, abs(float(share) - percent) < 0.0051)
+
+
+def _shares() -> Iterator[list[Any]]:
+    for label, row in _rows("table3"):
+        share = row[0] / (row[0] + row[1])
+        holds = abs(share - row[2]) <= 0.0005 + 1e-9
+        yield _check("table3", label, "p is a share", row[2], fixed(share, 3), holds)
+
+
+def _pass_rates(table: str) -> Iterator[list[Any]]:
+    for label, row in _rows(table):
+        expected, holds = whole_number(100 * row[0], PAPER_N, 1)
+        yield _check(table, label, f"P × {PAPER_N} is whole", row[0], fixed(float(expected) / 100, 3), holds)
+
+
+def _rows(table: str) -> list[tuple[str, Any]]:
+    """Rows of a table of the paper, without its column names."""
+    return [(label, row) for label, row in paper()[table].items() if label != "columns"]
+
+
+def _check(table: str, row: str, check: str, printed: Any, expected: str, holds: bool) -> list[Any]:
+    return ["paper", table, row, check, printed, expected, _yes_or_no(holds)]
 
 
 def _yes_or_no(holds: bool) -> str:

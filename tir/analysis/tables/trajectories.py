@@ -17,9 +17,9 @@ from tir.analysis.statistics import wilson
 from tir.analysis.tables.inputs import Inputs, read_rows
 from tir.analysis.tables.layout import Table
 from tir.common.errors import DataError
+from tir.rollout.categories import TOOL_CATEGORIES, tool_category
 from tir.rollout.protocol import actions, split_output
 
-CATEGORIES = ("python_only", "search_only", "no_tools", "mixed")
 # The paper's six bigrams with its remarks. Other bigrams that occur are listed after them.
 BIGRAMS = {
     ("python", "answer"): "target +",
@@ -112,13 +112,6 @@ def sampled(trajectories: Sequence[Behaviour], params: Mapping[str, Any]) -> str
     return found + (f", sampled at temperature {decoding['temperature']:g}" if decoding else "")
 
 
-def category(python: int, search: int) -> str:
-    """Tool category of a trajectory from its calls of each tool."""
-    if python and search:
-        return "mixed"
-    return "python_only" if python else "search_only" if search else "no_tools"
-
-
 def tool_categories(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, Table]:
     """Table 2: SFT trajectories by the tools they use; input `data`: Alpaca rows, trajectory text in `output`."""
     counts = Counter(text_category(row, str(path)) for path in inputs.data for row in read_rows(path))
@@ -130,13 +123,13 @@ def tool_categories(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dic
             why=f"{len(inputs.data)} files with 0 rows were given",
             remedy="pass the SFT file with --data",
         )
-    rows = [[each, counts[each], points(counts[each] / total, 2)] for each in CATEGORIES]
+    rows = [[each, counts[each], points(counts[each] / total, 2)] for each in TOOL_CATEGORIES]
     return {
         "": Table(
             "Tools used by the trajectories of the SFT data",
             ["category", "count", "percent"],
             [*rows, ["total", total, "100.00"]],
-            rule_before={len(CATEGORIES)},
+            rule_before={len(TOOL_CATEGORIES)},
         )
     }
 
@@ -301,4 +294,4 @@ def text_category(row: Mapping[str, Any], where: str) -> str:
     if not isinstance(row.get("output"), str):
         raise DataError("SFT row has no text", where=where, why="its `output` is missing or not a string")
     tags = actions(split_output(row["output"]))
-    return category(tags.count("python"), tags.count("search"))
+    return tool_category(tags.count("python"), tags.count("search"))
