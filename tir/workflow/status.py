@@ -186,7 +186,7 @@ def _ask(command: list[str], notes: list[str]) -> list[str] | None:
 
 def report(run: Run, notes: Iterable[str] = (), *, now: datetime, root: Path = Path(), most: int = 40) -> str:
     """The table of the jobs that run, wait in Slurm or have failed, and the numbers of the others."""
-    states = Counter("done" if job.state == "done" else job.state for job in run.jobs.values())
+    states = Counter(job.state for job in run.jobs.values())
     waiting = run.planned - Counter(job.rule for job in run.jobs.values())
     total = max(sum(run.planned.values()), len(run.jobs))
     counted = [f"{states.pop('done', 0)} of {total} jobs done", *(f"{n} {state}" for state, n in states.items())]
@@ -225,7 +225,7 @@ def _row(job: Job, now: datetime, root: Path) -> Mapping[str, str]:
     return {
         "job": job.name,
         "state": job.state,
-        "where": " ".join(filter(None, [job.gpu and f"{job.gpu}", node])),
+        "where": " ".join(filter(None, [job.gpu, node])),
         "progress": " ".join(counts[-1][0].split()) if counts else "",
         "for": _duration((now - job.since).total_seconds()) if job.since and job.state == "running" else "",
         "left": left,

@@ -73,7 +73,6 @@ class Verifier:
     ):
         self.workers, self.deadline, self.start_deadline, self.command = workers, deadline, start_deadline, command
         self.counts = VerifierCounts()
-        self._lock = threading.Lock()
         self._reset()
         atexit.register(self.close)
 
