@@ -25,6 +25,7 @@ CPU_MINUTES = 2.0  # any other job; most of it is start-up
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master weights, Adam moments, weights
 CHECKPOINTS_KEPT, RUNS_AT_ONCE = 2, 6  # checkpoints of an RL run; RL runs side by side: those of Table 5
 VERL_UTILIZATION = 0.5  # verl's default for vLLM's `gpu_memory_utilization`
+INDEX_CORES = 16  # of the job that builds the index
 IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
 
 
@@ -73,8 +74,8 @@ def gpus_of_job(rule: str, config: Config, total: int, site: Site) -> int:
     return 1
 
 
-def minutes(job: Job, config: Config, threads: int = 16) -> float:
-    """Expected wall-clock time of a job, in minutes; `threads`: processor cores of the job that builds the index."""
+def minutes(job: Job, config: Config) -> float:
+    """Expected wall-clock time of a job, in minutes."""
     kind, number = job.gpu
     gpu, base = GPUS.get(kind.partition("-")[0], GPUS[estimate.UNKNOWN]), shape(config.models["base"])
     number = number or 1
@@ -110,7 +111,7 @@ def minutes(job: Job, config: Config, threads: int = 16) -> float:
             base = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
             work = estimate.decode_s(_units(job, config), gpu, base) / 60
         case "index":
-            work = estimate.index_minutes(_units(job, config), number, threads, gpu)
+            work = estimate.index_minutes(_units(job, config), number, INDEX_CORES, gpu)
         case _:
             return CPU_MINUTES
     return estimate.start_minutes(job.rule, config, base) + work
