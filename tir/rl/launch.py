@@ -35,7 +35,7 @@ from tir.common.errors import CheckpointError
 from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
 from tir.common.records import digest, file_digest, read_json, write_json, write_text
-from tir.common.subprocesses import StallLimit
+from tir.common.subprocesses import ROOT, StallLimit
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.common.trainable import check_trainable
 from tir.config.tools import Tools
@@ -52,7 +52,6 @@ from tir.rl.run import RlRun, RunFiles
 from tir.tools.registry import files_of, kind, modules
 from tir.workflow.digests import code_digest
 
-ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
 # Modules whose code and imports determine the results: not the launcher's, which only starts and monitors verl.

@@ -13,7 +13,7 @@ from typing import Any
 
 from tir.common.errors import DataError
 from tir.common.files import only_writer
-from tir.common.model_files import read_model_manifest
+from tir.common.model_files import MANIFEST, read_model_manifest
 from tir.common.records import read_jsonl, write_json
 
 
@@ -86,11 +86,11 @@ def _link_model(source: Path, output: Path, manifest: dict) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != "manifest.json":
+        if path.is_file() and path.name != MANIFEST:
             try:
                 os.link(path, scratch / path.name)
             except OSError:
                 shutil.copyfile(path, scratch / path.name)
-    write_json(scratch / "manifest.json", manifest)
+    write_json(scratch / MANIFEST, manifest)
     shutil.rmtree(output, ignore_errors=True)
     scratch.rename(output)
