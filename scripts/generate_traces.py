@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tir.common.cli import parser, run
+from tir.common.model_files import MANIFEST
 from tir.common.records import file_digest, read_json
 from tir.common.schema import Device, Task
 from tir.config.evaluation import Evaluation
@@ -88,7 +89,7 @@ def resume_key(options, tools: Tools, task: str, prompt: str, own_helpers: Itera
     return {
         "params": options.params,
         "prompt": prompt,
-        "models": [read_json(Path(model) / "manifest.json") for model in models],
+        "models": [read_json(Path(model) / MANIFEST) for model in models],
         "files": [file_digest(file) for file in files],
         "code": code_digest("scripts.generate_traces", *modules(route)),
     }

@@ -30,10 +30,8 @@ def main() -> None:
     parse.add_argument("--server-log", required=True, help="log file of a started server")
     arguments = parse.parse_args()
     given = read(arguments, judge=Judge, task=Task, stands=dict[str, Any] | None)
-    judge, traces = (
-        given.judge,
-        read_jsonl(arguments.traces, ("id", "sample", "question", "gold", "answer", "segments")),
-    )
+    judge = given.judge
+    traces = read_jsonl(arguments.traces, ("id", "sample", "question", "gold", "answer", "segments"))
     rule_verdicts = by_rules(traces, given.task)
     manifest = given.stands or read_json(f"{arguments.model}/manifest.json")
     request = {"seed": judge.seed, "max_tokens": judge.max_tokens, "choices": judge.choices}

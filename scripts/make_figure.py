@@ -9,7 +9,7 @@ from tir.workflow.digests import code_digest
 
 def main() -> None:
     parse = cli.parser(__doc__)
-    parse.add_argument("--figure", required=True, help="figure1 to figure8")
+    parse.add_argument("--figure", required=True, help="figure1, figure2, ..., or phase")
     parse.add_argument("--output", required=True, help="PNG file to write")
     Inputs.add_arguments(parse)
     arguments = parse.parse_args()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tir.common.cli import parser, run
-from tir.common.model_files import check_weights, write_manifest
+from tir.common.model_files import MANIFEST, check_weights, write_manifest
 from tir.common.records import digest, file_digest, read_json, write_provenance
 from tir.common.schema import Device
 from tir.common.tracking import TrackedRun, add_argument, prepare
@@ -95,7 +95,7 @@ def _tracked(options: argparse.Namespace, rl_run: RlRun, code: str) -> TrackedRu
 
 def _model_of(directory: str) -> dict | None:
     """The starting policy's manifest, if it has one."""
-    manifest = Path(directory) / "manifest.json"
+    manifest = Path(directory) / MANIFEST
     return read_json(manifest) if manifest.exists() else None
 
 

@@ -47,7 +47,8 @@ def test_records_are_separated_by_line_feeds_only(tmp_path):
 
 
 def test_writes_are_atomic(tmp_path, monkeypatch):
-    from tir.common.records import atomic_path, write_jsonl
+    from tir.common.files import atomic_path
+    from tir.common.records import write_jsonl
 
     write_jsonl(tmp_path / "a.jsonl", [{"a": 1}])
     with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.jsonl") as temporary:

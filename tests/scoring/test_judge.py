@@ -29,7 +29,7 @@ from tir.data.benchmarks import load_items
 from tir.scoring.judge.cache import Verdict, VerdictCache
 from tir.scoring.judge.calibration import calibrate, calibration_set
 from tir.scoring.judge.client import JudgeClient
-from tir.scoring.judge.prompt import messages, parse, parse_upstream, shown_output
+from tir.scoring.judge.prompt import messages, parse, shown_output
 from tir.scoring.judge.run import by_rules, judge_traces, summary
 from tir.scoring.judge.sidecar import judge_server
 
@@ -131,11 +131,6 @@ def trace(number: int, answer: str | None) -> dict:
 ])  # fmt: skip
 def test_a_reply_is_a_verdict_only_if_it_is_one_word(reply, verdict):
     assert parse(reply) is verdict
-
-
-def test_parse_upstream_reproduces_upstreams_parsing():
-    assert parse_upstream("The answer is correct.") and not parse_upstream("not correct") and not parse_upstream("")
-    assert not parse_upstream("correct? no, incorrect") and parse_upstream("<judgment>Correct</judgment> incorrect")
 
 
 def test_the_judge_sees_the_answer_or_the_last_lines_of_model_text():

@@ -11,7 +11,7 @@ from support.tiny_text import sample_text
 
 from tir.common.errors import ConfigError
 from tir.config.world import TinyModelSettings
-from tir.rollout.protocol import TAGS, encode_tool_text
+from tir.rollout.protocol import ACTIONS, encode_tool_text
 from tir.world.names import NOUNS, WORDS
 from tir.world.tiny_model import DEFAULT_SYSTEM, make_tiny_model
 
@@ -57,7 +57,7 @@ def test_another_seed_gives_other_weights_and_the_same_tokenizer(directory, tmp_
 
 
 def test_no_tag_is_a_single_token(tokenizer):
-    for tag in TAGS:
+    for tag in (*ACTIONS, "result"):
         assert tokens(tokenizer, f"<{tag}>")[0] == "<" and tokens(tokenizer, f"<{tag}>")[-1] == ">"
         assert len(tokens(tokenizer, f"<{tag}>")) >= 3 and len(tokens(tokenizer, f"</{tag}>")) >= 4
     vocabulary = tokenizer.get_vocab()

@@ -15,8 +15,8 @@ from tir.analysis.statistics import wilson
 Counts = tuple[np.ndarray, np.ndarray]  # successes and trials of each cluster, each of shape (clusters,)
 
 
-def clustered_proportion(successes: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of sum(successes) / sum(trials) when occurrences within a cluster are not independent.
+def clustered_proportion(successes: np.ndarray, trials: np.ndarray) -> tuple[float, float]:
+    """95 % interval of sum(successes) / sum(trials) when occurrences within a cluster are not independent.
 
     Wilson's interval with the number of occurrences that would give the same variance if they were independent, and
     Student's quantile over clusters. If the clusters show no variance, because the share is 0 or 1 or the same in each,
@@ -28,19 +28,19 @@ def clustered_proportion(successes: np.ndarray, trials: np.ndarray, *, level: fl
     share, clusters = float(np.sum(successes) / np.sum(trials)), int(np.count_nonzero(trials))
     variance = float((_influences(successes, trials) ** 2).sum())
     if not variance:
-        return wilson(share * clusters, clusters, level)
+        return wilson(share * clusters, clusters)
     number = min(share * (1 - share) / variance, float(np.sum(trials)))
-    return wilson(share * number, number, level, clusters - 1)
+    return wilson(share * number, number, freedom=clusters - 1)
 
 
-def clustered_difference(first: Counts, second: Counts, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the difference of two such proportions over the same clusters.
+def clustered_difference(first: Counts, second: Counts) -> tuple[float, float]:
+    """95 % interval of the difference of two such proportions over the same clusters.
 
     It combines their two intervals and takes the correlation of the two shares into account (Newcombe 1998, Stat. Med.
     17:2635, method 10).
     """
     shares = [float(np.sum(successes) / np.sum(trials)) for successes, trials in (first, second)]
-    edges = [clustered_proportion(*counts, level=level) for counts in (first, second)]
+    edges = [clustered_proportion(*counts) for counts in (first, second)]
     influences = [_influences(*counts) for counts in (first, second)]
     sizes = [math.sqrt((each**2).sum()) for each in influences]
     correlation = float(influences[0] @ influences[1]) / math.prod(sizes) if all(sizes) else 0.0

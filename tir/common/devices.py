@@ -62,7 +62,7 @@ def lock_directory() -> Path:
     return Path(tempfile.gettempdir()) / f"tir-gpus-{os.getuid()}"
 
 
-def claim(count: int, devices: Sequence[str], directory: Path, poll_s: float = 0.5) -> dict[str, int]:
+def claim(count: int, devices: Sequence[str], directory: Path) -> dict[str, int]:
     """Lock `count` devices; waits until as many are free.
 
     Only one process waits for devices at a time, and the others queue behind it. Otherwise two jobs could each hold a
@@ -72,7 +72,6 @@ def claim(count: int, devices: Sequence[str], directory: Path, poll_s: float = 0
         count: number of devices.
         devices: names of the devices.
         directory: folder of the lock files.
-        poll_s: seconds between two looks.
 
     Returns:
         Device -> descriptor of its locked file. Closing it, or the end of all processes that have it, frees the device.
@@ -103,7 +102,7 @@ def claim(count: int, devices: Sequence[str], directory: Path, poll_s: float = 0
                 except BlockingIOError:
                     os.close(file)
         if len(held) < count:
-            time.sleep(poll_s)
+            time.sleep(0.5)
     os.close(turn)
     return {name: held[name] for name in devices if name in held}
 

@@ -113,14 +113,12 @@ def packaged_model(package: str) -> Path | None:
 
 def largest_tensor(directory: str | Path) -> int:
     """Number of values of the largest tensor in the weights of a model directory; 0 without weights."""
-    from math import prod
-
     from safetensors import safe_open
 
     sizes = [0]
     for file in sorted(Path(directory).glob("*.safetensors")):
         with safe_open(file, framework="np") as weights:
-            sizes += [prod(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118
+            sizes += [math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()]  # noqa: SIM118
     return max(sizes)
 
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's DPO in one process or in one per GPU; `tir.dpo.train` starts it: `python -m tir.dpo.entry DIR`.
+"""LLaMA-Factory's DPO in one process or one per GPU; `tir.sft.launcher` starts it: `python -m tir.dpo.entry DIR`.
 
 It differs from `llamafactory-cli train` as `tir.sft.entry` does: every process ends with its parent and ignores
 SIGTERM, and the callback of `tir.sft.callback` saves checkpoints and ends the run when the launcher asks for it. The

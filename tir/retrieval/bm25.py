@@ -81,12 +81,12 @@ def build_bm25(corpus: Corpus, config: BM25Config, directory: Path) -> None:
 class BM25Index:
     """BM25 search; passages that share no term with the query are left out, so a result may have fewer than k."""
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], *, verify: bool | None = None):
+    def __init__(self, directory: Path, manifest: dict[str, Any]):
         import bm25s
 
         self.manifest, self.digest = manifest, index_digest(manifest)
         self.config = BM25Config.from_mapping(manifest["settings"], str(directory))
-        self.corpus = open_corpus(directory, manifest, verify)
+        self.corpus = open_corpus(directory, manifest)
         path = self._path = checked_path(directory, DIRECTORY)
         try:
             self._retriever = bm25s.BM25.load(path, mmap=True, show_progress=False)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from tir.common.errors import DataError
-from tir.common.files import only_writer
-from tir.common.records import atomic_path, digest, file_digest, read_json, write_json
+from tir.common.files import atomic_path, only_writer
+from tir.common.records import digest, file_digest, read_json, write_json
 from tir.retrieval.bm25 import BM25Config, build_bm25
 from tir.retrieval.codes import code, save
 from tir.retrieval.corpus import Corpus, CorpusScan, scan

@@ -60,7 +60,6 @@ class SearchClient:
             server and waits for it. A failed search is sent again to the server that replaces a lost one.
         top_k: number of passages per query.
         timeout_s: longest time of a whole answer in seconds (paper, appendix A.4: 60).
-        connect_timeout_s: longest time to connect in seconds.
         token: bearer token; None: the one beside the address, or the environment variable TIR_SEARCH_TOKEN.
         retry_budget_s: time in seconds after which a failed request is not retried. Waiting for a server that starts
             does not count.
@@ -71,18 +70,13 @@ class SearchClient:
         endpoint: str | os.PathLike,
         top_k: int = 5,
         timeout_s: float = 60.0,
-        connect_timeout_s: float = 5.0,
         token: str | None = None,
         retry_budget_s: float = 90.0,
     ):
         self.endpoint, self.top_k, self._token = str(endpoint), top_k, token
         self._folder = Folder(endpoint) if Path(endpoint).is_dir() else None
         self._address = None if self._folder else resolve_endpoint(endpoint)
-        self._limits = {
-            "timeout_s": timeout_s,
-            "connect_timeout_s": connect_timeout_s,
-            "retry_budget_s": retry_budget_s,
-        }
+        self._limits = {"timeout_s": timeout_s, "retry_budget_s": retry_budget_s}
         self._services: dict[Address, Service] = {}
         self._first_index: dict[Address, str | None] = {}
 
@@ -142,6 +136,7 @@ class SearchClient:
                 SearchUnavailable,
                 "the retrieval server",
                 key=SecretStr(token) if (token := self._token or address.token) else read_key(TOKEN_VARIABLE),
+                connect_timeout_s=5.0,
                 concurrency=256,
                 first_wait_s=0.1,
                 longest_wait_s=3.0,

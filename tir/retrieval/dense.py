@@ -33,12 +33,10 @@ class DenseIndex:
         model: str | None,
         device: str,
         threads: int,
-        verify: bool | None,
     ):
         self.manifest, self.digest = manifest, index_digest(manifest)
         self._count, self.dim = manifest["count"], manifest["dim"]
-        if verify is None:
-            verify = self._count * self.dim * 2 < VERIFY_BELOW_BYTES
+        verify = self._count * self.dim * 2 < VERIFY_BELOW_BYTES
         self.shards = [_open_shard(directory, shard, self.dim, verify) for shard in manifest["shards"]]
         shard_codes = [_open_codes(directory, shard, self.dim, verify) for shard in manifest["shards"]]
         self._vectors = Vectors(self.shards)
@@ -49,7 +47,7 @@ class DenseIndex:
                 why=f"the shards have {len(self._vectors)} rows, the manifest {self._count}",
                 remedy=REMEDY,
             )
-        self.corpus = open_corpus(directory, manifest, verify)
+        self.corpus = open_corpus(directory, manifest)
         threads = threads or default_threads()
         if device == "auto":
             import torch

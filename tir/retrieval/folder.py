@@ -137,14 +137,13 @@ class Heartbeat:
     File times are not used, because the clocks of two machines differ, and network file systems cache times.
     """
 
-    def __init__(self, path: str | os.PathLike, limit_s: float | None = None):
-        self._path, self._limit_s = Path(path), BEAT_LOST_S if limit_s is None else limit_s
-        self._seen, self._changed = "", time.monotonic()
+    def __init__(self, path: str | os.PathLike):
+        self._path, self._seen, self._changed = Path(path), "", time.monotonic()
 
     def lost(self) -> bool:
-        """Whether the number has not changed within the limit; call it every few seconds."""
+        """Whether the number has not changed for `BEAT_LOST_S`; call it every few seconds."""
         with contextlib.suppress(OSError):
             text = self._path.read_text()
             if text != self._seen:
                 self._seen, self._changed = text, time.monotonic()
-        return time.monotonic() - self._changed > self._limit_s
+        return time.monotonic() - self._changed > BEAT_LOST_S

@@ -38,16 +38,14 @@ def load_index(
     model: str | None = None,
     device: str = "auto",
     threads: int = 0,
-    verify: bool | None = None,
 ) -> Index:
-    """Open a finished index for searching.
+    """Open a finished index for searching; if corpus and vectors are smaller than 1 GiB, check their sha256.
 
     Args:
         directory: an index directory, written by `build_index`.
         model: another directory with the same encoder; None: the copy in the index.
         device: "cpu", "cuda" (float16 vectors sharded over all GPUs) or "auto" (cuda if available).
         threads: CPU threads of encoder and scan; 0: half of the cores this process may use, at least one.
-        verify: check the sha256 of corpus and vectors; None: only if they are smaller than 1 GiB.
 
     Raises:
         DataError: a file of the index is missing or corrupt.
@@ -58,10 +56,10 @@ def load_index(
         if manifest["backend"] == "bm25":
             from tir.retrieval.bm25 import BM25Index
 
-            return BM25Index(Path(directory), manifest, verify=verify)
+            return BM25Index(Path(directory), manifest)
         from tir.retrieval.dense import DenseIndex
 
-        return DenseIndex(Path(directory), manifest, model=model, device=device, threads=threads, verify=verify)
+        return DenseIndex(Path(directory), manifest, model=model, device=device, threads=threads)
     except KeyError as missing:
         raise DataError(
             "manifest incomplete",

@@ -18,9 +18,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import uvicorn
 
 from tir.common.cli import run
 from tir.common.errors import ConfigError, DataError, InfrastructureFault
@@ -32,7 +34,6 @@ from tir.retrieval.folder import BEAT_LOST_S, Heartbeat
 from tir.retrieval.index import load_index
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
 
 DEFAULT_PORT = 1243
@@ -79,6 +80,26 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Calls `ready` when it has started, and answers all connections before it stops."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets=None) -> None:
+        # Closing the listener resets connections that the event loop has not accepted yet: accept and read them
+        # first. That takes a few passes of the event loop. One long sleep may be a single pass on a busy machine.
+        for _ in range(_ACCEPT_PASSES):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+
 def serve(
     index_directory: str,
     *,
@@ -109,8 +130,6 @@ def serve(
         alive: stop when the text of this file has not changed for 45 s.
         idle_s: stop after so many seconds without a search.
     """
-    import uvicorn
-
     started = time.monotonic()
     listener = bind(host, port)
     port = listener.getsockname()[1]
@@ -127,36 +146,26 @@ def serve(
     dense = is_dense(read_manifest(index_directory))
     endpoint = {**place, "pid": os.getpid(), "index": index.digest, "dense": dense, "token": token}
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets=None) -> None:
-            await super().startup(sockets)
-            if endpoint_file and self.started:
-                write_json(endpoint_file, endpoint, private=True)
-            is_open = host not in ("127.0.0.1", "::1", "localhost") and not token
+    def ready() -> None:
+        if endpoint_file:
+            write_json(endpoint_file, endpoint, private=True)
+        print(
+            f"retrieval: {len(index):,} passages, index {index.digest}, http://{host}:{port}, "
+            f"ready after {time.monotonic() - started:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        if host not in ("127.0.0.1", "::1", "localhost") and not token:
             print(
-                f"retrieval: {len(index):,} passages, index {index.digest}, http://{host}:{port}, "
-                f"ready after {time.monotonic() - started:.1f} s",
+                f"retrieval: any machine that can connect to this host may search; set {TOKEN_VARIABLE} to require "
+                "a token",
                 file=sys.stderr,
                 flush=True,
             )
-            if is_open:
-                print(
-                    f"retrieval: any machine that can connect to this host may search; set {TOKEN_VARIABLE} to require "
-                    "a token",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-        async def shutdown(self, sockets=None) -> None:
-            # Closing the listener resets connections that the event loop has not accepted yet: accept and read them
-            # first. That takes a few passes of the event loop. One long sleep may be a single pass on a busy machine.
-            for _ in range(_ACCEPT_PASSES):
-                await asyncio.sleep(0.01)
-            await super().shutdown(sockets)
 
     # uvicorn raises SIGTERM again after the shutdown; ignore it, so that the exit status is 0.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = Server(
+    server = _Server(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -164,7 +173,8 @@ def serve(
             timeout_graceful_shutdown=DRAIN_S,
             timeout_keep_alive=75,
             backlog=2048,
-        )
+        ),
+        ready,
     )
     threading.Thread(target=_end_when_unused, args=(server, app, alive, idle_s), daemon=True).start()
     try:

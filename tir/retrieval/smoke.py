@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Sequence
 
 from tir.common.errors import SearchUnavailable
-from tir.common.records import atomic_path
+from tir.common.files import atomic_path
 from tir.retrieval.client import SearchClient
 
 QUESTIONS = (
@@ -18,14 +17,14 @@ QUESTIONS = (
 )
 
 
-def smoke(endpoint: str, output: str | os.PathLike, *, questions: Sequence[str] = QUESTIONS, top_k: int = 3) -> None:
+def smoke(endpoint: str, output: str | os.PathLike, *, top_k: int = 3) -> None:
     """Send each question once and write a CSV: question, title_1 .. title_k, latency_ms (measured by the client).
 
     Raises:
         SearchUnavailable: the server does not answer, or finds no passage for a question.
     """
     client, rows = SearchClient(endpoint, top_k=top_k), []
-    for question in questions:
+    for question in QUESTIONS:
         started = time.perf_counter()
         passages = client.batch_search_sync([question])[0]
         latency_ms = (time.perf_counter() - started) * 1000

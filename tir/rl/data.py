@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tir.common.errors import DataError
-from tir.common.records import atomic_path
+from tir.common.files import atomic_path
 from tir.data.rl_rows import golds_of, read_rl_rows
 from tir.rollout.prompts import refuse_open_thought, render_prompt
 

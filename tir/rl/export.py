@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tir.common.errors import CheckpointError
 from tir.common.files import new_directory
+from tir.common.model_files import MANIFEST
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "manifest.json")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", MANIFEST)
 
 
 def export_policy(saved: str | os.PathLike, source: str | os.PathLike, output: str | os.PathLike, dtype: str) -> None:

@@ -33,7 +33,7 @@ from tir.common.errors import CheckpointError
 from tir.common.files import Scratch, only_writer
 from tir.common.keys import HELPER, HUB, JUDGE
 from tir.common.records import digest, read_json, write_json, write_text
-from tir.common.subprocesses import StallLimit
+from tir.common.subprocesses import ROOT, StallLimit
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.common.trainable import check_trainable
 from tir.rl import processes
@@ -48,7 +48,6 @@ from tir.rl.metrics import check_finite, drop_records, read_log
 from tir.rl.overrides import overrides, rollout_dtype
 from tir.rl.run import RlRun, RunFiles
 
-ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.5
 RETRY_WAIT_S = 10.0  # between attempts to start Ray
 _FORKED_SCRIPTS = ("setup_worker.py", "default_worker.py")  # Ray runs both, in this order, to start a worker

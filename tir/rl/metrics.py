@@ -18,9 +18,9 @@ from typing import Any
 
 from tir.common.errors import TirError
 from tir.common.records import read_jsonl, write_jsonl
+from tir.data.rl_rows import ABILITIES
 from tir.rollout.behaviour import TOOL_BIGRAMS, measures
 from tir.rollout.protocol import Segment, first_tool_offset
-from tir.scoring.reward import ABILITIES
 
 _VALIDATION_REWARD = re.compile(r"val-(?:core|aux)/(?P<source>.+)/reward/mean@\d+")
 _RECORDS = re.compile(r"(?P<kind>train|val)_(?P<step>\d+)\..*jsonl")

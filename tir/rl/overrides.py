@@ -54,7 +54,6 @@ def _data(run: RlRun, files: RunFiles) -> dict[str, Any]:
 
 def _policy(run: RlRun, files: RunFiles) -> dict[str, Any]:
     actor, model = "actor_rollout_ref.actor", "actor_rollout_ref.model"
-    tokens = run.rl.micro_batch_tokens or 2 * run.max_tokens
     values = {
         f"{model}.path": files.model,
         f"{model}.external_lib": "tir.rl.plugin",
@@ -71,7 +70,7 @@ def _policy(run: RlRun, files: RunFiles) -> dict[str, Any]:
         f"{actor}.fsdp_config.strategy": "fsdp2",
         f"{actor}.ppo_mini_batch_size": run.rl.mini_batch_prompts,
         f"{actor}.use_dynamic_bsz": True,
-        f"{actor}.ppo_max_token_len_per_gpu": tokens,
+        f"{actor}.ppo_max_token_len_per_gpu": run.micro_batch_tokens,
         f"{actor}.optim.lr": run.rl.learning_rate,
         f"{actor}.clip_ratio": run.rl.clip_ratio,
         f"{actor}.clip_ratio_low": run.rl.clip_ratio,
@@ -86,7 +85,7 @@ def _policy(run: RlRun, files: RunFiles) -> dict[str, Any]:
         f"{actor}.checkpoint.load_contents": ["model", "optimizer", "extra"],
         "actor_rollout_ref.ref.strategy": "fsdp2",
         "actor_rollout_ref.ref.log_prob_use_dynamic_bsz": True,
-        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 2 * tokens,
+        "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": 2 * run.micro_batch_tokens,
         "algorithm.adv_estimator": "grpo",
         "algorithm.rollout_correction.bypass_mode": run.rl.old_log_probs == "rollout",
     }
@@ -107,7 +106,6 @@ def rollout_dtype(run: RlRun) -> str:
 
 def _rollout(run: RlRun, files: RunFiles) -> dict[str, Any]:
     rollout = "actor_rollout_ref.rollout"
-    tokens = run.rl.micro_batch_tokens or 2 * run.max_tokens
     values = {
         f"{rollout}.name": "vllm",
         f"{rollout}.n": run.rl.group_size,
@@ -116,7 +114,7 @@ def _rollout(run: RlRun, files: RunFiles) -> dict[str, Any]:
         f"{rollout}.max_model_len": run.max_tokens,
         f"{rollout}.dtype": rollout_dtype(run),
         f"{rollout}.tensor_model_parallel_size": 1,
-        f"{rollout}.log_prob_max_token_len_per_gpu": 2 * tokens,
+        f"{rollout}.log_prob_max_token_len_per_gpu": 2 * run.micro_batch_tokens,
         f"{rollout}.agent.default_agent_loop": "tir",
         f"{rollout}.agent.agent_loop_config_path": files.loop,
         # No reward workers: the agent loop computes the reward.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,7 +60,6 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def wait(process: subprocess.Popen, seconds: float) -> int | None:
     """Wait for at most `seconds`; return the exit status, or None if the process is still running."""
-    deadline = time.monotonic() + seconds
     with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(max(0.0, deadline - time.monotonic()))
+        return process.wait(seconds)
     return None

@@ -51,6 +51,11 @@ class RlRun:
         """Maximum length of prompt and response, in tokens."""
         return self.rl.max_prompt_tokens + self.rl.max_response_tokens
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Maximum number of tokens per forward pass and device."""
+        return self.rl.micro_batch_tokens or 2 * self.max_tokens
+
 
 @dataclass(frozen=True)
 class RunFiles:

@@ -23,7 +23,6 @@ from typing import Literal
 
 TOOLS = ("python", "search")
 ACTIONS = ("think", "python", "search", "answer")
-TAGS = (*ACTIONS, "result")
 STOP_STRINGS = ("</python>", "</search>")
 
 _OPEN_ACTION = re.compile(r"<(think|python|search|answer)>")

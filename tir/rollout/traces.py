@@ -130,18 +130,18 @@ def print_trajectory(item: Item, trajectory: Trajectory, system_prompt: str) -> 
 
 
 class Progress:
-    """Prints finished trajectories, rate and remaining time to stderr, at most one line every `every_s` seconds."""
+    """Prints finished trajectories, rate and remaining time to stderr, at most one line every 5 seconds."""
 
-    def __init__(self, total: int, done: int = 0, *, every_s: float = 5.0):
-        self.total, self.done, self.every_s = total, 0, every_s
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.done = total, 0
         self._before, self._started, self._last = done, time.monotonic(), 0.0
 
     def step(self) -> None:
-        """Count one trajectory; print if `every_s` seconds have passed since the last line, or if it was the last."""
+        """Count one trajectory; print if 5 seconds have passed since the last line, or if it was the last."""
         self.done += 1
         now = time.monotonic()
         complete = self._before + self.done == self.total
-        if now - self._last > self.every_s or complete:
+        if now - self._last > 5 or complete:
             self._last = now
             rate = self.done / max(now - self._started, 1e-9)
             left = (self.total - self._before - self.done) / rate

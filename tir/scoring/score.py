@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tir.common.errors import DataError
@@ -78,8 +77,6 @@ def score_traces(
     task: str,
     f1_threshold: float = 0.5,
     golds: str = "best",
-    workers: int = 1,
-    deadline: float = 5.0,
 ) -> tuple[list[dict], dict]:
     """Score a whole benchmark, in the order of its traces.
 
@@ -87,8 +84,6 @@ def score_traces(
         task: see `score_trace`.
         f1_threshold: see `score_trace`.
         golds: see `score_trace`.
-        workers: number of symbolic comparisons at a time.
-        deadline: seconds before a symbolic comparison is stopped; it is then tried once more.
 
     Returns the score records and a report: items, comparisons, time-outs (such answers count as unequal), replaced
     workers, expressions that could not be parsed.
@@ -96,17 +91,16 @@ def score_traces(
     """
     keys = [(trace["id"], trace["sample"]) for trace in traces]
     _reject("is in the trace file twice", _duplicates(keys))
-    verifier = Verifier(workers, deadline) if (workers, deadline) != (1, 5.0) else default_verifier()
+    verifier = default_verifier()
     if task == "math":
         verifier.self_test()
     score = partial(score_trace, task=task, f1_threshold=f1_threshold, golds=golds, verifier=verifier)
     before = vars(verifier.counts).copy()
-    with ThreadPoolExecutor(workers) as pool:
-        records = list(pool.map(score, traces))
+    records = [score(trace) for trace in traces]
     report = {"items": len(records)} | {name: count - before[name] for name, count in vars(verifier.counts).items()}
     if report["timeouts"]:
         print(
-            f"{report['timeouts']} of {report['comparisons']} symbolic comparisons exceeded {deadline:g} s; "
+            f"{report['timeouts']} of {report['comparisons']} symbolic comparisons exceeded {verifier.deadline:g} s; "
             "these answers count as unequal",
             file=sys.stderr,
         )

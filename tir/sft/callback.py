@@ -1,6 +1,6 @@
 """Checkpoints within an epoch, and the end of a run when its launcher asks for it.
 
-The launcher (`tir.sft.train`) is one process and gets all signals. It asks for the end by a file. The processes that
+The launcher (`tir.sft.launcher`) is one process and gets all signals. It asks for the end by a file. The processes that
 train decide together after each step, so that all of them save and end at the same step: a collective operation that
 only some of them enter would hang.
 """

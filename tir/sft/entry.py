@@ -1,8 +1,8 @@
-"""LLaMA-Factory's trainer in one process or in one per GPU; `tir.sft.train` starts it: `python -m tir.sft.entry DIR`.
+"""LLaMA-Factory's trainer in one process or one per GPU; `tir.sft.launcher` starts it: `python -m tir.sft.entry DIR`.
 
 It differs from `llamafactory-cli train` in three points. torch's launcher and every process of the run end when their
 parent ends, even if it is killed. They ignore SIGTERM, which Slurm sends to all processes of a job, because only
-`tir.sft.train` decides what it means. And the Trainer is that of `tir.sft.trainer` with the callback of
+`tir.sft.launcher` decides what it means. And the Trainer is that of `tir.sft.trainer` with the callback of
 `tir.sft.callback`.
 """
 

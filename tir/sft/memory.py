@@ -15,7 +15,7 @@ from tir.common.errors import InfrastructureFault
 
 # Bytes that are not computed: CUDA and NCCL contexts, workspaces, DeepSpeed's buckets, one chunk of logits.
 OVERHEAD_BYTES = 6e9
-STEP_OVERHEAD_BYTES = 1e9  # the same while the optimizer updates the weights: contexts only
+STEP_OVERHEAD_BYTES = 1e9  # as OVERHEAD_BYTES, while the optimizer updates the weights: contexts only
 SUB_GROUP = 1e9  # parameters that ZeRO 3 updates at a time: DeepSpeed's default for `sub_group_size`
 USABLE = 0.94  # share of a GPU's memory; the rest is lost to fragments
 

@@ -19,6 +19,7 @@ from typing import Any
 from tir.common.errors import CheckpointError
 from tir.common.files import only_writer
 from tir.common.gpus import memory_of_gpus
+from tir.common.model_files import MANIFEST
 from tir.common.records import digest, file_digest, read_json, write_json, write_jsonl, write_text
 from tir.common.tracking import NOT_TRACKED, TrackedRun
 from tir.config.params import plain
@@ -36,7 +37,7 @@ ENTRY = "tir.sft.entry"
 
 def report(line: str) -> None:
     """Print a progress line to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(f"sft: {line}", file=sys.stderr, flush=True)
 
 
 def train(
@@ -90,7 +91,7 @@ def _train(
         run.sft.epochs,
     )
     report(
-        f"sft: {counts['train']:,} rows, {counts['validation']:,} held out, longest {counts['longest']} tokens, "
+        f"{counts['train']:,} rows, {counts['validation']:,} held out, longest {counts['longest']} tokens, "
         f"{counts['cut']} at the cutoff; {plan.total:,} steps, checkpoints at {', '.join(map(str, plan.boundaries))}"
     )
     if not _all_exported(models, run.sft.epochs, work):
@@ -123,7 +124,7 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan, track
     """Run LLaMA-Factory to the last step, from the last complete checkpoint if there is one."""
     output, processes = directory / "checkpoints", directory / "processes"
     if output.exists() and processes.exists() and processes.read_text() != str(run.processes):
-        report("sft: starting again, because checkpoints can only be loaded by as many GPUs as wrote them")
+        report("starting again, because checkpoints can only be loaded by as many GPUs as wrote them")
         shutil.rmtree(output)
     write_text(processes, str(run.processes))
     found = complete_checkpoints(output, run.processes) if output.exists() else {}
@@ -131,7 +132,7 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan, track
     if found:
         prune(output, plan.boundaries, max(found))
         keep_until(trainer_log, max(found))
-        report(f"sft: resuming from step {max(found)}")
+        report(f"resuming from step {max(found)}")
     else:
         shutil.rmtree(output, ignore_errors=True)
     deepspeed_file = None
@@ -170,7 +171,7 @@ def _run_trainer(directory: Path, base: Path, run: SftRun, plan: StepPlan, track
         device=run.device,
         stall_s=run.sft.stall_s,
         show=_Progress(plan.total),
-        report=lambda line: report(f"sft: {line}"),
+        report=report,
         variables=tracked.variables,
     )
 
@@ -192,7 +193,7 @@ def _divide_steps(directory: Path, base: Path, run: SftRun) -> tuple[int, bool]:
     steps = [step for epoch in range(sft.epochs) for step in step_rows(len(lengths), sft.seed, epoch, sft.batch_rows)]
     number = passes(lengths, steps, run.processes, tokens)
     report(
-        f"sft: {sft.batch_rows} rows per step; {run.processes} {'GPUs' if run.device == 'cuda' else 'processes'} with "
+        f"{sft.batch_rows} rows per step; {run.processes} {'GPUs' if run.device == 'cuda' else 'processes'} with "
         f"{number} forward passes each, of at most {tokens:,} tokens; activations are "
         f"{'recomputed' if recompute else 'kept'}"
     )
@@ -215,11 +216,11 @@ class _Progress:
             rate = (step - done) / max(1e-9, now - since) if step > done else 0.0
             left = f"{(self.total - step) / rate:.0f} s left" if rate else logged.get("remaining_time", "")
             losses = ", ".join(f"{name} {logged[name]:.4f}" for name in ("loss", "eval_loss") if name in logged)
-            report(f"sft: step {step}/{self.total}, {losses or 'done'}, {now - self.started:.0f} s, {left}")
+            report(f"step {step}/{self.total}, {losses or 'done'}, {now - self.started:.0f} s, {left}")
 
 
 def _manifest(models: Path, epoch: int) -> dict[str, Any]:
-    path = models / f"sft-epoch{epoch}" / "manifest.json"
+    path = models / f"sft-epoch{epoch}" / MANIFEST
     return read_json(path) if path.exists() else {}
 
 
@@ -245,4 +246,4 @@ def _export(directory: Path, base: Path, models: Path, plan: StepPlan, work: str
             models / f"sft-epoch{epoch}",
             {"model": f"sft-epoch{epoch}", "step": step, "epoch": epoch, "base": base.name, "work": work},
         )
-        report(f"sft: epoch {epoch} is {models.name}/sft-epoch{epoch} (step {step})")
+        report(f"epoch {epoch} is {models.name}/sft-epoch{epoch} (step {step})")

@@ -23,14 +23,16 @@ from tir.rollout.protocol import executed_tools, split_output
 if TYPE_CHECKING:
     from tir.config.synthesis import Classification
 
-CATEGORIES = ("easy", "needs tools", "tools harm", "hard")
+# By whether reasoning is right without tools, and with tools.
+_CATEGORY = {(True, True): "easy", (False, True): "needs tools", (True, False): "tools harm", (False, False): "hard"}
+CATEGORIES = tuple(_CATEGORY.values())
 _KINDS = {"easy": ("direct",), "tools harm": ("direct",), "needs tools": ("tools", "hint"), "hard": ()}
 
 
 def category(row: Mapping[str, Any], right_share: float) -> str:
     """The category of a question with its `direct` and `tools` counts."""
-    direct, tools = (row[kind]["right"] >= right_share * row[kind]["samples"] for kind in ("direct", "tools"))
-    return CATEGORIES[(0 if tools else 2) if direct else (1 if tools else 3)]
+    right = tuple(row[kind]["right"] >= right_share * row[kind]["samples"] for kind in ("direct", "tools"))
+    return _CATEGORY[right]
 
 
 def chosen(row: Mapping[str, Any], rules: Classification) -> list[str]:

@@ -24,11 +24,10 @@ class NearDuplicates:
 
     Args:
         threshold: Jaccard similarity of the sets of three-word sequences from which on two questions count as one.
-        seed: seed of the hash functions, which only choose the candidates.
     """
 
-    def __init__(self, threshold: float, seed: int = 0):
-        random = np.random.default_rng(seed)
+    def __init__(self, threshold: float):
+        random = np.random.default_rng(0)  # the hash functions only choose the candidates
         self._threshold = threshold
         self._factors = random.integers(1, _PRIME, BANDS * ROWS, dtype=np.int64)
         self._terms = random.integers(0, _PRIME, BANDS * ROWS, dtype=np.int64)

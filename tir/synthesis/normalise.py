@@ -24,7 +24,12 @@ from tir.synthesis.repair import repaired
 if TYPE_CHECKING:
     from tir.config.synthesis import Normalisation
 
-QUESTION_RULES = ("in a benchmark or validation file", "nearly in one", "duplicate", "near duplicate")
+LEAKED, NEARLY_LEAKED, DUPLICATE, NEAR_DUPLICATE = QUESTION_RULES = (
+    "in a benchmark or validation file",
+    "nearly in one",
+    "duplicate",
+    "near duplicate",
+)
 TRAJECTORY_RULES = (
     "call where none is allowed",
     "unfinished",
@@ -94,12 +99,12 @@ def _questions(
         if record["lost"]:
             outcome = f"lost: {record['lost']}"
         elif folded in leaked:
-            outcome, found = QUESTION_RULES[0], leaked[folded]
+            outcome, found = LEAKED, leaked[folded]
             found_in[found] += 1
         elif folded in seen:
-            outcome = QUESTION_RULES[2]
+            outcome = DUPLICATE
         elif near and (found := near.like(record["question"])) is not None:
-            outcome = QUESTION_RULES[1] if found else QUESTION_RULES[3]
+            outcome = NEARLY_LEAKED if found else NEAR_DUPLICATE
             found_in.update([found] if found else [])
         else:
             outcome = "kept"

@@ -227,10 +227,10 @@ class _Spent:
         return any(limit is not None and self._used[name] >= limit for name, limit in self._limits.items())
 
 
-def _show_progress(done: int, total: int, shown: float, every_s: float = 5.0) -> float:
-    """Print the number of finished questions, one line in `every_s` seconds; returns the time of the last line."""
+def _show_progress(done: int, total: int, shown: float) -> float:
+    """Print the number of finished questions, one line in 5 seconds; returns the time of the last line."""
     now = time.monotonic()
-    if now - shown < every_s and done < total:
+    if now - shown < 5 and done < total:
         return shown
     print(f"{done}/{total} questions", file=sys.stderr, flush=True)
     return now

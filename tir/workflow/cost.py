@@ -25,6 +25,7 @@ CPU_MINUTES = 2.0  # any other job; most of it is start-up
 BYTES_PER_PARAMETER = {"weights": 2, "checkpoint": 16}  # bf16; fp32 master weights, Adam moments, weights
 CHECKPOINTS_KEPT, RUNS_AT_ONCE = 2, 6  # checkpoints of an RL run; RL runs side by side: those of Table 5
 VERL_UTILIZATION = 0.5  # verl's default for vLLM's `gpu_memory_utilization`
+INDEX_CORES = 16  # of the job that builds the index
 IMAGE_GB = {"cuda": 9.0, "cpu": 1.3}
 
 
@@ -72,10 +73,10 @@ def gpus_of_job(rule: str, config: Config, total: int, site: Site) -> int:
     return 1
 
 
-def minutes(job: Job, config: Config, threads: int = 16) -> float:
-    """Expected wall-clock time of a job, in minutes; `threads`: processor cores of the job that builds the index."""
+def minutes(job: Job, config: Config) -> float:
+    """Expected wall-clock time of a job, in minutes."""
     kind, number = job.gpu
-    gpu, base = GPUS.get(kind.partition("-")[0], GPUS[estimate.UNKNOWN]), shape(config.models["base"])
+    gpu, base = _gpu(kind) or GPUS[estimate.UNKNOWN], shape(config.models["base"])
     number = number or 1
     match job.rule:
         case "sft":
@@ -103,13 +104,13 @@ def minutes(job: Job, config: Config, threads: int = 16) -> float:
         case "traces":
             work = estimate.traces_minutes(config.evaluation, _units(job, config), gpu, base)
         case "teacher_samples":
-            base = _teacher(config)
+            base = _shape(config.synthesis.teacher.model, config)
             work = estimate.teacher_minutes(config, _units(job, config), gpu, base)
         case "judge":
-            base = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
+            base = _shape(config.judge.model, config)
             work = estimate.decode_s(_units(job, config), gpu, base) / 60
         case "index":
-            work = estimate.index_minutes(_units(job, config), number, threads, gpu)
+            work = estimate.index_minutes(_units(job, config), number, INDEX_CORES, gpu)
         case _:
             return CPU_MINUTES
     return estimate.start_minutes(job.rule, config, base) + work
@@ -135,9 +136,14 @@ def paper_minutes(job: Job, config: Config) -> float | None:
     return PAPER_MINUTES[job.rule][0] * _units(job, config) if job.rule in PAPER_MINUTES else None
 
 
-def _teacher(config: Config) -> estimate.Shape:
-    """Shape of the teacher; that of the base model if it is fine-tuned here."""
-    return shape(config.models.get(config.synthesis.teacher.model, config.models["base"]))
+def _gpu(kind: str) -> estimate.Gpu | None:
+    """The GPU of a name such as `a100` or `a100-80gb`; None if it is not in the table."""
+    return GPUS.get(kind.partition("-")[0])
+
+
+def _shape(model: str, config: Config) -> estimate.Shape:
+    """Shape of a configured model; that of the base model if the model is fine-tuned here."""
+    return shape(config.models.get(model, config.models["base"]))
 
 
 def _units(job: Job, config: Config) -> int:
@@ -172,7 +178,7 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
     match job.rule:
         case "sft":
             sft = config.pilot(job.wildcards["run"])
-            gpu = GPUS.get(job.gpu[0].partition("-")[0], GPUS[estimate.UNKNOWN])
+            gpu = _gpu(job.gpu[0]) or GPUS[estimate.UNKNOWN]
             model, (tokens, recompute) = base.detailed, _passes(sft, base, gpu, number)
             activations = tokens * memory.activation_bytes(model, recompute)
             parts = _fullest(*memory.moments(model.parameters, number, _stage(sft), activations))
@@ -183,7 +189,7 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             micro = rl.micro_batch_tokens or 2 * longest
             update = gpu_memory.training_gb(base, number, micro, stage=3, fp32_weights=True, chunk_tokens=512)
             served = sum(gpu_memory.serving_gb(base, 1, 8, longest).values())
-            if card := GPUS.get(job.gpu[0].partition("-")[0]):  # vLLM takes this share of it whatever the load
+            if card := _gpu(job.gpu[0]):  # vLLM takes this share of it whatever the load
                 served = max(served, float(rl.engine.get("gpu_memory_utilization", VERL_UTILIZATION)) * card.memory)
             rollout = {name: update[name] for name in ("weights", "optimizer")} | {"vLLM": served, "contexts": 1.0}
             update["vLLM, asleep"] = 2.0  # its CUDA context and graphs
@@ -197,14 +203,12 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             return gpu_memory.serving_gb(base, 1, 16, config.rl.max_prompt_tokens + config.rl.max_response_tokens)
         case "traces":
             tokens = estimate.OURS.prompt_tokens + config.evaluation.max_response_tokens
-            evaluated = config.models.get(job.wildcards["model"])
-            return gpu_memory.serving_gb(shape(evaluated) if evaluated else base, 1, 16, tokens)
+            return gpu_memory.serving_gb(_shape(job.wildcards["model"], config), 1, 16, tokens)
         case "teacher_samples":
             tokens = estimate.OURS.prompt_tokens + config.synthesis.teacher.max_response_tokens
-            return gpu_memory.serving_gb(_teacher(config), 1, 16, tokens)
+            return gpu_memory.serving_gb(_shape(config.synthesis.teacher.model, config), 1, 16, tokens)
         case "judge":
-            judge = shape(config.models[config.judge.model]) if config.judge.model in config.models else base
-            return gpu_memory.serving_gb(judge, number, 8, 2048)
+            return gpu_memory.serving_gb(_shape(config.judge.model, config), number, 8, 2048)
         case "index":
             return {"encoder": 0.4, "activations": 4.0}
     return {}
@@ -248,7 +252,7 @@ def plan(jobs: Iterable[Job], config: Config, hardware: str) -> str:
         rate = PAPER_MINUTES.get(rule, (0, "", 0, ""))
         paper = rate[2] * sum(paper_minutes(job, config) or 0.0 for job in some) / 60
         parts = _fullest(*(memory_gb(job, config) for job in some))
-        need, card = sum(parts.values()), GPUS.get(kind.partition("-")[0])
+        need, card = sum(parts.values()), _gpu(kind)
         total, at_paper = total + hours, at_paper + paper
         shown = f"{paper:,.1f}  {rate[3]}" if rate[3] else "-"
         rows.append((rule, str(len(some)), f"{number} x {kind}", f"{hours:,.1f}", f"{need:,.0f}", shown))

@@ -63,8 +63,8 @@ class Assumptions:
     traffic_share: float = 0.8  # share of the memory bandwidth that other operations reach
     link_gb_s: float = 200.0  # NVLink, in collective operations; not overlapped with computation
     waiting: float = 1.05  # for the slowest GPU of a step, and for the processor
-    rl_mfu: float = 0.15  # the same in the updates of RL: short micro-batches; also in DPO
-    encode_mfu: float = 0.25  # the same of the encoder
+    rl_mfu: float = 0.15  # share of the peak FLOP/s in the updates of RL (short micro-batches) and in DPO
+    encode_mfu: float = 0.25  # share of the peak FLOP/s that the encoder reaches
     decode_share: float = 0.6  # share of the memory bandwidth that decoding reaches
     decode_overhead: float = 0.008  # per decode step: scheduler, sampling, agent loop
     longest_share: float = 0.8  # length of a batch's longest response, as a share of the cap

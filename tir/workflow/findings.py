@@ -44,6 +44,10 @@ def table(findings: list[Finding]) -> str:
 
 
 def run(command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command for at most TIMEOUT_S seconds.
+
+    Raises `InfrastructureFault` if it fails, unless check=False; then the result has its status.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:

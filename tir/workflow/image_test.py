@@ -2,8 +2,7 @@
 
 Imports what the image's stages import, also what they import only at first use, and checks that the libraries still
 have the arguments that the stages give them on a GPU, and read the variables of `tir.common.environment`. It needs no
-driver. `%test` runs it when an image is built, `make
-images-check` without building one.
+driver. `%test` runs it when an image is built, `make images-check` without building one.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pathlib import Path
 from tir.common.subprocesses import tail
 
 SLURM_SECONDS = 0.7  # longest wait for squeue and for sacct
+MOST = 40  # jobs in the table
 WIDTHS = {"job": 44, "state": 12, "where": 22, "progress": 34, "last line of the log": 70}
 _TIME = re.compile(r"\[(\w{3} \w{3} +\d+ [\d:]{8} \d{4})\]")
 _BEGIN = re.compile(r"(?:local)?rule (\w+):")
@@ -137,7 +138,7 @@ def _set(job: Job, key: str, value: str) -> None:
         job.gpu = stated[1] if stated and stated[1] != "0" else ""
 
 
-def ask_slurm(run: Run, user: str = "") -> list[str]:
+def ask_slurm(run: Run) -> list[str]:
     """Add Slurm's state of each job that has not ended; returns a sentence for each query that Slurm did not answer."""
     waiting = {job.slurm: job for job in run.jobs.values() if job.slurm and job.state == "running"}
     notes: list[str] = []
@@ -184,9 +185,9 @@ def _ask(command: list[str], notes: list[str]) -> list[str] | None:
     return found.splitlines()
 
 
-def report(run: Run, notes: Iterable[str] = (), *, now: datetime, root: Path = Path(), most: int = 40) -> str:
+def report(run: Run, notes: Iterable[str] = (), *, now: datetime, root: Path = Path()) -> str:
     """The table of the jobs that run, wait in Slurm or have failed, and the numbers of the others."""
-    states = Counter("done" if job.state == "done" else job.state for job in run.jobs.values())
+    states = Counter(job.state for job in run.jobs.values())
     waiting = run.planned - Counter(job.rule for job in run.jobs.values())
     total = max(sum(run.planned.values()), len(run.jobs))
     counted = [f"{states.pop('done', 0)} of {total} jobs done", *(f"{n} {state}" for state, n in states.items())]
@@ -196,9 +197,9 @@ def report(run: Run, notes: Iterable[str] = (), *, now: datetime, root: Path = P
     failed = [job for job in run.jobs.values() if job.state == "failed"]
     shown = [*failed, *sorted(active, key=lambda job: (job.state == "pending", job.name))]
     if shown:
-        lines += ["", *_table([_row(job, now, root) for job in shown[:most]])]
-    if len(shown) > most:
-        lines.append(f"and {len(shown) - most} more jobs")
+        lines += ["", *_table([_row(job, now, root) for job in shown[:MOST]])]
+    if len(shown) > MOST:
+        lines.append(f"and {len(shown) - MOST} more jobs")
     for job in failed:
         lines += ["", f"FAILED: {job.name}" + (f": {_clean(job.why)}" if job.why else "")]
         for log in job.logs:
@@ -225,7 +226,7 @@ def _row(job: Job, now: datetime, root: Path) -> Mapping[str, str]:
     return {
         "job": job.name,
         "state": job.state,
-        "where": " ".join(filter(None, [job.gpu and f"{job.gpu}", node])),
+        "where": " ".join(filter(None, [job.gpu, node])),
         "progress": " ".join(counts[-1][0].split()) if counts else "",
         "for": _duration((now - job.since).total_seconds()) if job.since and job.state == "running" else "",
         "left": left,

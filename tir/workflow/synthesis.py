@@ -8,8 +8,6 @@ from tir.config.experiment import Config
 from tir.config.synthesis import Synthesis
 from tir.config.tools import Tools
 
-TASKS = ("math", "qa")
-
 
 def tools(cfg: Config, settings: Synthesis) -> Tools:
     """The tools of the teacher: those of evaluation on synthesis' own routes; results as upstream's data has them."""

@@ -82,17 +82,16 @@ def write_trajectories(
     write_alpaca(output, rows)
 
 
-def tokenizer_text(corpus: str | Path, sft: str | Path, rows: int = 4000) -> list[str]:
+def tokenizer_text(corpus: str | Path, sft: str | Path) -> list[str]:
     """Text for training the tiny tokenizer: passages, prompts and trajectories.
 
     Args:
         corpus: the world's passages, JSON Lines.
-        sft: the world's trajectories, Alpaca JSON.
-        rows: number of trajectories used, from the start of the file.
+        sft: the world's trajectories, Alpaca JSON; the first 4,000 are used.
     """
     text = [row["contents"] for row in read_jsonl(corpus)]
     text += [
         "\n".join(("system", row["instruction"], "user", row["input"], "assistant", row["output"]))
-        for row in read_json(sft)[:rows]
+        for row in read_json(sft)[:4000]
     ]
     return text

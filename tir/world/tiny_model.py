@@ -8,8 +8,7 @@ Qwen2.5. To get such merges, training uses a finer pre-tokenisation than encodin
 LLaMA-Factory's `qwen` template. With `tiny_model.ranks` the vocabulary is read from a file instead, e.g. Qwen2.5's.
 
 Model: `Qwen2ForCausalLM` with tied embeddings, initialised from a seed, if `tiny_model.copying` is set with heads that
-copy. vLLM's CPU backend supports only some head
-sizes (32, 64, 96, 128).
+copy. vLLM's CPU backend supports only some head sizes (32, 64, 96, 128).
 """
 
 from __future__ import annotations
@@ -24,13 +23,14 @@ from tir.common.errors import ConfigError
 from tir.common.files import Scratch
 from tir.common.model_files import write_manifest
 from tir.common.records import file_digest
+from tir.world.ranks import CONTROLS
 
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
     from tir.config.world import TinyModelSettings
 
-PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+PAD, START, END = CONTROLS
 DEFAULT_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 CHAT_TEMPLATE = (
     "{%- if messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\n"

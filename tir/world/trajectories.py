@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
@@ -106,18 +105,3 @@ def sft_rows(
             remedy="raise tools.search.top_k, or check the index",
         )
     return alpaca_rows(finished, settings.instruction)
-
-
-def choice_rates(unfinished: list[Draft]) -> dict[tuple[str, str], tuple[float, float]]:
-    """How often each choice is made, and how often it is right.
-
-    Returns (category, choice) -> (share of the category's trajectories, share of those that end in the right answer).
-    A trajectory counts for each of its choices, and for the choice "all".
-    """
-    sizes = Counter(draft.category for draft in unfinished)
-    counts, right = Counter(), Counter()
-    for draft in unfinished:
-        for choice in {"all", *draft.choices}:
-            counts[draft.category, choice] += 1
-            right[draft.category, choice] += draft.right
-    return {key: (count / sizes[key[0]], right[key] / count) for key, count in counts.items()}

@@ -47,12 +47,7 @@ def stand_in(address: str, arguments: list[str]) -> int:
     child = struct.unpack("!i", _receive(connection, 4))[0]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: os.kill(child, received))
-    while True:
-        try:
-            status = _receive(connection, 4)
-        except InterruptedError:
-            continue
-        break
+    status = _receive(connection, 4)
     return struct.unpack("!i", status)[0] if len(status) == 4 else 1
 
 

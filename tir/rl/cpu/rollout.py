@@ -1,8 +1,7 @@
-"""verl on a CPU, part 3: verl's extension of vLLM's worker, with two patches of vLLM's CPU build.
+"""verl on a CPU, part 3: verl's extension of vLLM's worker, with three changes to vLLM's CPU build.
 
-Both allow weights to be updated; the first also makes results independent of the batch.
-
-It also gives the engine half of the run's threads.
+Torch computes the products, so that weights can be updated and results do not depend on the batch. Shared memory can be
+closed while tensors are views of it. The engine gets half of the run's threads.
 
 Selected by vLLM's option `rollout.engine_kwargs.vllm.worker_extension_cls`, which takes precedence over verl's class.
 """
@@ -61,7 +60,7 @@ def _half_of_the_threads() -> None:
 
 
 class CpuWorkerExtension(WorkerExtension):
-    """The worker extension; applies both patches before vLLM builds the first layer."""
+    """The worker extension; applies the three changes before vLLM builds the first layer."""
 
     def __new__(cls, **keywords):
         _half_of_the_threads()

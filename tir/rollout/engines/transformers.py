@@ -45,7 +45,6 @@ class TransformersEngine:
     Args:
         model: Hugging Face directory.
         max_batch: maximum number of rows in a batch.
-        collect_s: seconds to wait for more requests before a batch starts.
         device: torch device.
         dtype: name of a torch precision.
     """
@@ -57,7 +56,6 @@ class TransformersEngine:
         max_batch: int,
         device: str,
         dtype: str,
-        collect_s: float = 0.005,
     ):
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(model))
@@ -74,7 +72,7 @@ class TransformersEngine:
                 remedy=f"rm -r {model}  # then run again to make it anew",
             ) from error
         check_keeps_text(self.tokenizer)
-        self.max_batch, self.collect_s, self.device = max_batch, collect_s, device
+        self.max_batch, self.device = max_batch, device
         eos = self.model.generation_config.eos_token_id
         self.end_ids = {*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id}
         self.end_ids.add(end_of_turn(self.tokenizer).token_id)
@@ -107,7 +105,7 @@ class TransformersEngine:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            await asyncio.sleep(self.collect_s)
+            await asyncio.sleep(0.005)  # for more requests
             # Prompts of similar length share a batch, which keeps padding small.
             self._waiting.sort(key=lambda request: len(request.prompt_ids))
             batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]

@@ -29,9 +29,6 @@ class VllmEngine:
         device: `cpu`, or the GPU's. On a GPU decoding replays CUDA graphs, which vLLM records when it starts; a small
             model then does not wait for its kernels to be launched one by one. A CPU gains nothing from compiling.
         dtype: precision; use `float32` on a CPU.
-        max_model_len: context length in tokens; None for the model's own, at most LONGEST_CONTEXT.
-        gpu_memory_utilization: share of GPU memory that vLLM may use; on a CPU the key-value cache has 1 GiB.
-        tensor_parallel_size: number of GPUs that hold one copy of the model.
         batch_invariant: use vLLM's batch-invariant kernels (GPU only).
     """
 
@@ -41,9 +38,6 @@ class VllmEngine:
         *,
         device: str,
         dtype: str,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        tensor_parallel_size: int = 1,
         batch_invariant: bool = False,
     ):
         if batch_invariant:
@@ -60,12 +54,11 @@ class VllmEngine:
                 AsyncEngineArgs(
                     model=str(model),
                     dtype=dtype,
-                    max_model_len=max_model_len or longest_context(model),
+                    max_model_len=longest_context(model),
                     enforce_eager=device == "cpu",
                     seed=0,
-                    gpu_memory_utilization=gpu_memory_utilization,
+                    gpu_memory_utilization=0.9,
                     kv_cache_memory_bytes=_CPU_CACHE_BYTES if device == "cpu" else None,
-                    tensor_parallel_size=tensor_parallel_size,
                 )
             )
         except (RuntimeError, ValueError, OSError) as error:

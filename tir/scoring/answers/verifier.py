@@ -23,9 +23,9 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from tir.common.errors import ToolUnavailable
+from tir.common.subprocesses import ROOT
 
 KNOWN_PAIRS = (  # (prediction, gold, equal), which a broken parser, time-out or installation gets wrong
     (r"\frac{1}{2}", "0.5", True),
@@ -37,7 +37,6 @@ KNOWN_PAIRS = (  # (prediction, gold, equal), which a broken parser, time-out or
     ("x=1, y=2", "x=2, y=1", False),
     (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}", False),
 )
-_ROOT = Path(__file__).resolve().parents[3]
 _COMMAND = (sys.executable, "-m", "tir.scoring.answers.math_worker")
 
 
@@ -73,7 +72,6 @@ class Verifier:
     ):
         self.workers, self.deadline, self.start_deadline, self.command = workers, deadline, start_deadline, command
         self.counts = VerifierCounts()
-        self._lock = threading.Lock()
         self._reset()
         atexit.register(self.close)
 
@@ -191,7 +189,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            cwd=_ROOT,  # where `-m` finds this project, installed or not
+            cwd=ROOT,  # where `-m` finds this project, installed or not
             start_new_session=True,
         )
         self.buffer = b""

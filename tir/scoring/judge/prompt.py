@@ -2,7 +2,7 @@
 
 The scheme is that of upstream's `evaluation/evaluate/scripts/evaluate.py` (lines 81-181), taken from WebThinker (not
 from Search-o1, which has no judge): three fields (question, labelled answer, last lines of the output) and a reply of
-one word. The wording is this project's. `parse_upstream` reproduces upstream's parsing.
+one word. The wording is this project's.
 """
 
 from __future__ import annotations
@@ -57,10 +57,3 @@ def parse(reply: str) -> bool | None:
     tagged = _TAGGED.findall(reply)
     word = (tagged[-1] if tagged else reply).strip().strip("\"'`*.! \n").lower()
     return _WORDS.get(word)
-
-
-def parse_upstream(reply: str) -> bool:
-    """Upstream's parsing: True if the reply contains "correct" and not "incorrect", "wrong" or "not correct"."""
-    tagged = _TAGGED.findall(reply)
-    text = (tagged[0] if tagged else reply).lower()
-    return "correct" in text and not any(word in text for word in ("incorrect", "wrong", "not correct"))

@@ -23,6 +23,7 @@ from tir.scoring.judge.prompt import NAME, messages, shown_output
 
 if TYPE_CHECKING:
     from tir.config.judge import Judge
+    from tir.scoring.judge.cache import Verdict
 
 Traces = Sequence[Mapping[str, Any]]
 
@@ -98,22 +99,18 @@ def judge_traces(
         )
         report["agreement"] = _agreement(asked, verdicts, rule_verdicts)
         _require_readable(asked, verdicts, traces, judge.max_unreadable, model.endpoint)
-    rows = []
-    for position, trace in enumerate(traces):
-        row = {"id": trace["id"], "sample": trace["sample"]}
-        if settled[position] is not None:
-            row |= {"verdict": settled[position], "by": "rules", "reply": None, "attempts": 0}
-        else:
-            judged = verdicts[position]
-            row |= {
-                "verdict": judged.verdict,
-                "by": "judge",
-                "reply": judged.reply,
-                "attempts": judged.attempts,
-            }
-        rows.append(row)
+    rows = [_verdict_row(trace, settled[position], verdicts.get(position)) for position, trace in enumerate(traces)]
     report["without_verdict"] = sum(row["verdict"] is None for row in rows)
     return rows, report
+
+
+def _verdict_row(trace: Mapping, settled: bool | None, judged: Verdict | None) -> dict[str, Any]:
+    """The rules' verdict on a trajectory; the judge's if they have none."""
+    if settled is None:
+        verdict = {"verdict": judged.verdict, "by": "judge", "reply": judged.reply, "attempts": judged.attempts}
+    else:
+        verdict = {"verdict": settled, "by": "rules", "reply": None, "attempts": 0}
+    return {"id": trace["id"], "sample": trace["sample"], **verdict}
 
 
 def summary(report: Mapping[str, Any]) -> str:

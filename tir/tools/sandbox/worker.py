@@ -12,16 +12,15 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from tir.common.files import remove_tree
+from tir.common.subprocesses import ROOT
 from tir.tools.sandbox import zygote
 from tir.tools.sandbox.call import Settings
 from tir.tools.sandbox.levels import BARRIERS
 from tir.tools.sandbox.namespaces import system_files
 from tir.tools.sandbox.supervisor import Call, make_answer
 
-_ROOT = Path(__file__).resolve().parents[3]
 _FOLDERS, _FILES = 30, 5  # folders below a directory, and files in each, that the self-check tries to read
 _STARTUP_S, _REPLY_S = 120.0, 45.0  # on a busy machine the set-up of a call may take 30 s
 # PYTHONHASHSEED fixes the order of sets of strings, so that the same program prints the same in every worker.
@@ -86,7 +85,7 @@ class Worker:
         with worker_end:
             self._process = subprocess.Popen(
                 # Not -I, which would also ignore PYTHONHASHSEED.
-                [sys.executable, "-s", "-c", _PROGRAM, str(_ROOT), json.dumps(asdict(settings))],
+                [sys.executable, "-s", "-c", _PROGRAM, str(ROOT), json.dumps(asdict(settings))],
                 stdin=worker_end,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
