@@ -33,8 +33,8 @@ def effects(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str, T
         "weigh equally. lo and hi: 95 % interval over seeds and items, for kl and entropy over seeds.",
         "holm_p is corrected by Holm's method over the holm_over comparisons of the same family: accuracy and what was "
         f"forgotten, behaviour, training. mde is the smallest difference found with probability {params['power']:g}.",
-        "forgotten: share of wrong answers among all items that the fine-tuned model answers right. left_out: items not "
-        "compared, because some run has no value for them (without a tool call there is no first tool), or because "
+        "forgotten: share of wrong answers among all items that the fine-tuned model answers right. left_out: items "
+        "not compared, because some run has no value for them (without a tool call there is no first tool), or because "
         "they are alone in their benchmark. Bigrams that no run shows in a task have no row.",
         *_not_logged(found),
     ]
