@@ -47,7 +47,7 @@ class DenseIndex:
                 why=f"the shards have {len(self._vectors)} rows, the manifest {self._count}",
                 remedy=REMEDY,
             )
-        self.corpus = open_corpus(directory, manifest)
+        self.corpus = open_corpus(directory, manifest, verify)
         threads = threads or default_threads()
         if device == "auto":
             import torch

@@ -126,10 +126,14 @@ def open_array(path: Path) -> np.ndarray:
         raise DataError("not a complete .npy file", where=str(path), why=str(error), remedy=REMEDY) from None
 
 
-def open_corpus(directory: Path, manifest: dict[str, Any]) -> Corpus:
-    """The corpus of an index; raises `DataError` if it does not match the manifest."""
+def open_corpus(directory: Path, manifest: dict[str, Any], verify: bool | None = None) -> Corpus:
+    """The corpus of an index; raises `DataError` if it does not match the manifest.
+
+    Args:
+        verify: check its sha256; None: only if it is smaller than 1 GiB.
+    """
     path = checked_path(directory, "corpus.jsonl")
-    if path.stat().st_size < VERIFY_BELOW_BYTES:
+    if verify if verify is not None else path.stat().st_size < VERIFY_BELOW_BYTES:
         checked_path(directory, "corpus.jsonl", manifest["corpus_sha256"])
     corpus = Corpus(path, open_array(checked_path(directory, "offsets.npy")))
     if len(corpus) != manifest["count"]:

@@ -39,7 +39,9 @@ def load_index(
     device: str = "auto",
     threads: int = 0,
 ) -> Index:
-    """Open a finished index for searching; if corpus and vectors are smaller than 1 GiB, check their sha256.
+    """Open a finished index for searching; check the sha256 of its files if the vectors are smaller than 1 GiB.
+
+    An index without vectors is checked if its corpus is smaller.
 
     Args:
         directory: an index directory, written by `build_index`.
