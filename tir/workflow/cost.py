@@ -194,8 +194,8 @@ def memory_gb(job: Job, config: Config) -> dict[str, float]:
             rollout = {name: update[name] for name in ("weights", "optimizer")} | {"vLLM": served, "contexts": 1.0}
             update["vLLM, asleep"] = 2.0  # its CUDA context and graphs
             # FSDP gathers embeddings and output layer in bf16, and reduces their gradients in fp32. verl has two copies
-            # of the output layer's gradient. Large models have an output layer of their own.
-            width = 10 if base.parameters < 5e9 else 18  # bytes per weight
+            # of the output layer's gradient.
+            width = 10 if base.tied else 18  # bytes per weight
             update["output layer"] = width * base.vocabulary * base.hidden / 1e9
             return _fullest(update, rollout)
         case "dpo":

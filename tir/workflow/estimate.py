@@ -92,6 +92,11 @@ class Shape:
     vocabulary: int = 152_000
 
     @property
+    def tied(self) -> bool:
+        """Whether input embeddings and output layer are the same weights, as in Qwen2.5's small models."""
+        return self.parameters < 5e9
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of the key-value cache per token, in bf16."""
         return 2 * 2 * self.layers * self.kv
@@ -99,7 +104,7 @@ class Shape:
     @property
     def detailed(self) -> memory.Shape:
         """With the width of the feed-forward layers, which follows from the number of parameters."""
-        embeddings = self.vocabulary * self.hidden * (1 if self.parameters < 5e9 else 2)  # small ones share them
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         layer = (self.parameters - embeddings) / self.layers - 2 * self.hidden * (self.hidden + self.kv)
         return memory.Shape(self.parameters, self.layers, self.hidden, self.hidden, round(layer / 3 / self.hidden))
 
