@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tir.analysis.plot_style import TEXT_WIDTH, looks, style
-from tir.analysis.tables.behaviour import summary
+from tir.analysis.tables.behaviour import mean_of_seeds, summary
 from tir.analysis.tables.inputs import Inputs
 
 # Measure (see `summary`) -> title, task. The first three are the terms of phi, which act on math.
@@ -37,16 +37,9 @@ def behaviour(inputs: Inputs, params: Mapping[str, Any]) -> Figure:
             members = [each for each in benchmarks if task in (None, each["task"])]
             for place, row in enumerate(rows):
                 look = chosen[row.get("style", row["label"])]
-                values = [summary(inputs, model, members).get(measure, 0.0) for model in row["models"]]
-                axes.plot(
-                    np.nanmean(values) if np.isfinite(values).any() else np.nan,
-                    place,
-                    look.marker,
-                    color=look.colour,
-                    markersize=6,
-                    zorder=3,
-                    clip_on=False,
-                )
+                seeds = [summary(inputs, model, members) for model in row["models"]]
+                values, mean = [each.get(measure, 0.0) for each in seeds], mean_of_seeds(seeds).get(measure, 0.0)
+                axes.plot(mean, place, look.marker, color=look.colour, markersize=6, zorder=3, clip_on=False)
                 if len(values) > 1:
                     axes.plot(values, [place] * len(values), "|", color=look.colour, markersize=6, alpha=0.8)
             axes.set_title(title, fontsize=7.5)

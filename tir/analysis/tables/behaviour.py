@@ -42,7 +42,7 @@ def summary(inputs: Inputs, model: str, benchmarks: Sequence[Mapping]) -> dict[A
     return result
 
 
-def _of_seeds(seeds: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
+def mean_of_seeds(seeds: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
     """Means over checkpoints, of those that have a value; `n` and `with_tool` are sums."""
     result: dict[Any, float] = {}
     for name in dict.fromkeys(name for each in seeds for name in each):
@@ -73,7 +73,7 @@ def behaviour(name: str, inputs: Inputs, params: Mapping[str, Any]) -> dict[str,
         "": Table(
             "Behaviour of the models on the benchmarks",
             columns,
-            [_row(row["label"], task, _of_seeds([*seeds.values()]), bigrams) for row, task, seeds in groups],
+            [_row(row["label"], task, mean_of_seeds([*seeds.values()]), bigrams) for row, task, seeds in groups],
             notes=[
                 "A bigram's column is its number of occurrences per trajectory; calls are tool tags written per "
                 "trajectory. first_tool is the median number of characters before the first tool, first_tool_share the "
